@@ -1,0 +1,34 @@
+# Every target builds .venv first: nothing but Python 3.10+ (with venv) and make is needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench chaos clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(STAMP) ## the main job on an embedded local Ray: agents share out real resources, one is killed
+	$(BIN)/python jobs/poll.py --config jobs/poll.yaml --kill 1
+
+test: $(STAMP) ## every test that CI runs
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, format and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
+	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Group membership and work partitioning for Ray, with no service beside Ray."""

@@ -1,0 +1,69 @@
+"""Every error that this library raises on purpose.
+
+::
+
+    PartitionError
+    ├── InvalidArgument          (ValueError)       an argument of a call: names it, its value, what was expected
+    ├── InvalidSettings          (ValueError)       a setting: names the field and, from a file, its line
+    ├── NotStarted               (RuntimeError)     a PartitionCoordinator was used before start()
+    ├── CoordinatorNotFound      (LookupError)      there is no such actor; deploy() it first
+    ├── CoordinatorUnavailable   (ConnectionError)  the actor did not answer in time; the call may have run
+    ├── VersionMismatch          (RuntimeError)     the actor runs another protocol than this process
+    ├── GroupNotFound            (LookupError)      nobody has joined a group of that name
+    ├── MemberNotFound           (LookupError)      the group has no such member
+    ├── GroupModeConflict        (ValueError)       the group is exclusive and the call says it is not, or the reverse
+    ├── GroupFull                (RuntimeError)     the coordinator serves as many members as its settings allow
+    └── SessionSuperseded        (RuntimeError)     another process has taken this member's id
+
+All of them take one ``str``, so they cross a Ray call and pickle unchanged.
+"""
+
+from __future__ import annotations
+
+
+class PartitionError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class InvalidArgument(PartitionError, ValueError):
+    """An argument is not what the call takes: the message has its name, its value and what was expected."""
+
+
+class InvalidSettings(PartitionError, ValueError):
+    """A setting is unknown, of the wrong type or impossible: the message has the field and, from a file, the line."""
+
+
+class NotStarted(PartitionError, RuntimeError):
+    """A ``PartitionCoordinator`` was used before ``start()``."""
+
+
+class CoordinatorNotFound(PartitionError, LookupError):
+    """No coordinator actor has this name in this namespace: ``deploy()`` it first."""
+
+
+class CoordinatorUnavailable(PartitionError, ConnectionError):
+    """The coordinator did not answer in time; what was asked of it may or may not have been done."""
+
+
+class VersionMismatch(PartitionError, RuntimeError):
+    """The running actor speaks another protocol version: shut it down and deploy it again."""
+
+
+class GroupNotFound(PartitionError, LookupError):
+    """Nobody has joined a group of this name, or it has been empty for longer than a lease."""
+
+
+class MemberNotFound(PartitionError, LookupError):
+    """The group has no member of this id."""
+
+
+class GroupModeConflict(PartitionError, ValueError):
+    """A group is exclusive or not for its lifetime, and the call asked for the other mode."""
+
+
+class GroupFull(PartitionError, RuntimeError):
+    """The coordinator already serves ``max_members`` sessions; those that it has are not disturbed."""
+
+
+class SessionSuperseded(PartitionError, RuntimeError):
+    """Another process joined under the same member id; this one owns nothing any more and stays out."""
