@@ -1,0 +1,356 @@
+"""Who owns a key: a consistent hash ring that answers as ``uhashring.HashRing`` does, at the cost of numpy.
+
+Pure: no Ray, no clock. The points come from uhashring, which hashes ``f"{member_id}-{i}"`` for ``i`` in
+``range(vnodes * weight)`` (virtual nodes); a key belongs to the member of the first point *after* the key's
+hash, and past the last point to that of the first. Of members that share a point, the last in order of id has
+it. Consistent hashing: Karger et al., STOC 1997.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from threading import Lock
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from uhashring import HashRing
+
+from partition_actor.errors import MemberNotFound
+from partition_actor.hash_space import (
+    Arcs,
+    Hashes,
+    HashFunction,
+    HashName,
+    chunks,
+    hash_function_named,
+    hash_keys,
+    hashes_to_numbers,
+    iterate_keys,
+    leading_64_bits,
+    numbers_to_hashes,
+    refuse,
+)
+
+__all__ = ["Ring", "handovers", "ring_of"]
+
+Key = TypeVar("Key")
+Members = Mapping[str, int] | Iterable[str]
+Withheld = Iterable[tuple["Ring", str]]
+
+_RINGS_KEPT = 32
+
+
+class Ring:
+    """An immutable consistent hash ring. Equal members, weights and settings make equal rings, in any order.
+
+    A key is any object; its identity is ``str(key)`` in UTF-8. For every key whose text is valid UTF-8 (lone
+    surrogates are hashed as UTF-8's ``surrogatepass`` writes them), ``owner(key)`` is
+    ``HashRing(nodes=nodes, vnodes=vnodes, hash_fn=hash_fn).get_node(str(key))`` with
+    ``nodes = {member: {"weight": weight} for member, weight in sorted(members.items())}`` and, for xxh3,
+    ``hash_fn = lambda text: xxhash.xxh3_64_intdigest(text.encode())``; for md5, ``hash_fn = None``.
+
+    Args:
+        members: ids (not empty) with their weights (``int``, at least 1), or just ids, each of weight 1.
+        vnodes: points on the ring for each unit of weight: more make shares more even, and the ring bigger
+            (12 bytes a point with xxh3).
+        hash_function: ``"xxh3"`` (64 bits) or ``"md5"`` (128 bits, uhashring's default; slower).
+
+    Raises:
+        InvalidArgument: when an id, a weight, ``vnodes`` or ``hash_function`` is not as above.
+
+    >>> ring = Ring({"a": 1, "b": 2})
+    >>> ring.owner("some key") in ring.members
+    True
+    """
+
+    _members: Mapping[str, int]
+    _ids: tuple[str, ...]
+    _index: dict[str, int]
+    _vnodes: int
+    _function: HashFunction
+    # Every point of every member, by point and then by falling member index: the winner of a shared point
+    # comes first and the losers' arcs are empty, so that a loser has its point at hand when the winner goes.
+    _points: Hashes
+    _owners: npt.NDArray[np.int32]
+    _numbers: Sequence[int] | None
+    _hash: int | None
+
+    def __init__(self, members: Members, vnodes: int = 160, hash_function: HashName = "xxh3") -> None:
+        if isinstance(vnodes, bool) or not isinstance(vnodes, int) or vnodes < 1:
+            refuse("vnodes", vnodes, "an int of at least 1")
+        function = hash_function_named(hash_function)
+        wanted = _checked_members(members, "members")
+        self._set({}, vnodes, function, np.empty(0, function.dtype), np.empty(0, np.int32))
+        self._set(wanted, vnodes, function, *self._points_for(wanted))
+
+    def _set(
+        self,
+        members: dict[str, int],
+        vnodes: int,
+        function: HashFunction,
+        points: Hashes,
+        owners: npt.NDArray[np.int32],
+    ) -> None:
+        self._members = MappingProxyType(members)
+        self._ids = tuple(members)
+        self._index = {member: index for index, member in enumerate(self._ids)}
+        self._vnodes, self._function = vnodes, function
+        points.flags.writeable = owners.flags.writeable = False
+        self._points, self._owners = points, owners
+        self._numbers = self._hash = None
+
+    @property
+    def members(self) -> Mapping[str, int]:
+        """The weight of each member, sorted by id; read-only."""
+        return self._members
+
+    @property
+    def vnodes(self) -> int:
+        """Points on the ring for each unit of weight."""
+        return self._vnodes
+
+    @property
+    def hash_function(self) -> str:
+        """The name of the hash: ``"xxh3"`` or ``"md5"``."""
+        return self._function.name
+
+    def owner(self, key: object) -> str | None:
+        """The id of the member that owns ``key``; ``None`` when the ring is empty."""
+        if not self._ids:
+            return None
+        return self._ids[int(self._owners[self._position(key) % len(self._owners)])]
+
+    def owners(self, key: object, n: int) -> list[str]:
+        """The first ``n`` distinct members met from ``key`` on, the owner first: where replicas go.
+
+        It is the order of ``HashRing.range(str(key), size=n)``. The list is shorter than ``n`` when the ring
+        has fewer members. ``InvalidArgument`` when ``n`` is not an ``int`` of at least 1.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            refuse("n", n, "an int of at least 1")
+        count = len(self._points)
+        start = self._position(key)
+        found: dict[int, None] = {}
+        for at in chain(range(start, count), range(start)):
+            if at and self._points[at] == self._points[at - 1]:
+                continue  # a point lost to the member before it
+            found[int(self._owners[at])] = None
+            if len(found) == n:
+                break
+        return [self._ids[index] for index in found]
+
+    def owners_of(self, keys: Iterable[object]) -> npt.NDArray[np.int32]:
+        """The owner of each of ``keys`` as an index into ``list(ring.members)``; -1 when the ring is empty.
+
+        The array is of shape ``(number of keys,)``, in the keys' order. ``keys`` is what ``subset`` takes.
+        """
+        parts = [self._owners_at(hash_keys(chunk, self._function)) for chunk in chunks(iterate_keys(keys))]
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def subset(self, member: str, keys: Iterable[Key], withheld: Withheld = ()) -> list[Key]:
+        """Those of ``keys`` that ``member`` owns, in the order of ``keys``, each as often as it occurs there.
+
+        Args:
+            member: a member's id; for one that is not on the ring the list is empty.
+            keys: any iterable (read once), a numpy array of one dimension or an Arrow array. The elements of
+                Arrow arrays, and of numpy arrays of texts or integers, come back as Python objects.
+            withheld: ``(ring, holder)`` pairs; a key that such a ring gives to its holder is left out.
+
+        Raises:
+            InvalidArgument: when ``keys`` cannot be iterated, or a withheld ring has another hash function.
+        """
+        arcs = self.arcs(member, withheld)
+        mine: list[Key] = []
+        for chunk in chunks(iterate_keys(keys)):
+            inside = arcs.contains(hash_keys(chunk, self._function))
+            mine += [chunk[at] for at in inside.nonzero()[0].tolist()]
+        return mine
+
+    def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
+        """The part of the hash space that is ``member``'s here, without what is withheld (as in ``subset``).
+
+        ``InvalidArgument`` when a withheld ring has another hash function.
+        """
+        others = []
+        for ring, holder in withheld:
+            _same_space(self, ring)
+            others.append(ring.arcs(holder))
+        if member not in self._index:
+            return Arcs(np.empty(0, self._function.dtype), False)
+        own = self._owners == self._index[member]
+        toggles = self._points[own != np.roll(own, -1)]
+        return Arcs(toggles, bool(own[0])).minus(others)
+
+    def share(self) -> dict[str, float]:
+        """The fraction of the hash space that each member owns, by id; together 1, up to rounding."""
+        if not self._ids:
+            return {}
+        leading = leading_64_bits(self._points)
+        if leading[0] == leading[-1]:
+            lengths = np.zeros(len(leading))
+            lengths[0] = 1.0
+        else:
+            lengths = (leading - np.roll(leading, 1)).astype(np.float64) / 2.0**64
+        shares = np.bincount(self._owners, weights=lengths, minlength=len(self._ids))
+        return dict(zip(self._ids, shares.tolist(), strict=True))
+
+    def with_members(self, added: Members = (), removed: Iterable[str] = ()) -> Ring:
+        """This ring after ``removed`` (ids) left and then ``added`` (as in the constructor) came.
+
+        A member that is added again takes the new weight. The points of members that stay as they are get
+        reused: the cost is that of copying arrays, not of hashing and sorting. This ring does not change.
+
+        Raises:
+            InvalidArgument: when an id or a weight is not as the constructor expects.
+            MemberNotFound: when an id of ``removed`` is not on the ring.
+        """
+        wanted = dict(self._members)
+        for member in _checked_members(removed, "removed"):
+            if wanted.pop(member, None) is None:
+                raise MemberNotFound(f"an id in removed: got {member!r}, expected a member of this ring")
+        wanted.update(_checked_members(added, "added"))
+        return self._changed_to(dict(sorted(wanted.items())))
+
+    def _changed_to(self, members: dict[str, int]) -> Ring:
+        ring = Ring.__new__(Ring)
+        ring._set(members, self._vnodes, self._function, *self._points_for(members))
+        return ring
+
+    def _points_for(self, members: dict[str, int]) -> tuple[Hashes, npt.NDArray[np.int32]]:
+        """The points and owners of a ring of ``members`` (sorted), reusing those that this ring has."""
+        index = {member: at for at, member in enumerate(members)}
+        stay = {member for member, weight in self._members.items() if members.get(member) == weight}
+        renumbered = np.array([index[m] if m in stay else -1 for m in self._ids], np.int32)
+        owners = renumbered[self._owners] if self._ids else self._owners
+        kept = owners >= 0
+        points_parts, owners_parts = [self._points[kept]], [owners[kept]]
+        for member, weight in members.items():
+            if member not in stay:
+                made = _member_points(member, weight, self._vnodes, self._function)
+                points_parts.append(made)
+                owners_parts.append(np.full(len(made), index[member], np.int32))
+        return _in_ring_order(np.concatenate(points_parts), np.concatenate(owners_parts))
+
+    def _position(self, key: object) -> int:
+        if self._numbers is None:
+            self._numbers = hashes_to_numbers(self._points)
+        return bisect_right(self._numbers, self._function.of_text(key if type(key) is str else str(key)))
+
+    def _owners_at(self, hashes: Hashes) -> npt.NDArray[np.int32]:
+        if not self._ids:
+            return np.full(len(hashes), -1, np.int32)
+        positions = self._points.searchsorted(hashes, side="right")
+        return self._owners.take(positions, mode="wrap")
+
+    def _identity(self) -> tuple[object, ...]:
+        return tuple(self._members.items()), self._vnodes, self._function.name
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ring):
+            return NotImplemented
+        return self is other or self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(self._identity())
+        return self._hash
+
+    def __repr__(self) -> str:
+        members = f"{len(self._ids)} members" if len(self._ids) > 8 else repr(dict(self._members))
+        return f"Ring({members}, vnodes={self._vnodes}, hash_function={self._function.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The arrays travel as they are, out of band with pickle's protocol 5: Ray's readers share one copy.
+        name = self._function.name
+        return _restored, (dict(self._members), self._vnodes, name, self._points, self._owners)
+
+
+def _restored(members: dict[str, int], vnodes: int, name: str, points: Hashes, owners: npt.NDArray[np.int32]) -> Ring:
+    ring = Ring.__new__(Ring)
+    ring._set(members, vnodes, hash_function_named(name), points, owners)
+    return ring
+
+
+def _checked_members(members: Members, name: str) -> dict[str, int]:
+    """``members`` as a dict of weights, sorted by id; ``InvalidArgument`` says which of them is not right."""
+    if isinstance(members, str) or not isinstance(members, Iterable):
+        refuse(name, members, "a mapping of member ids to weights, or an iterable of ids")
+    pairs = members.items() if isinstance(members, Mapping) else ((member, 1) for member in members)
+    checked: dict[str, int] = {}
+    for member, weight in pairs:
+        if not isinstance(member, str) or not member:
+            refuse(f"an id in {name}", member, "a str that is not empty")
+        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
+            refuse(f"the weight of {member!r} in {name}", weight, "an int of at least 1")
+        checked[member] = weight
+    return dict(sorted(checked.items()))
+
+
+def _member_points(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
+    ring = HashRing(nodes={member: {"weight": weight}}, vnodes=vnodes, hash_fn=function.of_text)
+    return numbers_to_hashes([point for point, _ in ring.get_points()], function)
+
+
+def _in_ring_order(points: Hashes, owners: npt.NDArray[np.int32]) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    # Timsort: a long sorted run and a few short ones are merged, which is what a join brings.
+    order = points.argsort(kind="stable")
+    ordered = points[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.lexsort((-owners, points))
+        ordered = points[order]
+    return ordered, owners[order]
+
+
+def _same_space(ring: Ring, other: Ring) -> None:
+    if ring.hash_function != other.hash_function:
+        refuse("ring", other, f"a ring whose hash_function is {ring.hash_function!r}")
+
+
+@lru_cache(maxsize=_RINGS_KEPT)
+def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
+    """The pairs ``(a, b)`` of ids such that some hash is ``a``'s in ``old`` and ``b``'s in ``new``.
+
+    Exact, and with the pairs of a member with itself; empty when either ring is. The answers for the pairs of
+    rings asked for last are kept. ``InvalidArgument`` when the rings have different hash functions.
+    """
+    _same_space(old, new)
+    if not old.members or not new.members:
+        return frozenset()
+    # Between neighbouring points of the two rings no owner changes: the points stand for the whole space.
+    bounds = np.concatenate([old._points, new._points])
+    before, after = old._owners_at(bounds).astype(np.int64), new._owners_at(bounds)
+    pairs = np.unique(before * len(new._ids) + after).tolist()
+    return frozenset((old._ids[pair // len(new._ids)], new._ids[pair % len(new._ids)]) for pair in pairs)
+
+
+_rings: OrderedDict[tuple[object, ...], Ring] = OrderedDict()
+_rings_lock = Lock()
+
+
+def ring_of(members: tuple[tuple[str, int], ...], vnodes: int = 160, hash_function: HashName = "xxh3") -> Ring:
+    """The ring of ``members`` (pairs of id and weight, sorted by id), made once in a process; thread-safe.
+
+    The rings asked for last are kept, and a new one is made from the one it has most in common with.
+    Raises as ``Ring`` does.
+    """
+    key = (members, vnodes, hash_function)
+    with _rings_lock:
+        if key not in _rings:
+            _rings[key] = _made_from_nearest(dict(members), vnodes, hash_function)
+            if len(_rings) > _RINGS_KEPT:
+                _rings.popitem(last=False)
+        _rings.move_to_end(key)
+        return _rings[key]
+
+
+def _made_from_nearest(members: dict[str, int], vnodes: int, hash_function: HashName) -> Ring:
+    wanted = _checked_members(members, "members")
+    alike = [r for r in _rings.values() if (r.vnodes, r.hash_function) == (vnodes, hash_function)]
+    nearest = max(alike, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
+    return Ring(wanted, vnodes, hash_function) if nearest is None else nearest._changed_to(wanted)
