@@ -40,12 +40,16 @@ class HashFunction:
 
 
 def _encode(text: str) -> bytes:
-    # A lone surrogate (an undecodable file name, say) is no valid UTF-8, yet it is a key like any other.
-    return text.encode("utf-8", "surrogatepass")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate (an undecodable file name, say) is no valid UTF-8, yet it is a key like any other.
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _xxh3(text: str) -> int:
-    return int(xxh3_64_intdigest(_encode(text)))
+    number: int = xxh3_64_intdigest(_encode(text))
+    return number
 
 
 def _xxh3_all(texts: Iterable[str]) -> Hashes:

@@ -227,15 +227,19 @@ class Ring:
         index = {member: at for at, member in enumerate(members)}
         stay = {member for member, weight in self._members.items() if members.get(member) == weight}
         renumbered = np.array([index[m] if m in stay else -1 for m in self._ids], np.int32)
-        owners = renumbered[self._owners] if self._ids else self._owners
-        kept = owners >= 0
-        points_parts, owners_parts = [self._points[kept]], [owners[kept]]
-        for member, weight in members.items():
-            if member not in stay:
-                made = _member_points(member, weight, self._vnodes, self._function)
-                points_parts.append(made)
-                owners_parts.append(np.full(len(made), index[member], np.int32))
-        return _in_ring_order(np.concatenate(points_parts), np.concatenate(owners_parts))
+        points, owners = self._points, renumbered.take(self._owners) if self._ids else self._owners
+        if len(stay) < len(self._ids):
+            points, owners = points[owners >= 0], owners[owners >= 0]
+        if len(stay) == len(members):
+            return points, owners
+        parts = [
+            (_member_points(member, weight, self._vnodes, self._function), index[member])
+            for member, weight in members.items()
+            if member not in stay
+        ]
+        made = np.concatenate([part for part, _ in parts])
+        makers = np.repeat(np.array([at for _, at in parts], np.int32), [len(part) for part, _ in parts])
+        return _merged(points, owners, made, makers)
 
     def _position(self, key: object) -> int:
         if self._numbers is None:
@@ -297,14 +301,18 @@ def _member_points(member: str, weight: int, vnodes: int, function: HashFunction
     return numbers_to_hashes([point for point, _ in ring.get_points()], function)
 
 
-def _in_ring_order(points: Hashes, owners: npt.NDArray[np.int32]) -> tuple[Hashes, npt.NDArray[np.int32]]:
-    # Timsort: a long sorted run and a few short ones are merged, which is what a join brings.
-    order = points.argsort(kind="stable")
-    ordered = points[order]
-    if (ordered[1:] == ordered[:-1]).any():
+def _merged(
+    points: Hashes, owners: npt.NDArray[np.int32], made: Hashes, makers: npt.NDArray[np.int32]
+) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """``points``, which are in a ring's order, and ``made``, which are in any, in a ring's order; so their owners."""
+    order = made.argsort(kind="stable")
+    made, makers = made[order], makers[order]
+    at = points.searchsorted(made)
+    points, owners = np.insert(points, at, made), np.insert(owners, at, makers)
+    if (points[1:] == points[:-1]).any():
         order = np.lexsort((-owners, points))
-        ordered = points[order]
-    return ordered, owners[order]
+        points, owners = points[order], owners[order]
+    return points, owners
 
 
 def _same_space(ring: Ring, other: Ring) -> None:

@@ -157,9 +157,7 @@ class Settings(BaseModel):
             InvalidSettings: as the class does, and for anything but a mapping of ``str`` to values.
         """
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
-            raise InvalidSettings(
-                f"settings: got {reprlib.repr(data)}, expected a mapping of names to values"
-            )
+            raise InvalidSettings(f"settings: got {reprlib.repr(data)}, expected a mapping of names to values")
         return cls(**data)
 
     @classmethod

@@ -1,0 +1,78 @@
+"""What the public calls accept. Each check returns its value or raises ``InvalidArgument``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from partition_actor.errors import InvalidArgument
+
+# An id is part of every view that every member holds, so a long one costs n times n.
+MAX_ID_BYTES = 1024
+# A member has `vnodes` points on the ring for each unit of weight.
+MAX_WEIGHT = 1000
+
+
+def refuse(name: str, value: object, expected: str) -> NoReturn:
+    """Raise ``InvalidArgument`` for argument `name`, showing at most 80 characters of `value`."""
+    try:
+        shown = repr(value)
+    except Exception:
+        shown = f"a {type(value).__name__} whose repr() fails"
+    if len(shown) > 80:
+        shown = f"{shown[:60]}… ({len(shown)} characters)"
+    raise InvalidArgument(f"{name}: got {shown}, expected {expected}")
+
+
+def check_text(name: str, value: object, *, empty: bool = False) -> str:
+    """A ``str`` of 1 (0 if `empty`) to 1024 bytes in UTF-8."""
+    if not isinstance(value, str):
+        refuse(name, value, f"a str, not {type(value).__name__}")
+    if not value and not empty:
+        refuse(name, value, "a str that is not empty")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        refuse(name, value, "text that UTF-8 can encode (it has a lone surrogate)")
+    if length > MAX_ID_BYTES:
+        refuse(name, value, f"at most {MAX_ID_BYTES} bytes in UTF-8, not {length}")
+    return value
+
+
+def check_weight(value: object) -> int:
+    """An ``int`` from 1 to 1000, the member's share relative to the others'."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        refuse("weight", value, f"an int from 1 to {MAX_WEIGHT}, not {type(value).__name__}")
+    if not 1 <= value <= MAX_WEIGHT:
+        refuse("weight", value, f"an int from 1 to {MAX_WEIGHT}")
+    return value
+
+
+def check_mode(value: object) -> bool | None:
+    """True, False, or None for "as the group is"."""
+    if value is not None and not isinstance(value, bool):
+        refuse("exclusive", value, "True, False or None")
+    return value
+
+
+def check_metadata(value: object) -> Any:
+    """None or a dict with str keys; what it holds is the caller's affair."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        refuse("metadata", value, "None or a dict whose keys are str")
+    return value
+
+
+def check_items(value: object) -> list[Any]:
+    """Any iterable of keys, as a list; a lone str or bytes is refused, being nearly always a mistake."""
+    if isinstance(value, (str, bytes, bytearray)):
+        refuse("items", value, f"an iterable of keys, not one {type(value).__name__}")
+    if not isinstance(value, Iterable):
+        refuse("items", value, f"an iterable of keys, not {type(value).__name__}")
+    return list(value)
+
+
+def check_session(value: object) -> str:
+    """None (all callers under one id are one) or a str unique to one process life."""
+    return "" if value is None else check_text("session", value)

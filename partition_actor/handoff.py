@@ -1,0 +1,147 @@
+"""Who may still act on keys that are somebody else's now: rules 3 and 4 of ``docs/guarantees.md``.
+
+A seat *lags* when it has not acknowledged the published epoch. It *claims* the keys that the rings of the epochs from
+its acknowledged one up to the published one gave it. It *blocks* the sessions that own claimed keys by the published
+ring: they wait for it, and nobody else does.
+
+Pure: no clock, no threads, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from partition_actor.protocol import Epoch, Members, SessionKey, ring_for
+from partition_actor.ring import handovers
+from partition_actor.settings import Settings
+
+
+@dataclass(slots=True)
+class Seat:
+    """One session's standing in one group."""
+
+    weight: int
+    metadata: Any = None
+    acked: Epoch | None = None
+    """e(M): the epoch that the session is known to have adopted; None until its first one is published."""
+    first: Epoch | None = None
+    """The first epoch known in which the session has the place of its id."""
+    last: Epoch | None = None
+    """The first epoch after that in which it has not; None while it has."""
+    reported: Epoch | None = None
+    """While recovering: the newest epoch among the views that it has reported."""
+    leaving: bool = False
+    rev: int = 0
+
+    def had_place_at(self, epoch: Epoch) -> bool:
+        """Whether the ring of `epoch` gave this session the keys of its id."""
+        return self.first is not None and self.first <= epoch and (self.last is None or epoch < self.last)
+
+
+class Handoff:
+    """The laggards of one exclusive group. `tell` is called with each session whose blockers change."""
+
+    def __init__(self, settings: Settings, tell: Callable[[SessionKey], None]) -> None:
+        self._settings = settings
+        self._tell = tell
+        self._epoch: Epoch | None = None
+        self._occupants: Mapping[str, str] = {}
+        self._history: dict[Epoch, Members] = {}
+        self._published_at: dict[Epoch, float] = {}
+        self._blocks: dict[SessionKey, set[SessionKey]] = {}
+        self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
+        self._moved: dict[Epoch, dict[str, list[str]]] = {}
+
+    def learn(self, epoch: Epoch, members: Members) -> None:
+        """Take in the membership of an epoch of a former coordinator, as a member reported it."""
+        self._history.setdefault(epoch, dict(members))
+
+    def publish(
+        self,
+        epoch: Epoch,
+        members: Members,
+        occupants: Mapping[str, str],
+        seats: Mapping[SessionKey, Seat],
+        now: float,
+    ) -> None:
+        """Find out anew who blocks whom, now that `epoch` is published."""
+        self._epoch, self._occupants = epoch, occupants
+        self._history[epoch] = members
+        self._history = dict(sorted(self._history.items()))
+        self._published_at[epoch] = now
+        self._moved.clear()
+        self._blocks.clear()
+        self._blockers.clear()
+        for key, seat in seats.items():
+            self._block(key, seat)
+
+    def acknowledged(self, key: SessionKey, seat: Seat) -> None:
+        """The seat's acknowledged epoch has grown: it blocks fewer, or nobody."""
+        self.release(key)
+        for target in self._block(key, seat):
+            self._tell(target)
+
+    def release(self, key: SessionKey) -> None:
+        """The session claims nothing any more."""
+        for target in self._blocks.pop(key, ()):
+            self._blockers.get(target, {}).pop(key, None)
+            self._tell(target)
+
+    def blockers(self, key: SessionKey) -> Iterable[SessionKey]:
+        """Whom this session waits for."""
+        return self._blockers.get(key, {})
+
+    def claims(self, seat: Seat) -> list[Members]:
+        """The memberships by which a seat may still act on keys, oldest first, the published one left out."""
+        return [members for _, members in self._claims(seat)]
+
+    def lagging_since(self, seat: Seat) -> float | None:
+        """When the first epoch was published that the seat has not acknowledged; None if it does not lag."""
+        if seat.acked is None or self._epoch is None or seat.acked >= self._epoch:
+            return None
+        acked = seat.acked
+        return next((at for epoch, at in self._published_at.items() if epoch > acked), None)
+
+    def trim(self, seats: Iterable[Seat]) -> None:
+        """Forget the epochs that nobody can act on any more."""
+        floor = min((seat.acked for seat in seats if seat.acked is not None), default=self._epoch)
+        for epoch in list(self._history):
+            if floor is None or epoch >= floor or epoch == self._epoch:
+                break
+            del self._history[epoch]
+            self._published_at.pop(epoch, None)
+
+    def _claims(self, seat: Seat) -> list[tuple[Epoch, Members]]:
+        if seat.acked is None or self._epoch is None or seat.acked >= self._epoch:
+            return []
+        return [
+            (epoch, members)
+            for epoch, members in self._history.items()
+            if seat.acked <= epoch < self._epoch and seat.had_place_at(epoch)
+        ]
+
+    def _block(self, key: SessionKey, seat: Seat) -> set[SessionKey]:
+        targets = {
+            (owner, self._occupants[owner])
+            for epoch, members in self._claims(seat)
+            for owner in self._gainers(epoch, members, key[0])
+        }
+        targets.discard(key)
+        if targets:
+            self._blocks[key] = targets
+        for target in targets:
+            self._blockers.setdefault(target, {})[key] = None
+        return targets
+
+    def _gainers(self, epoch: Epoch, members: Members, member: str) -> list[str]:
+        """Who owns now what `member` owned by the ring of `epoch`; itself among them."""
+        moved = self._moved.get(epoch)
+        if moved is None:
+            assert self._epoch is not None
+            moved = self._moved[epoch] = {}
+            published = ring_for(self._history[self._epoch], self._settings)
+            for old, new in handovers(ring_for(members, self._settings), published):
+                moved.setdefault(old, []).append(new)
+        return moved.get(member, [])

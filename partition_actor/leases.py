@@ -1,0 +1,72 @@
+"""When leases end, at a cost that grows with those that end and not with those that are held.
+
+Leases of one length end in the order in which they were last renewed, so each length has a queue of its own
+whose head ends first. The coordinator uses few lengths at a time (see ``Settings.ttl_for``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class LeaseQueue(Generic[K]):
+    """The ends of many leases. Pure: times are floats in seconds on any one clock, and never go back."""
+
+    def __init__(self) -> None:
+        self._queues: dict[float, OrderedDict[K, float]] = {}
+        self._length_of: dict[K, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._length_of)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._length_of
+
+    def end(self, key: K) -> float:
+        """When the lease of `key` ends. Raises ``KeyError`` when it has none."""
+        return self._queues[self._length_of[key]][key]
+
+    def renew(self, key: K, now: float, length: float) -> None:
+        """Let the lease of `key` run until `now + length`; one that already runs longer keeps its end."""
+        held = self._length_of.get(key)
+        end = now + length
+        if held == length:
+            queue = self._queues[length]
+            queue[key] = end
+            queue.move_to_end(key)
+            return
+        if held is not None:
+            if self._queues[held][key] >= end:
+                return
+            self.drop(key)
+        self._length_of[key] = length
+        self._queues.setdefault(length, OrderedDict())[key] = end
+
+    def drop(self, key: K) -> None:
+        """Forget the lease of `key`, if there is one."""
+        length = self._length_of.pop(key, None)
+        if length is not None:
+            queue = self._queues[length]
+            del queue[key]
+            if not queue:
+                del self._queues[length]
+
+    def next_end(self) -> float | None:
+        """When the first lease ends, or None when none is held."""
+        return min((next(iter(queue.values())) for queue in self._queues.values()), default=None)
+
+    def expire(self, now: float) -> list[K]:
+        """Drop and return the leases that have ended: those whose end is at or before `now`."""
+        ended: list[K] = []
+        for queue in list(self._queues.values()):
+            for key, end in queue.items():
+                if end > now:
+                    break
+                ended.append(key)
+        for key in ended:
+            self.drop(key)
+        return ended

@@ -1,0 +1,251 @@
+"""The member's state machine: its views, its lease, and so what it may work on.
+
+It is the other half of ``membership``. Every method that needs the time takes `now`, seconds on the member's own
+clock; nothing here looks at a clock, a thread or Ray. The rules named in comments are those of
+``docs/guarantees.md``.
+
+How a driver uses it: send what `request` returns, hand the reply to `receive`, run the callbacks that the changes call
+for, and say `adopted`. Requests may be sent at any time; only the reply to the latest one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from partition_actor.protocol import PROTOCOL, Epoch, Members, Want, fencing_token, ring_for
+from partition_actor.settings import Settings
+
+State = Literal["joining", "member", "out", "superseded", "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a member was last told of a group; see ``protocol``."""
+
+    epoch: Epoch
+    rev: int
+    exclusive: bool
+    members: Members
+    mine: bool
+    laggards: tuple[tuple[str, tuple[Members, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, view: dict[str, Any]) -> View:
+        """Read a view off the wire."""
+        laggards = tuple((member, tuple(claims)) for member, claims in view["laggards"])
+        epoch = (view["epoch"][0], view["epoch"][1])
+        return cls(epoch, view["rev"], view["exclusive"], view["members"], view["mine"], laggards)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reply has changed in one group: the view before and after, either None where there is none."""
+
+    group: str
+    before: View | None
+    after: View | None
+    state: State
+    rejoined: bool = False
+
+    @property
+    def joined(self) -> list[str]:
+        """The ids that are members now and were not before, sorted."""
+        return _difference(self.after, self.before)
+
+    @property
+    def left(self) -> list[str]:
+        """The ids that were members before and are not now, sorted."""
+        return _difference(self.before, self.after)
+
+
+@dataclass(slots=True)
+class Standing:
+    """This member in one group."""
+
+    weight: int
+    metadata: Any
+    exclusive: bool | None
+    since: int
+    want: Want = "in"
+    state: State = "joining"
+    acked: Epoch | None = None
+    views: list[View] = field(default_factory=list)
+    """In ascending order, from the last one acknowledged to the one held."""
+
+    @property
+    def view(self) -> View | None:
+        """The view held."""
+        return self.views[-1] if self.views else None
+
+
+class Ownership:
+    """One session's knowledge of its groups."""
+
+    def __init__(self, member_id: str, session: str, settings: Settings) -> None:
+        self.member_id = member_id
+        self.session = session
+        self.settings = settings
+        self.incarnation = 0
+        self.groups: dict[str, Standing] = {}
+        self.lease_until = float("-inf")
+        self.exclusive_until = float("-inf")
+        self._seq = 0
+        self._sent: float | None = None
+        self._tell_views = False
+
+    # -- what the user wants ------------------------------------------------------------------------------------
+
+    def join(self, group: str, weight: int = 1, metadata: Any = None, exclusive: bool | None = None) -> None:
+        """Want to be a member, from the next request on; for one that is, take over the weight."""
+        held = self.groups.get(group)
+        if held is None or held.state in ("out", "conflict"):
+            self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1)
+            return
+        held.weight = weight
+        held.metadata = held.metadata if metadata is None else metadata
+        held.exclusive = held.exclusive if exclusive is None else exclusive
+        if held.want == "out":
+            held.want, held.since = "in", self._seq + 1
+
+    def leave(self, group: str) -> None:
+        """Want to be out; the keys go through the ordinary hand-off."""
+        held = self.groups.get(group)
+        if held is not None:
+            held.want = "out"
+
+    # -- the exchange with the coordinator ----------------------------------------------------------------------
+
+    def request(self, now: float) -> dict[str, Any]:
+        """The next request. The lease that its reply grants is counted from `now`: rule 1."""
+        self._seq += 1
+        self._sent = now
+        tell_views, self._tell_views = self._tell_views, False
+        live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member")}
+        return {
+            "protocol": PROTOCOL,
+            "member": self.member_id,
+            "session": self.session,
+            "seq": self._seq,
+            "incarnation": self.incarnation,
+            "groups": {name: self._report(held, tell_views) for name, held in live.items()},
+        }
+
+    def _report(self, held: Standing, tell_views: bool) -> dict[str, Any]:
+        view = held.view
+        report: dict[str, Any] = {
+            "want": held.want,
+            "since": held.since,
+            "weight": held.weight,
+            "exclusive": held.exclusive,
+            "have": view.epoch if view else None,
+            "rev": view.rev if view else 0,
+            "acked": held.acked,
+        }
+        if view is None or tell_views:
+            report["metadata"] = held.metadata
+        if tell_views:
+            report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
+        return report
+
+    def receive(self, reply: dict[str, Any]) -> list[Change] | None:
+        """Take in a reply; None: it does not count, being late, repeated or from a coordinator of the past."""
+        if reply["seq"] != self._seq or self._sent is None or reply["incarnation"] < self.incarnation:
+            return None
+        self.incarnation = reply["incarnation"]
+        self._tell_views = reply["views"]
+        if reply["term"] > 0:
+            self.lease_until = max(self.lease_until, self._sent + reply["term"])
+        if reply["exclusive_term"] > 0:
+            self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
+        self._sent = None
+        changes = [self._take_entry(name, entry) for name, entry in reply["groups"].items() if name in self.groups]
+        return [change for change in changes if change is not None]
+
+    def _take_entry(self, name: str, entry: dict[str, Any]) -> Change | None:
+        held = self.groups[name]
+        before = held.view
+        if "state" in entry:
+            held.state = entry["state"]
+            if held.state == "conflict":
+                held.exclusive = entry["exclusive"]
+            held.views, held.acked = [], None
+            return Change(name, before, None, held.state)
+        view = View.of(entry["view"])
+        if before is not None and (view.epoch, view.rev) <= (before.epoch, before.rev):
+            return None
+        held.state = "member"
+        held.exclusive = view.exclusive
+        if before is not None and before.epoch == view.epoch:
+            held.views[-1] = view
+        else:
+            held.views.append(view)
+        if held.acked is None:
+            held.acked = view.epoch
+        return Change(name, before, view, "member", bool(entry.get("rejoined")))
+
+    def adopted(self, group: str, epoch: Epoch) -> bool:
+        """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3. True: others wait to hear."""
+        held = self.groups.get(group)
+        if held is None or held.view is None or held.acked is None or epoch <= held.acked:
+            return False
+        held.acked = min(epoch, held.view.epoch)
+        held.views = [view for view in held.views if view.epoch >= held.acked]
+        return held.view.exclusive
+
+    # -- what it may work on ------------------------------------------------------------------------------------
+
+    def view(self, group: str) -> View | None:
+        """The view held, whether the lease runs or not."""
+        held = self.groups.get(group)
+        return None if held is None else held.view
+
+    def acting(self, now: float, group: str) -> View | None:
+        """The view that this member may act on at `now`: None when its lease is over or its id has been taken."""
+        view = self.view(group)
+        if view is None or not view.mine or now >= self.acts_until(view):
+            return None
+        return view
+
+    def acts_until(self, view: View) -> float:
+        """Until when the lease lets this member act on `view`, on its own clock."""
+        return self.exclusive_until if view.exclusive else self.lease_until
+
+    def may_act(self, now: float, group: str, key: object) -> bool:
+        """Whether this member may work on `key` at `now`: rule 4."""
+        view = self.acting(now, group)
+        if view is None or ring_for(view.members, self.settings).owner(key) != self.member_id:
+            return False
+        return not any(
+            ring_for(members, self.settings).owner(key) == laggard
+            for laggard, claims in view.laggards
+            for members in claims
+        )
+
+    def subset(self, now: float, group: str, keys: Sequence[Any]) -> list[Any]:
+        """Those of `keys` that this member may work on at `now`, in their order."""
+        view = self.acting(now, group)
+        return [] if view is None else subset_of(view, self.member_id, keys, self.settings)
+
+    def token(self, now: float, group: str) -> int:
+        """The fencing token of the view that this member may act on; 0, lower than any other, without one: rule 9."""
+        view = self.acting(now, group)
+        return 0 if view is None else fencing_token(view.epoch)
+
+
+def subset_of(view: View, member: str, keys: Sequence[Any], settings: Settings) -> list[Any]:
+    """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
+    mine = ring_for(view.members, settings).subset(member, keys)
+    for laggard, claims in view.laggards:
+        for members in claims:
+            ring = ring_for(members, settings)
+            claimed = ring.owners_of(mine) == list(ring.members).index(laggard) if mine else ()
+            mine = [key for key, is_claimed in zip(mine, claimed, strict=True) if not is_claimed]
+    return mine
+
+
+def _difference(one: View | None, other: View | None) -> list[str]:
+    members = one.members if one else {}
+    others = other.members if other else {}
+    return sorted(member for member in members if member not in others)

@@ -1,0 +1,97 @@
+"""What members and the coordinator say to each other: builtins only, so that a caller needs no import.
+
+A member states what it wants and what it holds; the coordinator answers with what differs. Every request may be
+lost, repeated or overtaken.
+
+Request, a dict::
+
+    protocol     int   PROTOCOL
+    member       str   the member id
+    session      str   one life of one process under that id
+    seq          int   grows with every request of the session
+    incarnation  int   the highest incarnation that this member has had a reply from; 0 for none
+    groups       {group: report}
+
+Report on one group, a dict::
+
+    want         "in" | "out"
+    since        int   the `seq` at which the user last asked to join
+    weight       int
+    exclusive    bool | None
+    have         epoch of the view held, or None
+    rev          int   revision of that view
+    acked        epoch up to which the callbacks for lost keys have returned, or None
+    metadata     (while `have` is None) what the user told about this member
+    views        (when asked for) [[epoch, members, mine], ...]: from the view acknowledged to the view held
+
+Reply, a dict::
+
+    seq          int   of the request that it answers
+    incarnation  int
+    term         float seconds from sending the request during which the member may act on its views; 0: no grant
+    exclusive_term float  the same for exclusive groups
+    next         float seconds until the next heartbeat is due
+    again        bool  send the next request at once (with `views`, if the next key says so)
+    views        bool  the coordinator has restarted and wants to hear every view
+    groups       {group: entry}, only where there is something to say
+
+An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
+drained), "superseded" (another session has the id), "conflict" (the group is of the other mode).
+
+View, a dict::
+
+    epoch        (incarnation, counter)
+    rev          int   grows when the laggards change and the epoch does not
+    exclusive    bool
+    members      {member_id: weight}
+    mine         bool  the place of this id on the ring belongs to this session
+    laggards     [(member_id, [members, ...]), ...]: who may still act on keys that are this member's now,
+                 with the memberships that it may act on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from partition_actor.ring import Ring, ring_of
+from partition_actor.settings import Settings
+
+PROTOCOL = 1
+
+Epoch = tuple[int, int]
+"""``(incarnation, counter)``; compares in the order in which epochs were published."""
+
+Members = Mapping[str, int]
+"""``{member_id: weight}``: the places on the ring at one epoch."""
+
+SessionKey = tuple[str, str]
+"""``(member_id, session)``."""
+
+Want = Literal["in", "out"]
+
+COUNTER_BITS = 22
+"""An incarnation is in milliseconds since 2020 (41 bits last until 2089); a token fits a signed 64-bit column."""
+
+INCARNATION_ZERO = 1_577_836_800.0
+"""2020-01-01T00:00Z as a Unix time, in seconds."""
+
+
+def incarnation_at(unix_time: float) -> int:
+    """The incarnation of a coordinator that starts at `unix_time` seconds; at least 1."""
+    return max(1, int((unix_time - INCARNATION_ZERO) * 1000))
+
+
+def fencing_token(epoch: Epoch) -> int:
+    """One int that grows with every epoch, incarnation first."""
+    return (epoch[0] << COUNTER_BITS) | epoch[1]
+
+
+def ring_for(members: Members, settings: Settings) -> Ring:
+    """The hash ring of a view's members."""
+    return ring_of(tuple(sorted(members.items())), settings.vnodes, settings.hash_function)
+
+
+def as_epoch(value: Any) -> Epoch | None:
+    """An epoch as it came over the wire, where a tuple may have become a list."""
+    return None if value is None else (int(value[0]), int(value[1]))
