@@ -1,4 +1,4 @@
-"""The wheel, installed with its dependencies into an empty environment: it imports there."""
+"""The wheel, installed with its dependencies into an empty environment: it imports, and deploys there."""
 
 import os
 import shutil
@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import partition_actor
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +25,14 @@ for module in pkgutil.walk_packages(partition_actor.__path__, "partition_actor."
         importlib.import_module(module.name)
 print(importlib.metadata.version("partition-actor"))
 print(partition_actor.__file__)
+"""
+
+DEPLOY = """
+import ray, partition_actor
+ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+handle = partition_actor.deploy(name="wheel", namespace="wheel")
+print(ray.get(handle.get_subset.remote("group", "member", ["a", "b"]), timeout=60))
+partition_actor.shutdown(name="wheel", namespace="wheel")
 """
 
 
@@ -67,3 +77,8 @@ def test_every_module_imports_with_the_declared_dependencies_alone(wheel, run):
     assert wheel.name.split("-")[1] == version
     assert "site-packages" in origin
     assert not Path(origin).is_relative_to(ROOT)
+
+
+@pytest.mark.skipif(not hasattr(partition_actor, "deploy"), reason="there is no deploy() yet")
+def test_the_coordinator_deploys_from_the_wheel(run):
+    assert run(DEPLOY)[-1] == "['a', 'b']"
