@@ -198,7 +198,7 @@ class Membership:
         """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
         for name in session.groups:
             since = self.groups[name].lagging_since(key) if name in self.groups else None
-            if since is not None and now > since + self.settings.handoff_timeout:
+            if since is not None and now > since + max(self.settings.handoff_timeout, self.interval):
                 return True
         return False
 
@@ -230,6 +230,11 @@ class Membership:
         self._renew(now, key, session)
         self.tick(now)
 
+    def is_drained(self, group: str, key: SessionKey) -> bool:
+        """Whether an operator has drained this session and it has not asked to join since."""
+        session = self.sessions.get(key)
+        return session is not None and group in session.drained
+
     def use(self, now: float, group: str, key: SessionKey) -> dict[str, Any] | None:
         """The view of a seat for a caller that is done with its former one, or None while the group recovers.
 
@@ -247,8 +252,8 @@ class Membership:
         self._renew(now, key, session)
         return found.view_for(key)
 
-    def settled(self, group: str, key: SessionKey) -> bool:
-        """Whether everything asked for so far of `key` in `group` is part of the published epoch."""
+    def settled(self, group: str) -> bool:
+        """Whether everything asked for so far in `group` is part of the published epoch."""
         found = self.groups.get(group)
         return found is None or (not found.recovering and found.dirty_since is None)
 
@@ -326,6 +331,10 @@ class Membership:
     def ttl(self) -> float:
         """Length in seconds of a lease granted now."""
         return self.settings.ttl_for(len(self.sessions))
+
+    def lease_left(self, now: float, key: SessionKey) -> float:
+        """Seconds until the lease of a session is over as the coordinator counts, its margin included."""
+        return self._leases.end(key) - self._run(now)
 
     def recovering(self, now: float) -> bool:
         """Whether this coordinator still waits for the leases of a former one to end."""
