@@ -331,10 +331,15 @@ def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     if not old.members or not new.members:
         return frozenset()
     # Between neighbouring points of the two rings no owner changes: the points stand for the whole space.
-    bounds = np.concatenate([old._points, new._points])
-    before, after = old._owners_at(bounds).astype(np.int64), new._owners_at(bounds)
-    pairs = np.unique(before * len(new._ids) + after).tolist()
-    return frozenset((old._ids[pair // len(new._ids)], new._ids[pair % len(new._ids)]) for pair in pairs)
+    both = np.concatenate([old._points, new._points])
+    order = both.argsort(kind="stable")
+    both = both[order]
+    at = np.append(both[1:] != both[:-1], True).nonzero()[0]
+    old_passed = (order < len(old._points)).cumsum()[at]
+    met = np.zeros((len(old._ids), len(new._ids)), np.bool_)
+    met[old._owners.take(old_passed, mode="wrap"), new._owners.take(at + 1 - old_passed, mode="wrap")] = True
+    pairs = zip(*(axis.tolist() for axis in met.nonzero()), strict=True)
+    return frozenset((old._ids[before], new._ids[after]) for before, after in pairs)
 
 
 _rings: OrderedDict[tuple[object, ...], Ring] = OrderedDict()
