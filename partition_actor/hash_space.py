@@ -138,6 +138,16 @@ def hash_keys(keys: list[Any], function: HashFunction) -> Hashes:
         return numbers_to_hashes([function.of_text(text) for text in texts], function)
 
 
+def hash_many(keys: list[Any], function: HashFunction) -> Hashes:
+    """What ``hash_keys`` gives, for any number of keys."""
+    hashes = np.empty(len(keys), function.dtype)
+    done = 0
+    for chunk in chunks(iter(keys)):
+        hashes[done : done + len(chunk)] = hash_keys(chunk, function)
+        done += len(chunk)
+    return hashes
+
+
 class Arcs(NamedTuple):
     """A set of hashes made of arcs, each from one hash up to, and without, another.
 

@@ -36,8 +36,9 @@ from partition_actor.hash_space import (
     numbers_to_hashes,
     refuse,
 )
+from partition_actor.key_index import KeyIndex
 
-__all__ = ["Ring", "handovers", "ring_of"]
+__all__ = ["KeyIndex", "Ring", "handovers", "ring_of"]
 
 Key = TypeVar("Key")
 Members = Mapping[str, int] | Iterable[str]
