@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from itertools import islice
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from partition_actor.errors import InvalidArgument
+from partition_actor.arguments import refuse
 
 HashName = Literal["xxh3", "md5"]
 Hashes = npt.NDArray[Any]
@@ -69,11 +69,6 @@ HASH_FUNCTIONS = {
     "xxh3": HashFunction("xxh3", _xxh3, _xxh3_all, np.dtype(np.uint64)),
     "md5": HashFunction("md5", _md5, _md5_all, np.dtype("S16")),
 }
-
-
-def refuse(name: str, value: object, expected: str) -> NoReturn:
-    """Raise ``InvalidArgument`` for the argument ``name``."""
-    raise InvalidArgument(f"{name}: got {value!r}, expected {expected}")
 
 
 def hash_function_named(name: object) -> HashFunction:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from partition_actor.arguments import refuse
 from partition_actor.hash_space import (
     Arcs,
     Hashes,
@@ -20,7 +21,6 @@ from partition_actor.hash_space import (
     hash_many,
     iterate_keys,
     leading_64_bits,
-    refuse,
 )
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from uhashring import HashRing
 
+from partition_actor.arguments import refuse
 from partition_actor.errors import MemberNotFound
 from partition_actor.hash_space import (
     Arcs,
@@ -34,7 +35,6 @@ from partition_actor.hash_space import (
     iterate_keys,
     leading_64_bits,
     numbers_to_hashes,
-    refuse,
 )
 from partition_actor.key_index import KeyIndex
 
