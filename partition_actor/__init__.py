@@ -1,1 +1,25 @@
-"""Group membership and work partitioning for Ray, with no service beside Ray."""
+"""Group membership and work partitioning for Ray, with no service beside Ray.
+
+Start with ``deploy()`` and ``PartitionCoordinator``; ``docs/guarantees.md`` says what holds and what does not.
+"""
+
+__version__ = "0.1.0"
+
+from partition_actor.callbacks import GroupEvent
+from partition_actor.coordinator import PartitionCoordinator
+from partition_actor.deployment import connect, deploy, shutdown
+from partition_actor.partition import Partition
+from partition_actor.ring import KeyIndex, Ring
+from partition_actor.settings import Settings
+
+__all__ = [
+    "GroupEvent",
+    "KeyIndex",
+    "Partition",
+    "PartitionCoordinator",
+    "Ring",
+    "Settings",
+    "connect",
+    "deploy",
+    "shutdown",
+]

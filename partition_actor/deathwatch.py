@@ -29,6 +29,11 @@ async def alive_nodes() -> set[str]:
     return {node["NodeID"] for node in nodes if node["Alive"]}
 
 
+def own_handle() -> Any:
+    """The handle of the actor that this process runs; it does not keep the actor alive."""
+    return ray.get_runtime_context().current_actor
+
+
 def _noop(_actor: Any, _never: Any) -> None:
     return None
 

@@ -14,11 +14,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from partition_actor.errors import GroupFull, GroupModeConflict, GroupNotFound, MemberNotFound
+from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound
 from partition_actor.group import Group, Report, Standing
 from partition_actor.handoff import Seat
 from partition_actor.leases import LeaseQueue
-from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey
+from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey, check_same_mode
 from partition_actor.settings import Settings
 
 
@@ -78,7 +78,7 @@ class Membership:
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._proof: float | None = None
         self._last_tick = now
-        self._stalled = 0.0
+        self.stalled = 0.0
         self._next_sweep = now
         self._news: set[SessionKey] = set()
         self._dirty: dict[str, Group] = {}
@@ -212,10 +212,7 @@ class Membership:
         self.tick(now)
         session = self.sessions.get(key) or self._admit(key, now)
         found = self.groups.get(group) or self._open(group, bool(exclusive), now)
-        if exclusive is not None and exclusive != found.exclusive:
-            raise GroupModeConflict(
-                f"group {group!r} is {_mode(found.exclusive)} for its lifetime, and this join says {_mode(exclusive)}"
-            )
+        check_same_mode(group, found.exclusive, exclusive)
         session.groups.add(group)
         session.drained.pop(group, None)
         seat = found.seats.get(key) or found.joiners.get(key)
@@ -364,7 +361,7 @@ class Membership:
         moments = [self._last_tick + self.settings.hold / 2]
         moments += [due for group in self._dirty.values() if (due := group.publish_due) is not None]
         lease = self._leases.next_end()
-        moments += [at + self._stalled for at in (lease, self._recovery_end) if at is not None]
+        moments += [at + self.stalled for at in (lease, self._recovery_end) if at is not None]
         return min(moments)
 
     def take_news(self) -> set[SessionKey]:
@@ -384,13 +381,13 @@ class Membership:
 
     def _run(self, now: float) -> float:
         """The time that this coordinator has really been running: leases do not end while it is stopped."""
-        return now - self._stalled
+        return now - self.stalled
 
     def _mind_stall(self, now: float) -> None:
         """A coordinator that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
         idle = now - self._last_tick
         if idle > self.settings.hold:
-            self._stalled += idle
+            self.stalled += idle
         self._last_tick = max(now, self._last_tick)
 
     # -- the rest -----------------------------------------------------------------------------------------------
@@ -427,7 +424,3 @@ class Membership:
             unused = not (group.seats or group.joiners or group.recovering or group.dirty_since is not None)
             if unused and group.empty_since is not None and now > group.empty_since + keep:
                 del self.groups[name]
-
-
-def _mode(exclusive: bool) -> str:
-    return "exclusive" if exclusive else "not exclusive"

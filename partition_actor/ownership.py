@@ -10,11 +10,12 @@ for, and say `adopted`. Requests may be sent at any time; only the reply to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from partition_actor.protocol import PROTOCOL, Epoch, Members, Want, fencing_token, ring_for
+from partition_actor.protocol import PROTOCOL, Epoch, Members, Want, check_same_mode, fencing_token, ring_for
+from partition_actor.ring import Ring
 from partition_actor.settings import Settings
 
 State = Literal["joining", "member", "out", "superseded", "conflict"]
@@ -98,8 +99,13 @@ class Ownership:
     # -- what the user wants ------------------------------------------------------------------------------------
 
     def join(self, group: str, weight: int = 1, metadata: Any = None, exclusive: bool | None = None) -> None:
-        """Want to be a member, from the next request on; for one that is, take over the weight."""
+        """Want to be a member, from the next request on; for one that is, take over the weight.
+
+        Raises ``GroupModeConflict`` when the group is known to be of the other mode; what is held stays as it is.
+        """
         held = self.groups.get(group)
+        if held is not None and held.state in ("joining", "member") and None not in (exclusive, held.exclusive):
+            check_same_mode(group, bool(held.exclusive), exclusive)
         if held is None or held.state in ("out", "conflict"):
             self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1)
             return
@@ -114,6 +120,19 @@ class Ownership:
         held = self.groups.get(group)
         if held is not None:
             held.want = "out"
+
+    def meet(self, settings: Settings) -> None:
+        """Take over the coordinator's settings; views of a ring that is built otherwise are worth nothing."""
+        ours = (self.settings.vnodes, self.settings.hash_function)
+        self.settings = settings
+        if ours != (settings.vnodes, settings.hash_function):
+            for held in self.groups.values():
+                held.views, held.acked = [], None
+
+    def end(self) -> None:
+        """This session is over: it holds nothing any more, whatever replies still come."""
+        self.groups.clear()
+        self._sent = None
 
     # -- the exchange with the coordinator ----------------------------------------------------------------------
 
@@ -217,13 +236,9 @@ class Ownership:
         view = self.acting(now, group)
         if view is None or ring_for(view.members, self.settings).owner(key) != self.member_id:
             return False
-        return not any(
-            ring_for(members, self.settings).owner(key) == laggard
-            for laggard, claims in view.laggards
-            for members in claims
-        )
+        return all(ring.owner(key) != laggard for ring, laggard in withheld(view, self.settings))
 
-    def subset(self, now: float, group: str, keys: Sequence[Any]) -> list[Any]:
+    def subset(self, now: float, group: str, keys: Iterable[Any]) -> list[Any]:
         """Those of `keys` that this member may work on at `now`, in their order."""
         view = self.acting(now, group)
         return [] if view is None else subset_of(view, self.member_id, keys, self.settings)
@@ -234,15 +249,14 @@ class Ownership:
         return 0 if view is None else fencing_token(view.epoch)
 
 
-def subset_of(view: View, member: str, keys: Sequence[Any], settings: Settings) -> list[Any]:
+def subset_of(view: View, member: str, keys: Iterable[Any], settings: Settings) -> list[Any]:
     """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
-    mine = ring_for(view.members, settings).subset(member, keys)
-    for laggard, claims in view.laggards:
-        for members in claims:
-            ring = ring_for(members, settings)
-            claimed = ring.owners_of(mine) == list(ring.members).index(laggard) if mine else ()
-            mine = [key for key, is_claimed in zip(mine, claimed, strict=True) if not is_claimed]
-    return mine
+    return ring_for(view.members, settings).subset(member, keys, withheld(view, settings))
+
+
+def withheld(view: View, settings: Settings) -> list[tuple[Ring, str]]:
+    """What laggards claim: keys that such a ring gives to such a member wait for it."""
+    return [(ring_for(members, settings), laggard) for laggard, claims in view.laggards for members in claims]
 
 
 def _difference(one: View | None, other: View | None) -> list[str]:

@@ -54,6 +54,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from partition_actor.errors import GroupModeConflict
 from partition_actor.ring import Ring, ring_of
 from partition_actor.settings import Settings
 
@@ -85,6 +86,18 @@ def incarnation_at(unix_time: float) -> int:
 def fencing_token(epoch: Epoch) -> int:
     """One int that grows with every epoch, incarnation first."""
     return (epoch[0] << COUNTER_BITS) | epoch[1]
+
+
+def check_same_mode(group: str, is_exclusive: bool, wanted: bool | None) -> None:
+    """Raise ``GroupModeConflict`` when a group is of another mode than a join, with None for "as it is", says."""
+    if wanted is not None and wanted != is_exclusive:
+        raise GroupModeConflict(
+            f"group {group!r} is {_mode(is_exclusive)} for its lifetime, and this join says that it is {_mode(wanted)}"
+        )
+
+
+def _mode(exclusive: bool) -> str:
+    return "exclusive" if exclusive else "not exclusive"
 
 
 def ring_for(members: Members, settings: Settings) -> Ring:

@@ -14,6 +14,7 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "incarnation": membership.incarnation,
         "uptime": now - membership.started_at,
         "recovering": membership.recovering(now),
+        "stalled": membership.stalled,
         "sessions": len(membership.sessions),
         "interval": membership.interval,
         "ttl": membership.ttl,

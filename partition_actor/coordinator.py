@@ -1,0 +1,417 @@
+"""The worker's side: joins groups, stays alive in the background, and says which keys are its own.
+
+The shell around ``ownership``. Its names and habits are those of ceilometer's ``PartitionCoordinator`` (2014).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+
+from partition_actor import arguments, clock
+from partition_actor.background import background_loop, run_in_background
+from partition_actor.callbacks import GroupEvent
+from partition_actor.deathwatch import own_handle
+from partition_actor.deployment import NAME, NAMESPACE
+from partition_actor.errors import GroupFull, NotStarted, SessionSuperseded
+from partition_actor.link import Link
+from partition_actor.notifier import Notifier
+from partition_actor.ownership import Change, Ownership, View, withheld
+from partition_actor.partition import Partition
+from partition_actor.protocol import Epoch, check_same_mode, ring_for
+from partition_actor.ring import KeyIndex
+from partition_actor.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class PartitionCoordinator:
+    """One member: shares keys with the other members of its groups, and is alive as long as its process runs.
+
+    ::
+
+        with PartitionCoordinator("worker-1") as coordinator:
+            coordinator.join_group("pollers", weight=2)
+            for resource in coordinator.extract_my_subset("pollers", resources):
+                poll(resource)
+
+    Works in sync, threaded and asyncio actors, in tasks and in drivers. Heartbeats run in a thread of their own. What
+    waits for the coordinator waits at most `call_timeout` seconds; each such method has a twin for asyncio, with the
+    prefix ``a`` (`ajoin_group`), that does not block the event loop. Any thread may call any method.
+
+    `my_id` is a uuid by default; `actor` the coordinator's name, its handle, or None for the single-instance mode: not
+    active, every method a no-op, and every key this member's. `settings` count until the coordinator, whose settings
+    then apply, is reached, but for `call_timeout`, which is this member's own.
+
+    Raises ``InvalidArgument``.
+    """
+
+    def __init__(
+        self,
+        my_id: str | None = None,
+        actor: Any = NAME,
+        namespace: str = NAMESPACE,
+        settings: Settings | None = None,
+    ) -> None:
+        if isinstance(actor, str):
+            arguments.check_text("actor", actor)
+        elif actor is not None and not hasattr(actor, "sync"):
+            arguments.refuse("actor", actor, "the coordinator's name, its handle or None")
+        if settings is not None and not isinstance(settings, Settings):
+            arguments.refuse("settings", settings, "a Settings or None")
+        self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
+        self._actor = actor
+        self._namespace = arguments.check_text("namespace", namespace)
+        self._settings = settings or Settings()
+        self._lock = threading.RLock()
+        self._replied = threading.Condition(self._lock)
+        self._ownership: Ownership | None = None
+        self._link: Link | None = None
+        self._active = False
+        self._notifier = Notifier(self.my_id, self._adopted, self._lease_end)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect and begin to send heartbeats. A coordinator that cannot be reached is logged, and sought on."""
+        if self._actor is None:
+            return
+        with self._lock:
+            if self._active:
+                return
+            self._active = True
+            session = uuid.uuid4().hex
+            self._ownership = Ownership(self.my_id, session, self._settings)
+            link = Link(self._ownership, self._lock, self._actor, self._namespace, _self_watch(), self._on_reply)
+            self._link = link
+        run_in_background(link.run())
+        self._wait(lambda: link.connected or link.failure is not None)
+
+    def stop(self) -> None:
+        """Hand all keys over, leave all groups, and send no more heartbeats."""
+        ownership, link = self._ownership, self._link
+        if ownership is None or link is None or not self._active:
+            return
+        with self._lock:
+            groups = list(ownership.groups)
+            for group in groups:
+                ownership.leave(group)
+        if link.connected:
+            self._send_now()
+            self._wait(lambda: all(self._is_out(group) for group in groups))
+        with self._lock:
+            self._active = False
+            ownership.end()
+        background_loop().call_soon_threadsafe(link.stop)
+        self._notifier.close()
+
+    def is_active(self) -> bool:
+        """Whether it has been started, with a coordinator, and not stopped."""
+        return self._active
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat now. They go out by themselves; this is for loops in the seed's style."""
+        if self._active:
+            self._send_now()
+
+    def __enter__(self) -> PartitionCoordinator:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> PartitionCoordinator:
+        await self.astart()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.astop()
+
+    async def astart(self) -> None:
+        """`start`, for asyncio."""
+        await asyncio.to_thread(self.start)
+
+    async def astop(self) -> None:
+        """`stop`, for asyncio."""
+        await asyncio.to_thread(self.stop)
+
+    # -- groups -------------------------------------------------------------------------------------------------
+
+    def join_group(
+        self,
+        group_id: str | None,
+        weight: int = 1,
+        metadata: dict[str, Any] | None = None,
+        exclusive: bool | None = None,
+    ) -> None:
+        """Become a member; joining makes the group, and joining again is fine (it sets the weight).
+
+        Waits for the first view. When that does not come in time the coordinator is away or recovers: logged, and
+        the group is joined as soon as it can be. An empty or None group does nothing.
+
+        Raises ``InvalidArgument``, ``NotStarted``, ``GroupModeConflict``, ``GroupFull``, and ``SessionSuperseded`` when
+        another process has taken this id.
+        """
+        if group_id is None or group_id == "" or self._actor is None:
+            return
+        arguments.check_text("group_id", group_id)
+        arguments.check_weight(weight)
+        arguments.check_metadata(metadata)
+        arguments.check_mode(exclusive)
+        ownership, link = self._started()
+        if not self._active:
+            return
+        with self._lock:
+            held = ownership.groups.get(group_id)
+            if held is not None and held.state == "superseded":
+                raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
+            ownership.join(group_id, weight, metadata, exclusive)
+            link.failure = None
+        self._send_now()
+        self._wait(lambda: self._state(group_id) != "joining" or isinstance(link.failure, GroupFull))
+        self._check_joined(group_id, exclusive, link)
+
+    async def ajoin_group(
+        self,
+        group_id: str | None,
+        weight: int = 1,
+        metadata: dict[str, Any] | None = None,
+        exclusive: bool | None = None,
+    ) -> None:
+        """`join_group`, for asyncio."""
+        await asyncio.to_thread(self.join_group, group_id, weight, metadata, exclusive)
+
+    def leave_group(self, group_id: str | None) -> None:
+        """Hand this member's keys over, and leave; returns when it is out, or logs that this takes longer."""
+        if group_id is None or group_id == "" or self._ownership is None:
+            return
+        arguments.check_text("group_id", group_id)
+        with self._lock:
+            self._ownership.leave(group_id)
+        self._send_now()
+        if self._wait(lambda: self._is_out(group_id)):
+            log.info("left partitioning group %s", group_id)
+        else:
+            log.warning("member %r has not left group %r yet", self.my_id, group_id)
+
+    async def aleave_group(self, group_id: str | None) -> None:
+        """`leave_group`, for asyncio."""
+        await asyncio.to_thread(self.leave_group, group_id)
+
+    def watch_group(self, group_id: str | None, callback: Callable[[GroupEvent], Any]) -> None:
+        """Call `callback` with a ``GroupEvent`` as soon as a change of a group that this member joins is known.
+
+        Callbacks run one at a time in a thread of their own; one that raises is logged, one that returns an awaitable
+        runs on the event loop on which it was registered. In an exclusive group, keys that this member has lost start
+        elsewhere when the callbacks have returned. Raises ``InvalidArgument``.
+        """
+        if group_id is None or group_id == "" or self._actor is None:
+            return
+        arguments.check_text("group_id", group_id)
+        if not callable(callback):
+            arguments.refuse("callback", callback, "a function of one argument")
+        with self._lock:
+            self._notifier.watch(group_id, callback)
+
+    def run_watchers(self) -> None:
+        """Run the callbacks that are pending here and now, for loops in the seed's style."""
+        self._notifier.run_pending()
+
+    # -- keys ---------------------------------------------------------------------------------------------------
+
+    def extract_my_subset(self, group_id: str | None, iterable: Iterable[Any]) -> Iterable[Any]:
+        """Those of `iterable` that this member may work on now, as a list in their order.
+
+        Joins the group when that has not been done. ``[]`` when the lease has ended, because the coordinator has been
+        away for too long. With an empty or None group `iterable` is returned as it is. Raises ``InvalidArgument``,
+        ``NotStarted`` and what `join_group` raises.
+        """
+        if group_id is None or group_id == "":
+            return iterable
+        arguments.check_text("group_id", group_id)
+        keys = arguments.check_items(iterable)
+        if self._actor is None:
+            return keys
+        ownership, _ = self._started()
+        if self._state(group_id) in (None, "out"):
+            self.join_group(group_id)
+        view, settings = self._acting(ownership, group_id)
+        if view is None:
+            return []
+        return ring_for(view.members, settings).subset(self.my_id, keys, withheld(view, settings))
+
+    async def aextract_my_subset(self, group_id: str | None, iterable: Iterable[Any]) -> Iterable[Any]:
+        """`extract_my_subset`, for asyncio."""
+        return await asyncio.to_thread(self.extract_my_subset, group_id, iterable)
+
+    def partition(self, group_id: str, items: Iterable[Any]) -> Partition:
+        """`items` bound to a group: cheap to ask again after a change, and tells what is gained and lost.
+
+        Raises ``InvalidArgument`` and ``NotStarted``.
+        """
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return Partition(group_id, KeyIndex(items), list, lambda: None)
+        ownership, _ = self._started()
+        index: KeyIndex[Any] = KeyIndex(items, ownership.settings.hash_function)
+
+        def subset(index: KeyIndex[Any]) -> list[Any]:
+            view, settings = self._acting(ownership, group_id)
+            if view is None:
+                return []
+            return index.subset(ring_for(view.members, settings), self.my_id, withheld(view, settings))
+
+        made = Partition(group_id, index, subset, lambda: self._notifier.refresh(group_id))
+        with self._lock:
+            self._notifier.add(made)
+        return made
+
+    def owns(self, group_id: str, key: object) -> bool:
+        """Whether this member may work on `key` now. Never waits. Raises ``InvalidArgument`` and ``NotStarted``."""
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return True
+        ownership, _ = self._started()
+        with self._lock:
+            return ownership.may_act(clock.now(), group_id, key)
+
+    def owner(self, group_id: str, key: object) -> str | None:
+        """The id of the member whose `key` is by the view held; None when none is. Never waits.
+
+        Raises ``InvalidArgument`` and ``NotStarted``.
+        """
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return self.my_id
+        ownership, _ = self._started()
+        view = ownership.view(group_id)
+        return None if view is None else ring_for(view.members, ownership.settings).owner(key)
+
+    def members(self, group_id: str) -> list[str]:
+        """The ids of a group's members by the view held, sorted; [] when none is. Never waits.
+
+        Raises ``InvalidArgument`` and ``NotStarted``.
+        """
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return [self.my_id]
+        view = self._started()[0].view(group_id)
+        return [] if view is None else sorted(view.members)
+
+    def epoch(self, group_id: str) -> Epoch | None:
+        """``(incarnation, counter)`` of the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return None
+        view = self._started()[0].view(group_id)
+        return None if view is None else view.epoch
+
+    def fencing_token(self, group_id: str) -> int:
+        """One int that grows with every epoch, for storage that refuses an older writer.
+
+        0, which such storage always refuses, while this member may not act. Raises ``InvalidArgument`` and
+        ``NotStarted``.
+        """
+        arguments.check_text("group_id", group_id)
+        if self._actor is None:
+            return 0
+        ownership, _ = self._started()
+        with self._lock:
+            return ownership.token(clock.now(), group_id)
+
+    # -- insides ------------------------------------------------------------------------------------------------
+
+    def _started(self) -> tuple[Ownership, Link]:
+        if self._ownership is None or self._link is None:
+            raise NotStarted(f"member {self.my_id!r}: call start() first, or use `with PartitionCoordinator(...)`")
+        return self._ownership, self._link
+
+    def _acting(self, ownership: Ownership, group: str) -> tuple[View | None, Settings]:
+        with self._lock:
+            return ownership.acting(clock.now(), group), ownership.settings
+
+    def _state(self, group: str) -> str | None:
+        held = self._ownership.groups.get(group) if self._ownership else None
+        return None if held is None else held.state
+
+    def _is_out(self, group: str) -> bool:
+        return self._state(group) in (None, "out", "superseded", "conflict")
+
+    def _check_joined(self, group: str, exclusive: bool | None, link: Link) -> None:
+        state, ownership = self._state(group), self._started()[0]
+        if state == "conflict":
+            check_same_mode(group, bool(ownership.groups[group].exclusive), exclusive)
+        if state == "superseded":
+            raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group!r}")
+        if isinstance(link.failure, GroupFull) and state == "joining":
+            with self._lock:
+                ownership.groups.pop(group, None)
+            raise link.failure
+        if state == "member":
+            log.info("joined partitioning group %s", group)
+        else:
+            log.warning("member %r has not been admitted to group %r yet, and goes on asking", self.my_id, group)
+
+    def _wait(self, done: Callable[[], bool]) -> bool:
+        """Wait until `done`, at most `call_timeout`; whether it came to be."""
+        until = time.monotonic() + self._settings.call_timeout
+        with self._replied:
+            while not done():
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                self._replied.wait(left)
+        return True
+
+    def _send_now(self) -> None:
+        if self._link is not None:
+            background_loop().call_soon_threadsafe(self._link.send_now)
+
+    def _on_reply(self, changes: list[Change]) -> None:
+        for change in changes:
+            self._log(change)
+        self._notifier.take(changes)
+        with self._replied:
+            self._replied.notify_all()
+
+    def _adopted(self, group: str, epoch: Epoch) -> None:
+        ownership, _ = self._started()
+        with self._lock:
+            awaited = ownership.adopted(group, epoch)
+        if awaited:
+            self._send_now()
+
+    def _lease_end(self, group: str) -> float | None:
+        ownership, _ = self._started()
+        with self._lock:
+            view = ownership.view(group)
+            return None if view is None else ownership.acts_until(view)
+
+    def _log(self, change: Change) -> None:
+        if change.rejoined:
+            log.warning(
+                "member %r had expired in group %r (its process was stopped, or the coordinator out of reach, for "
+                "longer than its lease) and has rejoined",
+                self.my_id,
+                change.group,
+            )
+        elif change.state == "superseded":
+            log.error("another process has taken the id %r in group %r; this one is out", self.my_id, change.group)
+        elif change.state == "out":
+            log.info("member %r is out of group %r", self.my_id, change.group)
+
+
+def _self_watch() -> list[Any] | None:
+    """``[actor handle, node id]`` when this process runs an actor."""
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return None if context.get_actor_id() is None else [own_handle(), context.get_node_id()]

@@ -1,0 +1,190 @@
+"""A member's line to the coordinator: finds it, exchanges heartbeats, and finds it again when it is gone.
+
+One asyncio task on the process's background loop. It moves requests and replies between the actor and ``ownership``,
+and leaves everything that follows from a reply to `on_reply`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from partition_actor import clock
+from partition_actor.deployment import find
+from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, PartitionError, VersionMismatch
+from partition_actor.ownership import Change, Ownership
+from partition_actor.protocol import PROTOCOL
+from partition_actor.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOKUP_WITHIN = 10.0
+"""Seconds after which a look-up by name is given up, to be tried again."""
+FIRST_PAUSE = 0.05
+"""Seconds that the first pause before another try lasts at the most; it doubles from try to try."""
+COMPLAIN_EVERY = 60.0
+"""Seconds between two log lines of one member about a coordinator that is away."""
+
+
+class Link:
+    """The heartbeats of one session. `lock` guards `ownership`, which users' threads read.
+
+    `watch` is ``[actor handle, node id]`` of a member that is an actor. `on_reply` is called on the loop with the
+    changes of each reply; `failure` holds the refusal that the last request met, if it met one.
+    """
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        lock: threading.RLock,
+        actor: Any,
+        namespace: str,
+        watch: list[Any] | None,
+        on_reply: Callable[[list[Change]], None],
+    ) -> None:
+        self.failure: PartitionError | None = None
+        self.connected = False
+        self._ownership = ownership
+        self._lock = lock
+        self._actor = actor
+        self._namespace = namespace
+        self._watch = watch
+        self._on_reply = on_reply
+        self._handle: Any = None
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._failures = 0
+        self._timeouts = 0
+        self._interval = ownership.settings.hold
+        self._complained = float("-inf")
+        self._watched_by = 0
+
+    def send_now(self) -> None:
+        """Let a request go out at once, overtaking one that is held. Call it on the loop."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send no more. Call it on the loop."""
+        self._stopped = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Exchange heartbeats until stopped."""
+        while not self._stopped:
+            pause = False
+            try:
+                if self._handle is None:
+                    self._handle = await self._connect()
+                pause = not await self._exchange()
+                self._failures = 0
+            except Exception as error:
+                self._note(error)
+                pause = True
+            if pause and not self._stopped:
+                await self._pause()
+
+    async def _exchange(self) -> bool:
+        """One request and its reply. False: wait a little before the next."""
+        self._wake.clear()
+        with self._lock:
+            request = self._ownership.request(clock.now())
+            joining = any(report["have"] is None for report in request["groups"].values())
+            watch = self._watch if joining or self._watched_by != self._ownership.incarnation else None
+        reference = self._handle.sync.remote(request, watch)
+        reply = await self._reply_or_wake(reference)
+        if reply is None:
+            return True
+        with self._lock:
+            changes = self._ownership.receive(reply)
+            if watch is not None and changes is not None and self._ownership.incarnation == request["incarnation"]:
+                self._watched_by = self._ownership.incarnation
+        if changes is None:
+            self._handle = None  # a coordinator of the past: look for its successor
+            return False
+        self.connected, self.failure = True, None
+        self._interval = reply["next"]
+        self._on_reply(changes)
+        return True
+
+    async def _reply_or_wake(self, reference: ray.ObjectRef[Any]) -> dict[str, Any] | None:
+        """The reply; None when a newer request is wanted first or the coordinator has seen one."""
+        answer = asyncio.wrap_future(reference.future())
+        woken = asyncio.ensure_future(self._wake.wait())
+        settings = self._ownership.settings
+        patience = self._interval * settings.ttl / settings.hold / 2
+        try:
+            await asyncio.wait({answer, woken}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+        if answer.done():
+            self._timeouts = 0
+            reply: dict[str, Any] | None = answer.result()
+            return reply
+        answer.add_done_callback(_ignore)
+        if self._wake.is_set():
+            return None
+        self._timeouts += 1
+        if self._timeouts >= 2 and not self._by_handle:
+            self._handle, self._timeouts = None, 0
+        raise CoordinatorUnavailable(f"the coordinator did not answer within {patience:.1f} s")
+
+    @property
+    def _by_handle(self) -> bool:
+        return not isinstance(self._actor, str)
+
+    async def _connect(self) -> Any:
+        if not ray.is_initialized():
+            raise CoordinatorUnavailable("this process is not connected to Ray: call ray.init() first")
+        handle = self._actor
+        if not self._by_handle:
+            loop = asyncio.get_running_loop()
+            handle = await loop.run_in_executor(None, find, self._actor, self._namespace, LOOKUP_WITHIN)
+        hello = await asyncio.wait_for(asyncio.wrap_future(handle.hello.remote().future()), LOOKUP_WITHIN)
+        if hello["protocol"] != PROTOCOL:
+            raise VersionMismatch(
+                f"the coordinator runs version {hello['version']} with protocol {hello['protocol']}, and this member "
+                f"has protocol {PROTOCOL}: install one version everywhere, then shutdown() and deploy() it again"
+            )
+        with self._lock:
+            self._ownership.meet(Settings.from_dict(hello["settings"]))
+        if self._complained > float("-inf"):
+            log.info("member %r has the coordinator back", self._ownership.member_id)
+            self._complained = float("-inf")
+        return handle
+
+    def _note(self, error: Exception) -> None:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, PartitionError):
+            self.failure = cause
+        lost = isinstance(error, (ActorDiedError, CoordinatorNotFound, VersionMismatch))
+        if lost or not isinstance(error, (RayError, PartitionError, asyncio.TimeoutError)):
+            self._handle = None
+        self.connected = False
+        self._failures += 1
+        self._on_reply([])
+        moment = time.monotonic()
+        if moment - self._complained >= COMPLAIN_EVERY:
+            self._complained = moment
+            log.warning(
+                "member %r cannot reach the coordinator, goes on trying and keeps its subsets until its lease ends: %s",
+                self._ownership.member_id,
+                str(cause).partition("\n")[0] or repr(cause),
+            )
+
+    async def _pause(self) -> None:
+        """Exponential backoff with full jitter, up to one heartbeat's interval."""
+        ceiling = min(self._interval, FIRST_PAUSE * 2 ** min(self._failures, 16))
+        await asyncio.sleep(random.uniform(FIRST_PAUSE / 2, max(FIRST_PAUSE, ceiling)))
+
+
+def _ignore(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled():
+        answer.exception()
