@@ -63,7 +63,7 @@ class PartitionActor:
             self._failure, self._settings = error, Settings()
         self._membership: Membership | None = None
         self._waiters: dict[SessionKey, asyncio.Future[None]] = {}
-        self._changed: asyncio.Future[None] | None = None
+        self._unsettled: dict[str, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._watch: DeathWatch | None = None
@@ -254,7 +254,6 @@ class PartitionActor:
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             self._membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
-            self._changed = asyncio.get_running_loop().create_future()
             self._watch = DeathWatch(own_handle().never.remote(), self._on_death)
             self._spawn(self._keep_proving())
             self._settle()
@@ -277,14 +276,12 @@ class PartitionActor:
         """After every step of the state machine: answer those who waited for it, and set the alarm for the next."""
         membership = self._start()
         membership.tick(clock.now())
-        news = membership.take_news()
-        for key in news:
+        for key in membership.take_news():
             waiter = self._waiters.get(key)
             if waiter is not None and membership.has_news(key):
                 _wake(waiter)
-        if news and self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = asyncio.get_running_loop().create_future()
+        for group in [name for name in self._unsettled if membership.settled(name)]:
+            _wake(self._unsettled.pop(group))
         due = membership.deadline()
         if due < self._timer_at:
             self._arm(due)
@@ -312,8 +309,11 @@ class PartitionActor:
         """Wait until what was asked for in `group` is published; returns its epoch."""
         membership = self._start()
         self._settle()
-        while not membership.settled(group) and self._changed is not None:
-            await asyncio.shield(self._changed)
+        while not membership.settled(group):
+            waiter = self._unsettled.get(group)
+            if waiter is None:
+                waiter = self._unsettled[group] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(waiter)
         found = membership.groups.get(group)
         return found.epoch if found else None
 

@@ -210,9 +210,11 @@ class Membership:
         Raises ``GroupModeConflict`` and ``GroupFull``.
         """
         self.tick(now)
+        found = self.groups.get(group)
+        if found is not None:
+            check_same_mode(group, found.exclusive, exclusive)
         session = self.sessions.get(key) or self._admit(key, now)
-        found = self.groups.get(group) or self._open(group, bool(exclusive), now)
-        check_same_mode(group, found.exclusive, exclusive)
+        found = found or self._open(group, bool(exclusive), now)
         session.groups.add(group)
         session.drained.pop(group, None)
         seat = found.seats.get(key) or found.joiners.get(key)
