@@ -29,6 +29,10 @@ check: $(STAMP) ## lint, format and strict types
 bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
 	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
+chaos: $(STAMP) ## ten minutes of real kills and stops on a real cluster, judged by a ledger; SECONDS=… for another time
+	$(BIN)/python tests/chaos/ledger.py --seconds $(or $(SECONDS),600)
+	$(BIN)/python tests/chaos/cut_off.py
+
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,104 @@
+"""Rule 8 on a real cluster: the coordinator's node is cut off from the GCS while its process runs on.
+
+The raylet of the coordinator's node is stopped with SIGSTOP. The GCS counts the node dead and starts a second
+coordinator on another node; the first one goes on running, and grants no more leases than the GCS vouches for.
+The ledger shows whether a key ever had two owners.
+
+    python tests/chaos/cut_off.py
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+from ledger import GROUP, SETTINGS, SETTLE_WITHIN, Chaos, judge, read_ledger
+from ray.cluster_utils import Cluster
+
+import partition_actor
+from partition_actor import Settings, clock
+
+HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_timeout_ms": 300,
+    "health_check_failure_threshold": 3,
+}
+UNPINNED = Settings(**{**SETTINGS.to_dict(), "pin_to_head": False})
+
+
+def deploy_on(node: str, name: str) -> None:
+    """Deploy until the coordinator happens to be on `node`: Ray places an actor without resources at random."""
+    for _ in range(40):
+        handle = partition_actor.deploy(name, settings=UNPINNED)
+        if ray.get(handle.status.remote())["node"] == node:
+            return
+        partition_actor.shutdown(name)
+    raise SystemExit("Ray never placed the coordinator on the second node")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this pid is there, stopped or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def successor_of(pid: int, name: str) -> int:
+    """Wait for another coordinator under the name; returns its pid."""
+    until = time.monotonic() + SETTLE_WITHIN
+    while time.monotonic() < until:
+        try:
+            status = ray.get(partition_actor.connect(name, timeout=2.0).status.remote(), timeout=2.0)
+        except Exception:
+            time.sleep(0.05)
+            continue
+        if status["pid"] != pid:
+            return int(status["pid"])
+    raise SystemExit("Ray started no second coordinator")
+
+
+def main() -> int:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 16, "include_dashboard": False, "_system_config": HEALTH},
+    )
+    second = cluster.add_node(num_cpus=0)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+    raylet = second.all_processes["raylet"][0].process.pid
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            name = f"chaos-{os.getpid()}"
+            deploy_on(second.node_id, name)
+            chaos = Chaos(Path(folder), seed=1, workers=4)
+            chaos.settle(clock.now())
+            first = ray.get(chaos.handle.status.remote())["pid"]
+            os.kill(raylet, signal.SIGSTOP)
+            new = successor_of(first, name)
+            both = is_running(first)
+            print(f"coordinator {new} has started, and {first} {'still runs' if both else 'is gone'}", flush=True)
+            chaos.add("newcomer")
+            chaos.settle(clock.now())
+            members = ray.get(partition_actor.connect(name).get_members.remote(GROUP), timeout=SETTLE_WITHIN)
+            findings = judge(read_ledger(Path(folder)))
+    finally:
+        os.kill(raylet, signal.SIGCONT)
+        ray.shutdown()
+        cluster.shutdown()
+    print(f"members: {members}")
+    print(f"units of work: {findings.units}, overlaps: {len(findings.overlaps)}, reversals: {len(findings.reversals)}")
+    return 0 if both and "newcomer" in members and not findings.overlaps and not findings.reversals else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

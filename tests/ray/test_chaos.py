@@ -1,0 +1,25 @@
+"""The programs of tests/chaos, each for a short while: real clusters, real signals, judged by what was written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).parents[1] / "chaos"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "command",
+    [["ledger.py", "--seconds", "25", "--seed", "7"], ["cut_off.py"]],
+    ids=["workers and the coordinator under attack", "the coordinator cut off from the GCS"],
+)
+def test_no_key_ever_has_two_owners_and_no_token_goes_back(command: list[str]) -> None:
+    program = subprocess.run(
+        [sys.executable, *command], cwd=CHAOS, capture_output=True, text=True, check=False, timeout=380
+    )
+    assert program.returncode == 0, program.stdout[-4000:] + program.stderr[-4000:]
+    assert "overlaps: 0, reversals: 0" in program.stdout
