@@ -24,6 +24,7 @@ Hashes = npt.NDArray[Any]
 # numpy keeps the interpreter's lock while it draws from an iterator: in one go, ten million keys would keep a
 # heartbeat thread out for seconds, and a member would lose its lease by counting its own keys.
 _CHUNK = 1 << 14
+_LISTED = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,17 @@ class HashFunction:
     dtype: np.dtype[Any]
 
 
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # A lone surrogate (an undecodable file name, say) is no valid UTF-8, yet it is a key like any other.
-        return text.encode("utf-8", "surrogatepass")
-
-
 def _xxh3(text: str) -> int:
-    number: int = xxh3_64_intdigest(_encode(text))
+    try:
+        number: int = xxh3_64_intdigest(text.encode())
+    except UnicodeEncodeError:
+        number = xxh3_64_intdigest(_encode_all(text))
     return number
+
+
+def _encode_all(text: str) -> bytes:
+    # A lone surrogate (an undecodable file name, say) is no valid UTF-8, yet it is a key like any other.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _xxh3_all(texts: Iterable[str]) -> Hashes:
@@ -57,7 +58,7 @@ def _xxh3_all(texts: Iterable[str]) -> Hashes:
 
 
 def _md5(text: str) -> int:
-    return int.from_bytes(md5(_encode(text), usedforsecurity=False).digest(), "big")
+    return int.from_bytes(md5(_encode_all(text), usedforsecurity=False).digest(), "big")
 
 
 def _md5_all(texts: Iterable[str]) -> Hashes:
@@ -86,11 +87,17 @@ def numbers_to_hashes(numbers: Sequence[int], function: HashFunction) -> Hashes:
 
 
 def hashes_to_numbers(hashes: Hashes) -> Sequence[int]:
-    """``hashes`` as a sequence of ``int`` to bisect: for xxh3 a view of the array's own memory, no copy."""
+    """``hashes`` as a sequence of ``int`` to bisect."""
     if hashes.dtype.kind == "u":
-        return hashes.data
+        return quick_to_index(hashes)
     raw = hashes.tobytes()
     return [int.from_bytes(raw[at : at + 16], "big") for at in range(0, len(raw), 16)]
+
+
+def quick_to_index(array: npt.NDArray[Any]) -> Sequence[int]:
+    """``array``, of integers, as a sequence of ``int``: Python indexes an array itself slowly."""
+    # A list is the quickest, but a large one takes milliseconds to make, and 40 bytes a number.
+    return array.tolist() if len(array) <= _LISTED else array.data
 
 
 def leading_64_bits(hashes: Hashes) -> npt.NDArray[np.uint64]:
@@ -162,7 +169,9 @@ class Arcs(NamedTuple):
         """What of this set is in none of ``others``."""
         if not others:
             return self
-        bounds = np.unique(np.concatenate([arcs.toggles for arcs in (self, *others)]))
+        theirs = np.concatenate([arcs.toggles for arcs in others])
+        # What others do outside of this set does not matter, and that is nearly all of it.
+        bounds = np.unique(np.concatenate([self.toggles, theirs[self.contains(theirs)]]))
         inside, from_zero = self.contains(bounds), self.from_zero
         for other in others:
             inside &= ~other.contains(bounds)

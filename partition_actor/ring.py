@@ -35,6 +35,7 @@ from partition_actor.hash_space import (
     iterate_keys,
     leading_64_bits,
     numbers_to_hashes,
+    quick_to_index,
 )
 from partition_actor.key_index import KeyIndex
 
@@ -79,7 +80,8 @@ class Ring:
     # comes first and the losers' arcs are empty, so that a loser has its point at hand when the winner goes.
     _points: Hashes
     _owners: npt.NDArray[np.int32]
-    _numbers: Sequence[int] | None
+    # What `owner` looks into: the points as numbers, and the owner at each, with the first again after the last.
+    _lookup: tuple[Sequence[int], Sequence[int]] | None
     _hash: int | None
 
     def __init__(self, members: Members, vnodes: int = 160, hash_function: HashName = "xxh3") -> None:
@@ -101,10 +103,10 @@ class Ring:
         self._members = MappingProxyType(members)
         self._ids = tuple(members)
         self._index = {member: index for index, member in enumerate(self._ids)}
-        self._vnodes, self._function = vnodes, function
+        self._vnodes, self._function, self._of_text = vnodes, function, function.of_text
         points.flags.writeable = owners.flags.writeable = False
         self._points, self._owners = points, owners
-        self._numbers = self._hash = None
+        self._lookup = self._hash = None
 
     @property
     def members(self) -> Mapping[str, int]:
@@ -125,7 +127,8 @@ class Ring:
         """The id of the member that owns ``key``; ``None`` when the ring is empty."""
         if not self._ids:
             return None
-        return self._ids[int(self._owners[self._position(key) % len(self._owners)])]
+        _, winners = self._lookup or self._make_lookup()
+        return self._ids[winners[self._position(key)]]
 
     def owners(self, key: object, n: int) -> list[str]:
         """The first ``n`` distinct members met from ``key`` on, the owner first: where replicas go.
@@ -176,17 +179,22 @@ class Ring:
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
         """The part of the hash space that is ``member``'s here, without what is withheld (as in ``subset``).
 
+        What was asked for last is kept, so that a hand-off is worked out once, however often keys are asked for.
         ``InvalidArgument`` when a withheld ring has another hash function.
         """
-        others = []
-        for ring, holder in withheld:
-            _same_space(self, ring)
-            others.append(ring.arcs(holder))
-        if member not in self._index:
+        return _arcs(self, member, tuple(withheld))
+
+    def _arcs_of(self, members: Iterable[str]) -> Arcs:
+        chosen = [self._index[member] for member in members if member in self._index]
+        if not chosen:
             return Arcs(np.empty(0, self._function.dtype), False)
-        own = self._owners == self._index[member]
-        toggles = self._points[own != np.roll(own, -1)]
-        return Arcs(toggles, bool(own[0])).minus(others)
+        theirs = self._owners == chosen[0]
+        for index in chosen[1:]:
+            theirs |= self._owners == index
+        stops = np.empty(len(theirs), np.bool_)
+        np.not_equal(theirs[:-1], theirs[1:], out=stops[:-1])
+        stops[-1] = theirs[-1] != theirs[0]
+        return Arcs(self._points[stops], bool(theirs[0]))
 
     def share(self) -> dict[str, float]:
         """The fraction of the hash space that each member owns, by id; together 1, up to rounding."""
@@ -243,9 +251,13 @@ class Ring:
         return _merged(points, owners, made, makers)
 
     def _position(self, key: object) -> int:
-        if self._numbers is None:
-            self._numbers = hashes_to_numbers(self._points)
-        return bisect_right(self._numbers, self._function.of_text(key if type(key) is str else str(key)))
+        numbers, _ = self._lookup or self._make_lookup()
+        return bisect_right(numbers, self._of_text(key if type(key) is str else str(key)))
+
+    def _make_lookup(self) -> tuple[Sequence[int], Sequence[int]]:
+        winners = np.append(self._owners, self._owners[:1])
+        self._lookup = hashes_to_numbers(self._points), quick_to_index(winners)
+        return self._lookup
 
     def _owners_at(self, hashes: Hashes) -> npt.NDArray[np.int32]:
         if not self._ids:
@@ -319,6 +331,15 @@ def _merged(
 def _same_space(ring: Ring, other: Ring) -> None:
     if ring.hash_function != other.hash_function:
         refuse("ring", other, f"a ring whose hash_function is {ring.hash_function!r}")
+
+
+@lru_cache(maxsize=_RINGS_KEPT)
+def _arcs(ring: Ring, member: str, withheld: tuple[tuple[Ring, str], ...]) -> Arcs:
+    held: dict[Ring, list[str]] = {}
+    for other, holder in withheld:
+        _same_space(ring, other)
+        held.setdefault(other, []).append(holder)
+    return ring._arcs_of([member]).minus([other._arcs_of(holders) for other, holders in held.items()])
 
 
 @lru_cache(maxsize=_RINGS_KEPT)
