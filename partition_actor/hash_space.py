@@ -36,7 +36,7 @@ class HashFunction:
 
     name: str
     of_text: Callable[[str], int]
-    of_texts: Callable[[Iterable[str]], Hashes]
+    of_texts: Callable[[Sequence[str]], Hashes]
     dtype: np.dtype[Any]
 
 
@@ -53,15 +53,15 @@ def _encode_all(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _xxh3_all(texts: Iterable[str]) -> Hashes:
-    return np.fromiter(map(xxh3_64_intdigest, map(str.encode, texts)), np.uint64)
+def _xxh3_all(texts: Sequence[str]) -> Hashes:
+    return np.fromiter(map(xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts))
 
 
 def _md5(text: str) -> int:
     return int.from_bytes(md5(_encode_all(text), usedforsecurity=False).digest(), "big")
 
 
-def _md5_all(texts: Iterable[str]) -> Hashes:
+def _md5_all(texts: Sequence[str]) -> Hashes:
     digests = [md5(text.encode(), usedforsecurity=False).digest() for text in texts]
     return np.frombuffer(b"".join(digests), "S16")
 

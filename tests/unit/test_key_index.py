@@ -27,6 +27,7 @@ few_keys = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(members_of_rings, members_of_rings, few_keys, st.sampled_from(HASHES))
 def test_it_answers_as_the_rings_do(old_members, new_members, keys, hash_function):
     old, new = Ring(old_members, 4, hash_function), Ring(new_members, 4, hash_function)
