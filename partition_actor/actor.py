@@ -23,6 +23,7 @@ import partition_actor
 from partition_actor import arguments, clock
 from partition_actor.deathwatch import DeathWatch, alive_nodes, own_handle
 from partition_actor.errors import PartitionError, VersionMismatch
+from partition_actor.group import Group
 from partition_actor.membership import Membership
 from partition_actor.ownership import View, subset_of
 from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, fencing_token, incarnation_at
@@ -143,6 +144,7 @@ class PartitionActor:
         """
         membership, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
+        await self._find(group)
         membership.leave(clock.now(), group, key)
         await self._until_settled(group)
 
@@ -153,6 +155,8 @@ class PartitionActor:
         later one of the same session has overtaken.
         """
         membership = self._start()
+        arguments.check_request(request)
+        arguments.check_watch(watch)
         if request.get("protocol") != PROTOCOL:
             raise VersionMismatch(_mismatch(request.get("protocol"), "this member"))
         key: SessionKey = (request["member"], request["session"])
@@ -176,8 +180,7 @@ class PartitionActor:
 
     async def get_members(self, group: str) -> list[str]:
         """The ids of a group's members, sorted. Raises ``InvalidArgument`` and ``GroupNotFound``."""
-        found = self._start().find(arguments.check_text("group", group))
-        await self._until_settled(group)
+        found = await self._find(arguments.check_text("group", group))
         return sorted(found.members)
 
     async def get_groups(self) -> list[str]:
@@ -189,8 +192,7 @@ class PartitionActor:
 
         In an exclusive group a hand-off may still be under way. Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
-        found = self._start().find(arguments.check_text("group", group))
-        await self._until_settled(group)
+        found = await self._find(arguments.check_text("group", group))
         return found.ring().owner(key)
 
     async def status(self) -> dict[str, Any]:
@@ -223,9 +225,10 @@ class PartitionActor:
         In an exclusive group its keys wait until its lease has ended: an operator's word proves nothing.
         Raises ``InvalidArgument``, ``GroupNotFound`` and ``MemberNotFound``.
         """
-        membership = self._start()
         arguments.check_text("group", group)
-        membership.forget(clock.now(), group, arguments.check_text("member_id", member_id))
+        arguments.check_text("member_id", member_id)
+        await self._find(group)
+        self._start().forget(clock.now(), group, member_id)
         return await self._until_settled(group)
 
     async def drain(self, group: str, member_id: str) -> Epoch | None:
@@ -233,9 +236,10 @@ class PartitionActor:
 
         Raises ``InvalidArgument``, ``GroupNotFound`` and ``MemberNotFound``.
         """
-        membership = self._start()
         arguments.check_text("group", group)
-        membership.drain(clock.now(), group, arguments.check_text("member_id", member_id))
+        arguments.check_text("member_id", member_id)
+        await self._find(group)
+        self._start().drain(clock.now(), group, member_id)
         return await self._until_settled(group)
 
     # -- insides ------------------------------------------------------------------------------------------------
@@ -277,6 +281,8 @@ class PartitionActor:
         membership = self._start()
         membership.tick(clock.now())
         for key in membership.take_news():
+            if self._watch is not None and key not in membership.sessions:
+                self._watch.forget(key)
             waiter = self._waiters.get(key)
             if waiter is not None and membership.has_news(key):
                 _wake(waiter)
@@ -304,6 +310,15 @@ class PartitionActor:
         due.cancel()
         if self._waiters.get(key) is waiter:
             del self._waiters[key]
+
+    async def _find(self, group: str) -> Group:
+        """The group, settled; a coordinator that has just restarted may have yet to hear of it. ``GroupNotFound``."""
+        membership = self._start()
+        while membership.restarted and group not in membership.groups and membership.recovering(clock.now()):
+            await asyncio.sleep(self._settings.publish_window)
+        membership.find(group)
+        await self._until_settled(group)
+        return membership.find(group)
 
     async def _until_settled(self, group: str) -> Epoch | None:
         """Wait until what was asked for in `group` is published; returns its epoch."""

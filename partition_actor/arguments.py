@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from partition_actor.errors import InvalidArgument
@@ -11,6 +12,8 @@ from partition_actor.errors import InvalidArgument
 MAX_ID_BYTES = 1024
 # A member has `vnodes` points on the ring for each unit of weight.
 MAX_WEIGHT = 1000
+# A day; longer is a mistake, and far longer more than a thread's wait can take.
+MAX_SECONDS = 86_400
 
 
 def refuse(name: str, value: object, expected: str) -> NoReturn:
@@ -73,6 +76,40 @@ def check_items(value: object) -> list[Any]:
     return list(value)
 
 
+def check_seconds(name: str, value: object) -> float:
+    """An ``int`` or ``float`` above 0 and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        refuse(name, value, f"a number of seconds above 0, not {type(value).__name__}")
+    if not 0 < value <= MAX_SECONDS or math.isnan(value):
+        refuse(name, value, f"a number of seconds above 0, and at most {MAX_SECONDS}")
+    return value
+
+
+def check_callback(value: Any) -> Callable[[Any], Any]:
+    """Something to call, with one argument."""
+    if not callable(value):
+        refuse("callback", value, "a function of one argument")
+    return value  # type: ignore[no-any-return]
+
+
 def check_session(value: object) -> str:
     """None (all callers under one id are one) or a str unique to one process life."""
     return "" if value is None else check_text("session", value)
+
+
+def check_request(value: object) -> None:
+    """The outer shape of a heartbeat's request; see ``protocol``. What is in it comes from a library of one version."""
+    if not isinstance(value, dict):
+        refuse("request", value, f"a dict, not {type(value).__name__}")
+    if "protocol" not in value:
+        refuse("request", value, "a protocol in it")
+
+
+def check_watch(value: object) -> None:
+    """None, or an actor's handle and the id of its node."""
+    if value is None:
+        return
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not isinstance(value[1], str):
+        refuse("watch", value, "None or an actor's handle and the hex id of its node")
+    if not hasattr(value[0], "__ray_call__"):
+        refuse("watch", value[0], "an actor's handle")

@@ -57,7 +57,10 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 class CallbackQueue:
-    """Jobs in order, each run once: by the queue's own thread or, if sooner, by `run_pending` in the caller's."""
+    """Jobs in order, each run once: by the queue's own thread or, if sooner, by `run_pending` in the caller's.
+
+    The thread starts with the first job.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -79,16 +82,29 @@ class CallbackQueue:
             self._arrived.notify()
 
     def run_pending(self) -> None:
-        """Run what is pending here and now, after the job that is running."""
+        """Run what is pending here and now, after the job that is running.
+
+        In a thread whose event loop is running it does nothing: a job may need that loop, and would wait for its own
+        caller. The queue's thread runs the jobs then.
+        """
+        if not _on_running_loop():
+            self._run_all()
+
+    def _run_all(self) -> None:
         with self._running:
             while self._run_one():
                 pass
 
     def close(self) -> None:
-        """Run what is pending in the queue's thread and then end it."""
+        """Run what is pending in the queue's thread, then end it; take no more until `open`."""
         with self._arrived:
             self._closed = True
             self._arrived.notify()
+
+    def open(self) -> None:
+        """Take jobs again."""
+        with self._arrived:
+            self._closed = False
 
     def _run_one(self) -> bool:
         with self._arrived:
@@ -106,6 +122,15 @@ class CallbackQueue:
             with self._arrived:
                 while not self._jobs and not self._closed:
                     self._arrived.wait()
-                if self._closed and not self._jobs:
+                if not self._jobs:
+                    self._thread = None
                     return
-            self.run_pending()
+            self._run_all()
+
+
+def _on_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

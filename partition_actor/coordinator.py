@@ -13,15 +13,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import ray
-
 from partition_actor import arguments, clock
 from partition_actor.background import background_loop, run_in_background
 from partition_actor.callbacks import GroupEvent
-from partition_actor.deathwatch import own_handle
+from partition_actor.deathwatch import own_watch
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, NotStarted, SessionSuperseded
-from partition_actor.link import Link
+from partition_actor.link import Link, log_change
 from partition_actor.notifier import Notifier
 from partition_actor.ownership import Change, Ownership, View, withheld
 from partition_actor.partition import Partition
@@ -89,8 +87,9 @@ class PartitionCoordinator:
             self._active = True
             session = uuid.uuid4().hex
             self._ownership = Ownership(self.my_id, session, self._settings)
-            link = Link(self._ownership, self._lock, self._actor, self._namespace, _self_watch(), self._on_reply)
+            link = Link(self._ownership, self._lock, self._actor, self._namespace, own_watch(), self._on_reply)
             self._link = link
+            self._notifier.open()
         run_in_background(link.run())
         self._wait(lambda: link.connected or link.failure is not None)
 
@@ -216,14 +215,20 @@ class PartitionCoordinator:
         if group_id is None or group_id == "" or self._actor is None:
             return
         arguments.check_text("group_id", group_id)
-        if not callable(callback):
-            arguments.refuse("callback", callback, "a function of one argument")
+        arguments.check_callback(callback)
         with self._lock:
             self._notifier.watch(group_id, callback)
 
     def run_watchers(self) -> None:
-        """Run the callbacks that are pending here and now, for loops in the seed's style."""
+        """Run the callbacks that are pending here and now, for loops in the seed's style.
+
+        On an event loop it leaves them to their own thread, for they may need that loop: await `arun_watchers` there.
+        """
         self._notifier.run_pending()
+
+    async def arun_watchers(self) -> None:
+        """`run_watchers`, for asyncio: returns when the callbacks have."""
+        await asyncio.to_thread(self.run_watchers)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -258,18 +263,20 @@ class PartitionCoordinator:
         Raises ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
-        if self._actor is None:
-            return Partition(group_id, KeyIndex(items), list, lambda: None)
-        ownership, _ = self._started()
-        index: KeyIndex[Any] = KeyIndex(items, ownership.settings.hash_function)
+        alone = self._actor is None
+        index: KeyIndex[Any] = KeyIndex(items, "xxh3" if alone else self._started()[0].settings.hash_function)
 
         def subset(index: KeyIndex[Any]) -> list[Any]:
+            ownership, _ = self._started()
             view, settings = self._acting(ownership, group_id)
             if view is None:
                 return []
-            return index.subset(ring_for(view.members, settings), self.my_id, withheld(view, settings))
+            ring, others = ring_for(view.members, settings), withheld(view, settings)
+            if index.hash_function != ring.hash_function:  # made before the coordinator was reached
+                return ring.subset(self.my_id, index, others)
+            return index.subset(ring, self.my_id, others)
 
-        made = Partition(group_id, index, subset, lambda: self._notifier.refresh(group_id))
+        made = Partition(group_id, index, list if alone else subset, lambda: self._notifier.refresh(group_id))
         with self._lock:
             self._notifier.add(made)
         return made
@@ -377,7 +384,7 @@ class PartitionCoordinator:
 
     def _on_reply(self, changes: list[Change]) -> None:
         for change in changes:
-            self._log(change)
+            log_change(self.my_id, change)
         self._notifier.take(changes)
         with self._replied:
             self._replied.notify_all()
@@ -394,24 +401,3 @@ class PartitionCoordinator:
         with self._lock:
             view = ownership.view(group)
             return None if view is None else ownership.acts_until(view)
-
-    def _log(self, change: Change) -> None:
-        if change.rejoined:
-            log.warning(
-                "member %r had expired in group %r (its process was stopped, or the coordinator out of reach, for "
-                "longer than its lease) and has rejoined",
-                self.my_id,
-                change.group,
-            )
-        elif change.state == "superseded":
-            log.error("another process has taken the id %r in group %r; this one is out", self.my_id, change.group)
-        elif change.state == "out":
-            log.info("member %r is out of group %r", self.my_id, change.group)
-
-
-def _self_watch() -> list[Any] | None:
-    """``[actor handle, node id]`` when this process runs an actor."""
-    if not ray.is_initialized():
-        return None
-    context = ray.get_runtime_context()
-    return None if context.get_actor_id() is None else [own_handle(), context.get_node_id()]

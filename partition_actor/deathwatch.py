@@ -34,6 +34,14 @@ def own_handle() -> Any:
     return ray.get_runtime_context().current_actor
 
 
+def own_watch() -> list[Any] | None:
+    """``[actor handle, node id]`` when this process runs an actor: what others watch it by."""
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return None if context.get_actor_id() is None else [own_handle(), context.get_node_id()]
+
+
 def _noop(_actor: Any, _never: Any) -> None:
     return None
 
@@ -46,10 +54,12 @@ class DeathWatch:
         never: ray.ObjectRef[Any],
         on_death: Callable[[SessionKey], None],
         nodes: Callable[[], Awaitable[set[str]]] = alive_nodes,
+        cancel: Callable[[Any], None] = ray.cancel,
     ) -> None:
         self._never = never
         self._on_death = on_death
         self._nodes = nodes
+        self._cancel = cancel
         self._watches: dict[SessionKey, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -63,7 +73,7 @@ class DeathWatch:
         if key not in self._watches:
             task = asyncio.get_running_loop().create_task(self._follow(key, handle, node))
             self._watches[key] = task
-            task.add_done_callback(lambda _: self._watches.pop(key, None))
+            task.add_done_callback(lambda done: self._watches.get(key) is done and self._watches.pop(key))
 
     def forget(self, key: SessionKey) -> None:
         """Stop watching, for a session that is over."""
@@ -72,8 +82,12 @@ class DeathWatch:
             task.cancel()
 
     async def _follow(self, key: SessionKey, handle: Any, node: str) -> None:
+        reference = handle.__ray_call__.remote(_noop, self._never)
         try:
-            await handle.__ray_call__.remote(_noop, self._never)
+            await reference
+        except asyncio.CancelledError:
+            self._cancel(reference)  # a call that waits holds about 9 kB
+            raise
         except ActorDiedError:
             pass
         except (RayError, ValueError) as error:

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from partition_actor.actor import PartitionActor
-from partition_actor.arguments import check_text, refuse
+from partition_actor.arguments import check_seconds, check_text, refuse
 from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, VersionMismatch
 from partition_actor.protocol import PROTOCOL
 from partition_actor.settings import Settings
@@ -68,6 +68,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
     """
     check_text("name", name)
     check_text("namespace", namespace)
+    check_seconds("timeout", timeout)
     _join_ray()
     handle = find(name, namespace, timeout)
     _greet(handle, name, timeout)

@@ -109,6 +109,8 @@ class Link:
         if changes is None:
             self._handle = None  # a coordinator of the past: look for its successor
             return False
+        if any(change.rejoined for change in changes):
+            self._watched_by = 0  # the watch has ended with the session
         self.connected, self.failure = True, None
         self._interval = reply["next"]
         self._on_reply(changes)
@@ -183,6 +185,21 @@ class Link:
         """Exponential backoff with full jitter, up to one heartbeat's interval."""
         ceiling = min(self._interval, FIRST_PAUSE * 2 ** min(self._failures, 16))
         await asyncio.sleep(random.uniform(FIRST_PAUSE / 2, max(FIRST_PAUSE, ceiling)))
+
+
+def log_change(member_id: str, change: Change) -> None:
+    """Log what an operator may want to know of a change."""
+    if change.rejoined:
+        log.warning(
+            "member %r had expired in group %r (its process was stopped, or the coordinator out of reach, for longer "
+            "than its lease) and has rejoined",
+            member_id,
+            change.group,
+        )
+    elif change.state == "superseded":
+        log.error("another process has taken the id %r in group %r; this one is out", member_id, change.group)
+    elif change.state == "out":
+        log.info("member %r is out of group %r", member_id, change.group)
 
 
 def _ignore(answer: asyncio.Future[Any]) -> None:

@@ -58,11 +58,17 @@ class Notifier:
         self._guard_lapse()
 
     def run_pending(self) -> None:
-        """Run the callbacks that are pending in the caller's thread."""
+        """Run the callbacks that are pending in the caller's thread; see ``CallbackQueue.run_pending``."""
         self._queue.run_pending()
 
+    def open(self) -> None:
+        """Run callbacks again after a `close`."""
+        self._queue.open()
+
     def close(self) -> None:
-        """Run what is pending, and nothing after it."""
+        """Run what is pending, tell the partitions of what is lost by now, and run nothing after that."""
+        for group in list(self._partitions):
+            self.refresh(group)
         self._queue.close()
 
     def _watched(self, group: str) -> list[Partition]:

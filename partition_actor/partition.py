@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from partition_actor.arguments import check_callback
 from partition_actor.callbacks import Callback
 from partition_actor.ring import KeyIndex
 
@@ -62,18 +63,19 @@ class Partition:
         """Call `callback` with a list of keys whenever this member may begin to work on them; with those it has, soon.
 
         Callbacks run one at a time in a thread of their own; one that raises is logged. One that returns an awaitable
-        runs on the event loop on which it was registered.
+        runs on the event loop on which it was registered. Raises ``InvalidArgument``.
         """
-        self._gained.append(Callback(callback))
+        self._gained.append(Callback(check_callback(callback)))
         self._changed()
 
     def on_lost(self, callback: Callable[[list[Any]], Any]) -> None:
         """Call `callback` with a list of keys that this member has lost.
 
         In an exclusive group the next owner of these keys starts when this callback has returned, and the keys are lost
-        by force when it takes longer than `handoff_timeout`. It is called as well when the lease ends.
+        by force when it takes longer than `handoff_timeout`. It is called as well when the lease ends, and with `stop`.
+        Raises ``InvalidArgument``.
         """
-        self._lost.append(Callback(callback))
+        self._lost.append(Callback(check_callback(callback)))
         self._changed()
 
     @property

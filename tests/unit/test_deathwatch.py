@@ -1,0 +1,180 @@
+"""The death watch with fakes in place of Ray: what it concludes from what it is told."""
+
+import asyncio
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from partition_actor.deathwatch import DeathWatch
+
+KEY = ("member", "session")
+NODE = "node-1"
+
+
+class FakeActor:
+    """An actor's handle; the call that the watch makes ends when `life` does."""
+
+    def __init__(self):
+        self.life = asyncio.get_running_loop().create_future()
+        self.calls = []
+        self.__ray_call__ = self
+
+    def remote(self, function, argument):
+        self.calls.append((function, argument))
+        return self.life
+
+
+class Ray:
+    """What the watch asks about nodes, and what it says about deaths."""
+
+    def __init__(self, alive=(NODE,), failure=None):
+        self.alive, self.failure, self.dead, self.asked = set(alive), failure, [], 0
+        self.cancelled = []
+        self.watch = DeathWatch("never", self.dead.append, self.nodes, self.cancelled.append)
+
+    async def nodes(self):
+        self.asked += 1
+        if self.failure is not None:
+            raise self.failure
+        return self.alive
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run(scenario):
+    return asyncio.run(scenario())
+
+
+def test_a_dead_process_on_a_living_node_is_told_once():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        assert ray.dead == []
+        assert KEY in ray.watch
+        actor.life.set_exception(ActorDiedError())
+        await settle()
+        assert ray.dead == [KEY]
+        assert KEY not in ray.watch
+        assert len(ray.watch) == 0
+
+    run(scenario)
+
+
+def test_the_watched_actor_is_sent_nothing_but_a_call_that_waits_for_its_argument():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        ((function, argument),) = actor.calls
+        assert argument == "never"
+        assert function(object(), None) is None
+
+    run(scenario)
+
+
+def test_a_process_on_a_lost_node_may_run_on_so_nothing_is_said(caplog):
+    async def scenario():
+        ray, actor = Ray(alive=["another"]), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        actor.life.set_exception(ActorDiedError())
+        await settle()
+        assert ray.dead == []
+        assert ray.asked == 1
+
+    run(scenario)
+    assert "its lease decides" in caplog.text
+
+
+def test_when_the_node_cannot_be_asked_about_nothing_is_said(caplog):
+    async def scenario():
+        ray, actor = Ray(failure=RuntimeError("the GCS is away")), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        actor.life.set_exception(ActorDiedError())
+        await settle()
+        assert ray.dead == []
+        assert KEY not in ray.watch
+
+    run(scenario)
+    assert "its lease decides" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ActorUnavailableError("away", None), ValueError("the handle is of another cluster")])
+def test_an_error_that_does_not_prove_death_ends_the_watch_and_says_nothing(error, caplog):
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        actor.life.set_exception(error)
+        await settle()
+        assert ray.dead == []
+        assert ray.asked == 0
+        assert KEY not in ray.watch
+
+    run(scenario)
+    assert "cannot watch member 'member' any more" in caplog.text
+
+
+def test_a_call_that_returns_is_no_death():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        actor.life.set_result(None)
+        await settle()
+        assert ray.dead == []
+        assert ray.asked == 0
+
+    run(scenario)
+
+
+def test_a_watch_that_is_given_up_withdraws_its_call():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, actor, NODE)
+        await settle()
+        ray.watch.forget(KEY)
+        await settle()
+        assert ray.cancelled == [actor.life]
+        assert ray.dead == []
+        assert len(ray.watch) == 0
+
+    run(scenario)
+
+
+def test_a_watch_that_is_given_up_says_nothing_and_a_new_one_may_follow():
+    async def scenario():
+        ray, first, second = Ray(), FakeActor(), FakeActor()
+        ray.watch.watch(KEY, first, NODE)
+        await settle()
+        ray.watch.forget(KEY)
+        ray.watch.forget(KEY)
+        ray.watch.watch(KEY, second, NODE)
+        await settle()
+        assert KEY in ray.watch
+        second.life.set_exception(ActorDiedError())
+        await settle()
+        assert ray.dead == [KEY]
+
+    run(scenario)
+
+
+def test_sessions_are_watched_apart():
+    async def scenario():
+        ray, actors = Ray(), [FakeActor() for _ in range(3)]
+        for n, actor in enumerate(actors):
+            ray.watch.watch(("member", f"session-{n}"), actor, NODE)
+        await settle()
+        assert len(ray.watch) == 3
+        actors[1].life.set_exception(ActorDiedError())
+        await settle()
+        assert ray.dead == [("member", "session-1")]
+        assert len(ray.watch) == 2
+
+    run(scenario)
