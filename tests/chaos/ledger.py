@@ -188,10 +188,21 @@ class Chaos:
         time.sleep(SETTINGS.hold)
         ray.kill(handle)
 
+    def ask(self, method: str, *arguments: str) -> Any:
+        """Call the coordinator, again when it is just being restarted."""
+        until = time.monotonic() + SETTLE_WITHIN
+        while True:
+            try:
+                return ray.get(getattr(self.handle, method).remote(*arguments), timeout=SETTLE_WITHIN)
+            except ray.exceptions.ActorUnavailableError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+
     def drain(self) -> None:
         """Let an operator drain a worker, and start another one."""
         worker_id = self.any_worker()
-        ray.get(self.handle.drain.remote(GROUP, worker_id), timeout=SETTLE_WITHIN)
+        self.ask("drain", GROUP, worker_id)
         self.pids.pop(worker_id)
         self.retired = self.workers.pop(worker_id)
         self.add(f"worker-{self.lives + 100}")
@@ -206,7 +217,7 @@ class Chaos:
 
     def coordinator(self) -> None:
         """kill -9 the coordinator; Ray restarts it with nothing."""
-        os.kill(ray.get(self.handle.status.remote(), timeout=SETTLE_WITHIN)["pid"], signal.SIGKILL)
+        os.kill(self.ask("status")["pid"], signal.SIGKILL)
 
     def settle(self, since: float) -> float:
         """Wait until each key has been worked on in a unit that began after `since`; the seconds it took."""
