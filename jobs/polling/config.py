@@ -17,11 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from polling.joining import InputError
 from polling.targets import parse_target
-
-
-class InputError(Exception):
-    """The input is not usable; the message is one line for the user."""
 
 
 class PollConfig(BaseModel):
@@ -31,18 +28,14 @@ class PollConfig(BaseModel):
 
     agents: int = Field(4, ge=1, le=1000, description="how many agents; each is one process")
     cycles: int = Field(8, ge=1, description="how many times everything is polled")
-    interval: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="seconds from a cycle's start to the next"
-    )
+    interval: float = Field(2.0, ge=0, allow_inf_nan=False, description="seconds from a cycle's start to the next")
     spread: float = Field(
         1.0,
         ge=0,
         allow_inf_nan=False,
         description="seconds over which an agent spreads a cycle's polls, so that the machine sees no burst",
     )
-    timeout: float = Field(
-        2.0, gt=0, allow_inf_nan=False, description="seconds that the poll of one resource may take"
-    )
+    timeout: float = Field(2.0, gt=0, allow_inf_nan=False, description="seconds that the poll of one resource may take")
     limit: float = Field(
         60.0,
         gt=0,

@@ -74,8 +74,8 @@ def _process(what: str) -> Iterator[Reading]:
             yield Reading("process.cpu", cpu.user + cpu.system, "s")
             yield Reading("process.memory", process.memory_info().rss, "B")
             yield Reading("process.threads", process.num_threads(), "thread")
-    except psutil.AccessDenied:
-        return  # another user's process, on a hardened system: it is up, and no more can be said
+    except (psutil.AccessDenied, psutil.ZombieProcess):
+        return  # hidden on a hardened system, or not reaped: it is there, and no more can be said
 
 
 def _cpu(what: str) -> Iterator[Reading]:

@@ -82,9 +82,7 @@ class SampleWriter:
         self._rows = []
 
 
-def write_roster(
-    directory: str | Path, cycle: int, started_with: Iterable[str], ended_with: Iterable[str]
-) -> None:
+def write_roster(directory: str | Path, cycle: int, started_with: Iterable[str], ended_with: Iterable[str]) -> None:
     """Notes what there was to poll in a cycle.
 
     Args:

@@ -1,6 +1,8 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -93,6 +95,14 @@ def test_a_pid_that_came_back_as_another_process_is_gone():
 def test_what_is_not_there_is_gone(resource):
     with pytest.raises(GoneError):
         polled(resource)
+
+
+def test_a_zombie_is_discovered_so_it_has_a_sample():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        resource = process_id(psutil.Process(child.pid))
+        assert resource in discover()
+        assert "process.uptime" in polled(resource)
 
 
 def test_a_process_that_hides_its_numbers_is_still_up(monkeypatch):

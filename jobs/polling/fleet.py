@@ -1,0 +1,187 @@
+"""The agents from the driver's side: start them, wait until they agree, kill some, replace them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from polling.agent import Agent, AgentSpec, Progress, View
+from polling.config import PollConfig
+
+# Seconds. Generous: a busy machine takes its time to start a process, and failing is the exception.
+_START_LIMIT = 120.0
+_ANSWER_LIMIT = 10.0
+_SETTLE_LIMIT = 60.0
+_COVER_LIMIT = 60.0
+
+
+class AgentError(Exception):
+    """The agents cannot be run; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A running agent."""
+
+    name: str
+    member_id: str
+    pid: int
+    handle: Any
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A SIGKILL; ``covered_after`` is None when the survivors did not cover everything within a minute."""
+
+    agent: str
+    pid: int
+    covered_after: float | None  # seconds, from the signal to the survivors' answers
+
+
+class Fleet:
+    """The live agents of a run, ``config.agents`` of them when all is well."""
+
+    def __init__(self, config: PollConfig, run_id: str, directory: str) -> None:
+        self.group = f"pollers-{run_id}"
+        self.members: dict[str, Member] = {}
+        self.lost: list[str] = []  # agents that died or hung without our doing
+        self._config = config
+        self._run_id = run_id
+        self._directory = directory
+        self._born = 0
+
+    def fill(self) -> list[str]:
+        """Starts as many agents as are missing, under new names, and returns the names.
+
+        Raises:
+            AgentError: one did not start within the limit.
+        """
+        starting = {}
+        for _ in range(self._config.agents - len(self.members)):
+            self._born += 1
+            spec = self._spec(f"agent-{self._born}")
+            handle = _on_this_node().remote(spec)
+            starting[spec] = (handle, handle.start.remote())
+        for spec, (handle, started) in starting.items():
+            try:
+                pid = ray.get(started, timeout=_START_LIMIT)
+            except (RayActorError, GetTimeoutError) as error:
+                reason = str(error).strip().rpartition("\n")[2]
+                raise AgentError(f"{spec.name} did not start: {reason}") from None
+            self.members[spec.name] = Member(spec.name, spec.member_id, pid, handle)
+        return [spec.name for spec in starting]
+
+    def ask(self, method: str, *args: Any, limit: float = _ANSWER_LIMIT) -> dict[str, Any]:
+        """Calls a method of all agents at once; agent name to reply, without those that had none in time.
+
+        An agent found dead is lost.
+        """
+        calls = {getattr(m.handle, method).remote(*args): m for m in self.members.values()}
+        if not calls:
+            return {}
+        answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=limit)
+        replies = {}
+        for call in answered:
+            try:
+                replies[calls[call].name] = ray.get(call)
+            except RayActorError:
+                self.lose(calls[call].name)
+        return replies
+
+    def lose(self, name: str) -> None:
+        """Strikes off an agent that died or hangs, and makes sure that it is dead."""
+        member = self.members.pop(name, None)
+        if member is not None:
+            self.lost.append(name)
+            ray.kill(member.handle)
+
+    def settle(self) -> None:
+        """Waits until all agents are live and act on one epoch in which they are the members.
+
+        A group that is not exclusive follows each member's newest view at once. So while a change is
+        on its way two agents may hold a resource, or none; a cycle begins when none is.
+
+        Raises:
+            AgentError: the limit passed first, or an agent that was missing did not start.
+        """
+        deadline = time.monotonic() + _SETTLE_LIMIT
+        agreed: list[bool] = []
+        while time.monotonic() < deadline:
+            self.fill()
+            views: Iterable[View] = self.ask("view").values()
+            wanted = sorted(member.member_id for member in self.members.values())
+            agreed = [sorted(view.members) == wanted for view in views]
+            if sum(agreed) == self._config.agents and len({view.epoch for view in views}) == 1:
+                return
+            time.sleep(0.02)
+        raise AgentError(
+            f"the {self._config.agents} agents did not come to one view of group {self.group} within "
+            f"{_SETTLE_LIMIT:g} s; {sum(agreed)} of them see all members"
+        )
+
+    def half_way(self, cycle: int, names: Collection[str]) -> bool:
+        """Whether each of these agents has polled half of what is its in this cycle."""
+        progress: dict[str, Progress] = self.ask("progress")
+        return all(
+            name not in self.members
+            or (name in progress and progress[name].cycle == cycle and _half_done(progress[name]))
+            for name in names
+        )
+
+    def kill(self, names: Collection[str], resources: Collection[str]) -> list[Kill]:
+        """SIGKILLs these agents' processes and waits until the others' subsets cover the resources."""
+        killed = {}
+        for name in names:
+            if (member := self.members.pop(name, None)) is not None:
+                killed[member] = time.monotonic()
+                os.kill(member.pid, signal.SIGKILL)
+        covered = self._wait_for_cover(resources)
+        return [
+            Kill(member.name, member.pid, None if covered is None else covered - at) for member, at in killed.items()
+        ]
+
+    def stop(self) -> None:
+        """All agents leave the group and end."""
+        self.ask("stop")
+        for member in self.members.values():
+            ray.kill(member.handle)
+        self.members.clear()
+
+    def _wait_for_cover(self, resources: Collection[str]) -> float | None:
+        shared = ray.put(list(resources))
+        deadline = time.monotonic() + _COVER_LIMIT
+        while time.monotonic() < deadline:
+            subsets = self.ask("subset", shared)
+            if set().union(*subsets.values()).issuperset(resources):
+                return time.monotonic()
+        return None
+
+    def _spec(self, name: str) -> AgentSpec:
+        return AgentSpec(
+            name=name,
+            member_id=f"{self._run_id}/{name}",
+            group=self.group,
+            coordinator=self._config.name,
+            namespace=self._config.namespace,
+            directory=self._directory,
+            spread=self._config.spread,
+            timeout=self._config.timeout,
+        )
+
+
+def _half_done(progress: Progress) -> bool:
+    return progress.done * 2 >= progress.total
+
+
+def _on_this_node() -> Any:
+    # A machine's processes and disks can be polled, and its agents be killed, from that machine only.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Agent).options(num_cpus=0, scheduling_strategy=here)
