@@ -18,6 +18,9 @@ from partition_actor.protocol import Epoch, Members, SessionKey, as_epoch, ring_
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
 
+LATEST: Epoch = (1 << 63, 0)
+"""Later than every epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -33,9 +36,11 @@ class Report:
     wants_in: bool
     met: bool
     """The member has had a reply from this coordinator, so that this is no late message from before its time."""
+    leased: bool
+    """The member's lease of exclusive groups ran when it sent this."""
 
     @classmethod
-    def of(cls, report: dict[str, Any], drained: int, met: bool) -> Report:
+    def of(cls, report: dict[str, Any], request: dict[str, Any], incarnation: int, drained: int) -> Report:
         """Read a report off the wire; joins asked for up to `seq` `drained` are over."""
         return cls(
             have=as_epoch(report["have"]),
@@ -46,7 +51,8 @@ class Report:
             metadata=report.get("metadata"),
             views=[((e[0], e[1]), members, mine) for e, members, mine in report.get("views", ())],
             wants_in=report["want"] == "in" and report["since"] > drained,
-            met=met,
+            met=request["incarnation"] == incarnation,
+            leased=request["leased"],
         )
 
 
@@ -72,14 +78,15 @@ class Group:
     def __init__(
         self,
         name: str,
-        exclusive: bool,
+        exclusive: bool | None,
         settings: Settings,
         news: set[SessionKey],
         dirty: dict[str, Group],
         now: float,
     ) -> None:
         self.name = name
-        self.exclusive = exclusive
+        self.exclusive = bool(exclusive)
+        self._assumed = exclusive is None
         self.settings = settings
         self.recovering = False
         self.seats: dict[SessionKey, Seat] = {}
@@ -229,17 +236,19 @@ class Group:
 
     def _unseat_if_through(self, key: SessionKey) -> None:
         seat = self.seats[key]
-        if self.has_place(key) or seat.acked is None:
+        if self.has_place(key) or (self.exclusive and seat.acked is None):
             return
-        if seat.first is None or (seat.last is not None and seat.acked >= seat.last):
+        if not self.exclusive or seat.first is None or (seat.last and seat.acked and seat.acked >= seat.last):
             self._unseat(key)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
     def mode_conflicts(self, report: Report) -> bool:
         """Whether the report takes the group for exclusive and it is not, or the reverse."""
-        if self.recovering and report.have is not None and not self.seats:
-            self.exclusive = bool(report.exclusive)  # those who outlived the former coordinator know
+        if self.recovering and not self.seats and report.exclusive is not None:
+            knows = report.have is not None  # and so do those who outlived the former coordinator
+            if knows or self._assumed:
+                self.exclusive, self._assumed = report.exclusive, False
         return report.exclusive is not None and report.exclusive != self.exclusive
 
     def take_seated_report(self, now: float, key: SessionKey, report: Report, *, barred: bool) -> None:
@@ -277,16 +286,20 @@ class Group:
     def take_recovery_report(self, key: SessionKey, report: Report, standing: Standing) -> None:
         """Note who waits to be admitted, and what those hold who outlived the former coordinator.
 
-        A lease is granted only to a session whose views are known: without them the report asks for them.
+        A lease goes on only for a session whose views are known, and that says with a request later than this
+        coordinator's start that its lease still runs. Of any other the former coordinator may have known that its
+        lease was over, and its keys may be others' now: it holds nothing, and waits.
         """
-        if report.have is None:
+        if report.have is None or (self.exclusive and not report.leased):
             self.joiners.pop(key, None)
+            if key in self.seats:
+                self._unseat(key)
             if report.wants_in and report.met:
-                self.joiners[key] = Seat(report.weight, report.metadata)
+                self.joiners[key] = Seat(report.weight, report.metadata, reported=report.have)
             standing.again = report.wants_in and not report.met
             return
         seat = self.seats.get(key)
-        if report.views:
+        if report.views and report.met:
             seat = Seat(report.weight, report.metadata, leaving=bool(seat and seat.leaving))
             self._learn(key, seat, report.views)
         if seat is None or seat.reported != report.have:
@@ -306,12 +319,16 @@ class Group:
         self.seats[key] = seat
 
     def recovered(self, now: float) -> None:
-        """Put everybody who reported back into its place, and then admit those who waited."""
+        """Put everybody who reported back into its place, and then admit those who waited.
+
+        Of several sessions of one id a new process goes first, then the one that held the latest view.
+        """
         self.recovering = False
         for (member, session), seat in sorted(self.seats.items(), key=lambda item: item[1].reported or (0, 0)):
             if seat.first is not None and seat.last is None and not seat.leaving:
                 self.desired[member] = (seat.weight, session)
-        for key, seat in self.joiners.items():
-            self.take_place(key, seat, now)
+        for key, seat in sorted(self.joiners.items(), key=lambda item: item[1].reported or LATEST, reverse=True):
+            if seat.reported is None or self.holder_of(key[0]) is None:
+                self.take_place(key, seat, now)
         self.joiners.clear()
         self._touch(now)

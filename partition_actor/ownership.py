@@ -141,6 +141,7 @@ class Ownership:
         self._seq += 1
         self._sent = now
         tell_views, self._tell_views = self._tell_views, False
+        lapsed = now >= self.lease_until  # it may have been forgotten
         live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member")}
         return {
             "protocol": PROTOCOL,
@@ -148,10 +149,11 @@ class Ownership:
             "session": self.session,
             "seq": self._seq,
             "incarnation": self.incarnation,
-            "groups": {name: self._report(held, tell_views) for name, held in live.items()},
+            "leased": now < self.exclusive_until,
+            "groups": {name: self._report(held, tell_views, lapsed) for name, held in live.items()},
         }
 
-    def _report(self, held: Standing, tell_views: bool) -> dict[str, Any]:
+    def _report(self, held: Standing, tell_views: bool, lapsed: bool) -> dict[str, Any]:
         view = held.view
         report: dict[str, Any] = {
             "want": held.want,
@@ -162,7 +164,7 @@ class Ownership:
             "rev": view.rev if view else 0,
             "acked": held.acked,
         }
-        if view is None or tell_views:
+        if view is None or tell_views or lapsed:
             report["metadata"] = held.metadata
         if tell_views:
             report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
@@ -179,16 +181,19 @@ class Ownership:
         if reply["exclusive_term"] > 0:
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
         self._sent = None
-        changes = [self._take_entry(name, entry) for name, entry in reply["groups"].items() if name in self.groups]
+        known = [(name, entry) for name, entry in reply["groups"].items() if name in self.groups]
+        changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in known]
         return [change for change in changes if change is not None]
 
-    def _take_entry(self, name: str, entry: dict[str, Any]) -> Change | None:
+    def _take_entry(self, name: str, entry: dict[str, Any], seq: int) -> Change | None:
         held = self.groups[name]
         before = held.view
         if "state" in entry:
             held.state = entry["state"]
             if held.state == "conflict":
                 held.exclusive = entry["exclusive"]
+            if held.state == "out" and held.want == "in" and held.since > seq:
+                held.state = "joining"  # asked for since: the coordinator has still to hear of it
             held.views, held.acked = [], None
             return Change(name, before, None, held.state)
         view = View.of(entry["view"])

@@ -10,6 +10,7 @@ Request, a dict::
     session      str   one life of one process under that id
     seq          int   grows with every request of the session
     incarnation  int   the highest incarnation that this member has had a reply from; 0 for none
+    leased       bool  the lease of exclusive groups runs
     groups       {group: report}
 
 Report on one group, a dict::
@@ -21,7 +22,7 @@ Report on one group, a dict::
     have         epoch of the view held, or None
     rev          int   revision of that view
     acked        epoch up to which the callbacks for lost keys have returned, or None
-    metadata     (while `have` is None) what the user told about this member
+    metadata     (while `have` is None, the lease is over, or with `views`) what the user told about this member
     views        (when asked for) [[epoch, members, mine], ...]: from the view acknowledged to the view held
 
 Reply, a dict::

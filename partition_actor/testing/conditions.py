@@ -1,0 +1,88 @@
+"""What a seed decides once: the settings, the network's manners, and which faults there are (swarm testing).
+
+Swarm testing (Groce et al., ISSTA 2012): a run with some of the faults left out goes where a run with all never gets.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+from partition_actor.settings import Settings
+
+
+@dataclass(slots=True)
+class Conditions:
+    """How the simulated world behaves. Times are seconds, the ttl of a small group being 1."""
+
+    loss: float
+    """Fraction of messages that are lost."""
+    duplication: float
+    """Fraction of messages that arrive twice."""
+    delay: float
+    """Mean time on the way, exponentially distributed."""
+    slow: float
+    """Fraction of messages that take up to two ttl, so that others overtake them."""
+    holds: bool
+    """Whether the coordinator holds a heartbeat until there is news or the next is due."""
+    any_route: bool
+    """Whether members that know the new one of two coordinators go on talking to the old one as well."""
+    slow_callbacks: float
+    """Fraction of callbacks for lost keys that take long."""
+    fault_rate: float
+    """Mean faults a second."""
+    faults: frozenset[str]
+    """Which kinds there are."""
+    groups: tuple[tuple[str, bool], ...]
+    """The groups and whether they are exclusive."""
+
+    def calm(self) -> None:
+        """Let the network deliver, callbacks return and nothing break from now on."""
+        self.loss = self.duplication = self.slow = self.slow_callbacks = self.fault_rate = 0.0
+        self.delay = 0.005
+        self.any_route = False
+
+
+@lru_cache(maxsize=1)
+def some_settings() -> tuple[Settings, ...]:
+    """Settings with a ttl of 1 s that differ in all that the rules depend on."""
+    return tuple(
+        Settings(
+            ttl=1.0,
+            hold=hold,
+            clock_rate_margin=margin,
+            handoff_timeout=handoff,
+            publish_window=window,
+            node_proof_interval=proof,
+            max_members=10,
+            max_heartbeats_per_second=pace,
+            vnodes=3,
+        )
+        for hold, margin, handoff, window, proof, pace in product(
+            (0.2, 0.4), (0.02, 0.1), (0.5, 1.5), (0.0, 0.02, 0.15), (0.1, 0.4), (1000.0, 10.0)
+        )
+    )
+
+
+def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:
+    """The conditions of one run, of which `kinds` are the faults that there might be."""
+    share = rng.choice((0.3, 0.6, 1.0))
+    groups: tuple[tuple[str, bool], ...] = (("keys", True),)
+    if rng.random() < 0.4:
+        groups += (("more", True),)
+    if rng.random() < 0.6:
+        groups += (("shared", False),)
+    return Conditions(
+        loss=rng.choice((0.0, 0.0, 0.03, 0.2)),
+        duplication=rng.choice((0.0, 0.05, 0.3)),
+        delay=rng.choice((0.001, 0.01, 0.06)),
+        slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
+        holds=rng.random() < 0.8,
+        any_route=rng.random() < 0.3,
+        slow_callbacks=rng.choice((0.0, 0.1, 0.4)),
+        fault_rate=rng.choice((0.3, 1.0, 3.0)),
+        faults=frozenset(kind for kind in kinds if rng.random() < share),
+        groups=groups,
+    )

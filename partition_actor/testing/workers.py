@@ -1,0 +1,225 @@
+"""The simulated members: drivers of the production ``Ownership``, and callers of a bare handle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from partition_actor import ownership as production
+from partition_actor.ownership import Change, Ownership, View
+from partition_actor.protocol import Epoch
+from partition_actor.testing.coordinators import Coordinator
+from partition_actor.testing.process import Actor
+
+if TYPE_CHECKING:
+    from partition_actor.testing.cluster import SimulatedCluster
+
+KEYS_A_GROUP = 6
+
+
+def keys_of(group: str) -> tuple[str, ...]:
+    """The keys that a simulated group shares out."""
+    return tuple(f"{group}/{number}" for number in range(KEYS_A_GROUP))
+
+
+def mask_of(mine: list[str], keys: tuple[str, ...], place: int) -> int:
+    """A set of the keys of the group at `place` as a bit mask."""
+    return sum(1 << (place * KEYS_A_GROUP + keys.index(key)) for key in mine)
+
+
+_masks: dict[Any, int] = {}
+
+
+@dataclass(slots=True)
+class Holding:
+    """What a worker holds of one exclusive group."""
+
+    place: int
+    keys: tuple[str, ...]
+    view: View | None = None
+    mask: int = 0
+    """What `view` lets the worker take up while its lease runs."""
+    letting_go: list[list[Any]] = field(default_factory=list)
+    """``[epoch, keys]`` for each change whose callbacks have not returned, oldest first; the first ones run."""
+
+
+class Worker(Actor):
+    """A process with an ``Ownership``. It works on every key as soon and as long as it may."""
+
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator, weight: int) -> None:
+        super().__init__(cluster, f"{member_id}#{len(cluster.workers)}")
+        self.member_id = member_id
+        self.session = self.name
+        self.route = route
+        self.watched = cluster.rng.random() < 0.5
+        self.ownership = Ownership(member_id, self.session, cluster.settings)
+        exclusive = [name for name, mode in cluster.conditions.groups if mode]
+        self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
+        self.lost_for_good: set[str] = set()
+        self._interval = cluster.settings.hold
+        self._generation = 0
+        for name, mode in cluster.conditions.groups:
+            self.ownership.join(name, weight, exclusive=mode)
+        self.send_soon()
+
+    # -- the exchange with the coordinator ----------------------------------------------------------------------
+
+    def send_soon(self, delay: float = 0.001) -> None:
+        """Let the next request go out `delay` seconds from now, and no other before."""
+        self._generation += 1
+        self.cluster.later(delay, self, self._send, self._generation)
+
+    def _send(self, generation: int) -> bool:
+        if generation != self._generation:
+            return False
+        cluster, route = self.cluster, self.route
+        if cluster.conditions.any_route and cluster.rng.random() < 0.3:
+            route = cluster.rng.choice(cluster.coordinators)
+        cluster.send(self, route, route.on_request, self, self.ownership.request(self.clock.now()))
+        settings = cluster.settings
+        self.send_soon(self._interval * settings.ttl / settings.hold / 2)
+        return True
+
+    def on_refusal(self, seq: int, error: str) -> None:
+        """The coordinator has raised; the next request goes out when it is due."""
+        self.cluster.log(self, "was refused", seq, error)
+
+    def on_reply(self, reply: dict[str, Any]) -> None:
+        """A reply has come."""
+        self._end_work_after_lapse()
+        working = {name: self._may_take_up(name) for name in self.holdings}
+        changes = self.ownership.receive(reply)
+        if changes is None:
+            return
+        self._interval = reply["next"]
+        adopted = [self._take(change, working.get(change.group, 0)) for change in changes]
+        if any(adopted) or reply["again"] or self.cluster.conditions.holds:
+            self.send_soon()
+        else:
+            self.send_soon(self._interval * self.cluster.rng.uniform(0.9, 1.0))
+
+    # -- work and callbacks -------------------------------------------------------------------------------------
+
+    def _take(self, change: Change, working: int) -> bool:
+        if change.after is None and change.state != "conflict":
+            self.lost_for_good.add(change.group)
+        holding = self.holdings.get(change.group)
+        if holding is None:
+            return change.after is not None and self.ownership.adopted(change.group, change.after.epoch)
+        lost = working & ~self._mask(change.group)
+        holding.letting_go.append([change.after.epoch if change.after else None, lost])
+        return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
+
+    def _run_callbacks(self, group: str) -> bool:
+        """Run the callbacks of the oldest change; True when it is through and the coordinator waits to hear of it."""
+        holding, cluster, adopted = self.holdings[group], self.cluster, False
+        while holding.letting_go:
+            if holding.letting_go[0][1] and cluster.rng.random() < cluster.conditions.slow_callbacks:
+                cluster.count("slow callback")
+                duration = cluster.rng.uniform(0.0, 2 * cluster.settings.handoff_timeout)
+                cluster.later(duration, self, self._callbacks_returned, group)
+                break
+            adopted = self._let_go(group) or adopted
+        return adopted
+
+    def _callbacks_returned(self, group: str) -> None:
+        adopted = self._let_go(group)
+        if self._run_callbacks(group) or adopted:
+            self.send_soon()
+
+    def _let_go(self, group: str) -> bool:
+        epoch, _ = self.holdings[group].letting_go.pop(0)
+        return epoch is not None and self.ownership.adopted(group, epoch)
+
+    def _end_work_after_lapse(self) -> None:
+        if self.clock.now() >= self.ownership.exclusive_until:
+            for holding in self.holdings.values():
+                for entry in holding.letting_go:
+                    entry[1] = 0
+
+    # -- what the checker asks ----------------------------------------------------------------------------------
+
+    def working_on(self) -> int:
+        """What it may take up, and what it is still letting go while its lease runs."""
+        self._end_work_after_lapse()
+        mask = 0
+        for name, holding in self.holdings.items():
+            mask |= self._may_take_up(name)
+            for entry in holding.letting_go:
+                mask |= entry[1]
+        return mask
+
+    def tokens(self) -> list[tuple[int, int]]:
+        """For each exclusive group: the keys that it may take up, and the fencing token."""
+        now = self.clock.now()
+        return [(mask, self.ownership.token(now, name)) for name in self.holdings if (mask := self._may_take_up(name))]
+
+    def epochs(self) -> dict[str, Epoch]:
+        """The epochs of the views held, by group."""
+        return {name: view.epoch for name in self.ownership.groups if (view := self.ownership.view(name))}
+
+    def _may_take_up(self, group: str) -> int:
+        return self._mask(group) if self.ownership.acting(self.clock.now(), group) else 0
+
+    def _mask(self, group: str) -> int:
+        holding, view = self.holdings[group], self.ownership.view(group)
+        if view is not holding.view:
+            holding.view, holding.mask = view, 0 if view is None else self._mask_by(view, holding)
+        return holding.mask
+
+    def _mask_by(self, view: View, holding: Holding) -> int:
+        if not view.mine:
+            return 0
+        laggards = tuple((name, tuple(tuple(ring.items()) for ring in rings)) for name, rings in view.laggards)
+        decide = production.subset_of
+        identity = (decide, self.member_id, holding.place, tuple(view.members.items()), laggards)
+        mask = _masks.get(identity)
+        if mask is None:
+            mine = decide(view, self.member_id, holding.keys, self.cluster.settings)
+            mask = _masks[identity] = mask_of(mine, holding.keys, holding.place)
+        return mask
+
+
+class BareCaller(Actor):
+    """A process that has nothing but the actor's handle, and calls `get_subset` in an exclusive group now and then."""
+
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator, group: str) -> None:
+        super().__init__(cluster, f"{member_id}?{len(cluster.callers)}")
+        self.member_id = member_id
+        self.session = cluster.rng.choice(("", self.name))
+        self.route = route
+        self.group = group
+        self.keys = keys_of(group)
+        self.place = [name for name, mode in cluster.conditions.groups if mode].index(group)
+        self._weight = cluster.rng.choice((1, 2))
+        self._number = 0
+        self._mask = 0
+        self._sent = self._until = float("-inf")
+        self.call()
+
+    def call(self) -> None:
+        """Be done with the former subset and ask for the next."""
+        cluster, self._mask = self.cluster, 0
+        if "bare caller" not in cluster.conditions.faults:
+            return
+        self._number += 1
+        self._sent = self.clock.now()
+        route = self.route
+        cluster.send(self, route, route.on_get_subset, self, self._number, self.group, self.keys, self._weight)
+        if cluster.rng.random() < 0.3:
+            cluster.send(self, route, route.on_bare_heartbeat, self)
+        cluster.later(cluster.rng.uniform(0.1, 1.5), self, self.call)
+
+    def on_subset(self, number: int, group: str, mine: list[str]) -> None:
+        """The reply of `get_subset`: good for one ttl from the call."""
+        if number == self._number:
+            self._mask = mask_of(mine, self.keys, self.place)
+            self._until = self._sent + self.cluster.settings.ttl
+
+    def working_on(self) -> int:
+        """The latest subset while it is good."""
+        return self._mask if self.clock.now() < self._until else 0
+
+    def tokens(self) -> list[tuple[int, int]]:
+        """Nothing: a bare handle's caller gets no token."""
+        return []
