@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -184,4 +185,10 @@ def _half_done(progress: Progress) -> bool:
 def _on_this_node() -> Any:
     # A machine's processes and disks can be polled, and its agents be killed, from that machine only.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Agent).options(num_cpus=0, scheduling_strategy=here)
+    # Ray tells workers where the driver's script lies, but not those of a job with a working_dir.
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return ray.remote(Agent).options(
+        num_cpus=0,
+        scheduling_strategy=here,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+    )

@@ -1,0 +1,187 @@
+"""The programs of ``jobs/`` against a real ``ray start --head``, by address and by ``ray job submit``."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.dataset
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 150.0  # s, for what takes a few seconds on an idle machine
+
+
+class Head:
+    """A Ray head node of this test's own, on free ports."""
+
+    def __init__(self):
+        self.directory = Path(tempfile.mkdtemp(prefix="ray-head-"))  # sockets lie in it: a short path
+        port, dashboard, *inner = _free_ports(6)
+        self.address = f"127.0.0.1:{port}"
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        self.environment.pop("RAY_ADDRESS", None)
+        self.log = (self.directory / "head.log").open("w+")
+        self.process = subprocess.Popen(
+            [
+                *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"),
+                *(f"--port={port}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+                *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={inner[0]}"),
+                *(f"--dashboard-agent-grpc-port={inner[1]}", f"--runtime-env-agent-port={inner[2]}"),
+                *(f"--metrics-export-port={inner[3]}", f"--temp-dir={self.directory}"),
+            ],
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait(self):
+        deadline = time.monotonic() + LIMIT
+        while subprocess.run(
+            ["ray", "job", "list", f"--address={self.dashboard}"], env=self.environment, capture_output=True
+        ).returncode:
+            assert self.process.poll() is None, Path(self.log.name).read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def run(self, *command, cwd=ROOT, **environment):
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+
+    def stop(self):
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(LIMIT)
+        _, alive = psutil.wait_procs(processes, 20)
+        for process in alive:
+            process.kill()
+        self.log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _free_ports(count):
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head():
+    head = Head()
+    try:
+        head.wait()
+        yield head
+    finally:
+        head.stop()
+
+
+def deploy(head, *arguments):
+    return head.run("python", "jobs/deploy.py", "--address", head.address, *arguments)
+
+
+def cycles_in(out):
+    (dataset,) = out.iterdir()
+    table = pyarrow.dataset.dataset(dataset / "samples", format="parquet").to_table()
+    return set(table["cycle"].to_pylist())
+
+
+def test_submitted_to_a_cluster_the_job_runs_with_a_kill_and_succeeds(head, tmp_path):
+    submitted = head.run(
+        *("ray", "job", "submit", f"--address={head.dashboard}", "--submission-id=polling"),
+        *("--working-dir", ".", "--", "python", "jobs/poll.py", "--config", "jobs/poll.yaml"),
+        *("--kill", 1, "--cycles", 4, "--interval", 0, "--out", tmp_path / "out"),
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    status = head.run("ray", "job", "status", "polling", f"--address={head.dashboard}")
+    assert "'polling' succeeded" in status.stdout
+    logs = head.run("ray", "job", "logs", "polling", f"--address={head.dashboard}").stdout
+    for part in ("cycle 4 of 4", "share per agent", "killed in cycle 2", "survivors covered everything again"):
+        assert part in logs
+    assert "\r" not in logs
+    assert cycles_in(tmp_path / "out") == {1, 2, 3, 4}
+
+
+def test_a_submitted_job_with_bad_input_fails_with_one_line(head):
+    submitted = head.run(
+        *("ray", "job", "submit", f"--address={head.dashboard}", "--submission-id=refused"),
+        *("--working-dir", ".", "--", "python", "jobs/poll.py", "--agents", 0),
+    )
+    assert submitted.returncode != 0
+    logs = head.run("ray", "job", "logs", "refused", f"--address={head.dashboard}").stdout
+    assert "poll.py: --agents 0: input should be greater than or equal to 1" in logs
+    assert "Traceback" not in logs
+
+
+def test_the_job_joins_a_running_ray_and_leaves_no_coordinator_of_its_own(head, tmp_path):
+    ran = head.run(
+        *("python", "jobs/poll.py", "--address", "auto", "--agents", 2, "--cycles", 2),
+        *("--interval", 0, "--out", tmp_path / "out"),
+        RAY_ADDRESS=head.address,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert cycles_in(tmp_path / "out") == {1, 2}
+    assert deploy(head, "--status").returncode == 1
+
+
+def test_deploy_serves_other_jobs_and_takes_it_down_again(head, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("ttl: 7.5\n")
+    for _ in range(2):  # safe to repeat
+        deployed = deploy(head, "--settings", settings)
+        assert deployed.returncode == 0, deployed.stderr
+        assert "actor='partition-actor', namespace='partition_actor'" in deployed.stdout
+    polled = head.run(
+        *("python", "jobs/poll.py", "--agents", 2, "--cycles", 1, "--out", tmp_path / "out"),
+        RAY_ADDRESS=head.address,
+    )
+    assert polled.returncode == 0, polled.stdout + polled.stderr
+    status = deploy(head, "--status")
+    assert status.returncode == 0, status.stderr
+    assert "7.5" in json.dumps(json.loads(status.stdout))
+    down = deploy(head, "--down")
+    assert down.returncode == 0, down.stderr
+    assert "is down" in down.stdout
+    again = deploy(head, "--down")
+    assert again.returncode == 1
+    assert again.stderr.startswith("deploy.py: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--settings", "gone.yaml"], "gone.yaml"),
+        (["--down", "--status"], "not allowed with"),
+        (["--address", "local"], "would end with this program"),
+        (["--nmae", "x"], "unrecognized arguments"),
+    ],
+)
+def test_bad_input_to_deploy_is_one_line_and_status_2(arguments, said):
+    ran = subprocess.run(
+        [sys.executable, "jobs/deploy.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("deploy.py: ")
+    assert said in line
