@@ -176,6 +176,12 @@ class PartitionActor:
             return None
         return membership.reply(clock.now(), key, seq)
 
+    async def goodbye(self, member_id: str, session: Any = None) -> None:
+        """Forget a session that has stopped working and will not come back."""
+        membership, key = self._start(), self._key(member_id, session)
+        membership.release(clock.now(), key)
+        self._settle()
+
     # -- everybody ----------------------------------------------------------------------------------------------
 
     async def get_members(self, group: str) -> list[str]:

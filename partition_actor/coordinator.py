@@ -102,14 +102,16 @@ class PartitionCoordinator:
             groups = list(ownership.groups)
             for group in groups:
                 ownership.leave(group)
+        out = False
         if link.connected:
             self._send_now()
-            self._wait(lambda: all(self._is_out(group) for group in groups))
+            out = self._wait(lambda: all(self._is_out(group) for group in groups))
         with self._lock:
             self._active = False
             ownership.end()
         background_loop().call_soon_threadsafe(link.stop)
-        self._notifier.close()
+        # After the callbacks, for until they have returned this member may still be at work.
+        self._notifier.close(lambda: run_in_background(link.goodbye()) if out else None)
 
     def is_active(self) -> bool:
         """Whether it has been started, with a coordinator, and not stopped."""

@@ -62,6 +62,7 @@ class Standing:
 
     have: Epoch | None
     rev: int
+    wants_in: bool = False
     state: dict[str, Any] | None = None
     """What the reply says instead of a view."""
     again: bool = False

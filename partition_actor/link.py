@@ -38,7 +38,8 @@ class Link:
     """The heartbeats of one session. `lock` guards `ownership`, which users' threads read.
 
     `watch` is ``[actor handle, node id]`` of a member that is an actor. `on_reply` is called on the loop with the
-    changes of each reply; `failure` holds the refusal that the last request met, if it met one.
+    changes of each reply, and with none when the coordinator has been found or lost; `failure` holds the refusal that
+    the last request met, if it met one.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Link:
             try:
                 if self._handle is None:
                     self._handle = await self._connect()
+                    self._connected()
                 pause = not await self._exchange()
                 self._failures = 0
             except Exception as error:
@@ -90,6 +92,11 @@ class Link:
                 pause = True
             if pause and not self._stopped:
                 await self._pause()
+
+    async def goodbye(self) -> None:
+        """Let the coordinator forget this session, which has stopped, before its lease ends."""
+        if self._handle is not None:
+            self._handle.goodbye.remote(self._ownership.member_id, self._ownership.session)
 
     async def _exchange(self) -> bool:
         """One request and its reply. False: wait a little before the next."""
@@ -111,9 +118,8 @@ class Link:
             return False
         if any(change.rejoined for change in changes):
             self._watched_by = 0  # the watch has ended with the session
-        self.connected, self.failure = True, None
         self._interval = reply["next"]
-        self._on_reply(changes)
+        self._connected(changes)
         return True
 
     async def _reply_or_wake(self, reference: ray.ObjectRef[Any]) -> dict[str, Any] | None:
@@ -161,6 +167,10 @@ class Link:
             log.info("member %r has the coordinator back", self._ownership.member_id)
             self._complained = float("-inf")
         return handle
+
+    def _connected(self, changes: list[Change] | None = None) -> None:
+        self.connected, self.failure = True, None
+        self._on_reply(changes or [])
 
     def _note(self, error: Exception) -> None:
         cause = error.cause if isinstance(error, RayTaskError) else error

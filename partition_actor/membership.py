@@ -112,6 +112,8 @@ class Membership(Sessions):
         found, key = self._placed(group, member)
         session = self.sessions[key]
         session.drained[group] = session.seq
+        if group in session.standings:
+            session.standings[group].wants_in = False
         found.give_up_place(key, now)
         self.tick(now)
 
@@ -121,11 +123,14 @@ class Membership(Sessions):
         In an exclusive group its keys wait until its lease has ended: an operator's word proves nothing.
         """
         found, key = self._placed(group, member)
+        session = self.sessions[key]
         if found.exclusive:
-            self.sessions[key].barred = True
+            session.barred = True
             found.give_up_place(key, now)
         else:
             found.drop_seat(key, now)
+            if group in session.standings:
+                session.standings[group].again = True
         self.tick(now)
 
     def release(self, now: float, key: SessionKey) -> None:

@@ -65,10 +65,11 @@ class Notifier:
         """Run callbacks again after a `close`."""
         self._queue.open()
 
-    def close(self) -> None:
-        """Run what is pending, tell the partitions of what is lost by now, and run nothing after that."""
+    def close(self, last: Callable[[], Any]) -> None:
+        """Run what is pending, tell the partitions of what is lost by now, run `last`, and nothing after that."""
         for group in list(self._partitions):
             self.refresh(group)
+        self._queue.post(last)
         self._queue.close()
 
     def _watched(self, group: str) -> list[Partition]:

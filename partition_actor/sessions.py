@@ -122,7 +122,7 @@ class Sessions:
         self.incarnation, self._counter = incarnation + 1, 0
 
     def _take_report(self, now: float, key: SessionKey, session: Session, name: str, report: Report) -> None:
-        standing = session.standings[name] = Standing(have=report.have, rev=report.rev)
+        standing = session.standings[name] = Standing(report.have, report.rev, report.wants_in)
         group = self.groups.get(name)
         if group is None:
             if not report.wants_in and report.have is None:
@@ -136,7 +136,7 @@ class Sessions:
             group.take_recovery_report(key, report, standing)
         elif key in group.seats:
             group.take_seated_report(now, key, report, barred=session.barred)
-        elif report.wants_in:
+        elif report.wants_in and not session.barred:
             group.take_newcomer(now, key, report, standing, late=key in self._ended)
 
     def reply(self, now: float, key: SessionKey, seq: int) -> dict[str, Any]:
@@ -165,8 +165,9 @@ class Sessions:
             return None
         seat = group.seats.get(key)
         if seat is None:
-            taken = group.holder_of(key[0]) not in (None, key[1])
-            return {"state": "superseded" if taken else "out"}
+            if group.holder_of(key[0]) not in (None, key[1]):
+                return {"state": "superseded"}
+            return None if standing.wants_in else {"state": "out"}  # forgotten: it comes back
         if seat.acked is None or (group.epoch, seat.rev) == (standing.have, standing.rev):
             return None
         entry = {"view": group.view_for(key)}

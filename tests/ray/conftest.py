@@ -68,6 +68,10 @@ class Deployment:
         made.start()
         return made
 
+    def worker_arguments(self, my_id, group):
+        """What the classes in ``members`` are made with."""
+        return self.name, self.namespace, my_id, group
+
     def stop_members(self):
         while self._members:
             self._members.pop().stop()

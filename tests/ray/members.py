@@ -1,6 +1,7 @@
 """Workers that the tests start as Ray actors; pickled by value, for the workers cannot import this module."""
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -22,14 +23,18 @@ class BareWorker:
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one by its ``max_concurrency``."""
 
-    def __init__(self, name, namespace, my_id, group, exclusive=None):
+    def __init__(self, name, namespace, my_id, group):
         from partition_actor import PartitionCoordinator
 
         self.coordinator = PartitionCoordinator(my_id, name, namespace)
         self.group = group
+        self.values = []
+        self.logged = []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.logged.append(record.getMessage())
+        logging.getLogger("partition_actor").addHandler(handler)
         self.coordinator.start()
-        self.coordinator.join_group(group, exclusive=exclusive)
-        self.calls = []
+        self.coordinator.join_group(group)
 
     def pid(self):
         return os.getpid()
@@ -37,19 +42,20 @@ class Worker:
     def subset(self, items):
         return self.coordinator.extract_my_subset(self.group, items)
 
-    def members(self):
-        return self.coordinator.members(self.group)
-
     def busy_until(self, path):
         """Be in a call until there is a file of this name."""
         while not Path(path).exists():
-            time.sleep(0.005)
+            sum(range(10_000))
+            time.sleep(0.001)
 
     def note(self, value):
-        self.calls.append(value)
+        self.values.append(value)
 
     def noted(self):
-        return self.calls
+        return self.values
+
+    def log(self):
+        return self.logged
 
     def stop(self):
         self.coordinator.stop()
@@ -63,29 +69,60 @@ class AsyncWorker:
 
         self.coordinator = PartitionCoordinator(my_id, name, namespace)
         self.group = group
-        self.ticks = 0
+        self.turns = 0
 
     async def work(self, items):
         """The subset, and how often the loop turned during each awaited call."""
-        ticker = asyncio.ensure_future(self._tick())
-        await asyncio.sleep(0)
-        turned = []
-        for call in (
+        turner = asyncio.ensure_future(self._turn())
+        mine, turned = [], []
+        for step in (
             self.coordinator.astart(),
-            self.coordinator.ajoin_group(self.group),
             self.coordinator.aextract_my_subset(self.group, items),
+            self.coordinator.ajoin_group(self.group + "-2"),
             self.coordinator.aleave_group(self.group),
             self.coordinator.astop(),
         ):
-            before = self.ticks
-            result = await call
-            turned.append(self.ticks - before)
-            if result is not None:
-                mine = result
-        ticker.cancel()
+            before = self.turns
+            mine = await step or mine
+            turned.append(self.turns - before)
+        turner.cancel()
         return mine, turned
 
-    async def _tick(self):
+    async def _turn(self):
         while True:
-            self.ticks += 1
-            await asyncio.sleep(0.0005)
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+class SilentCoordinator:
+    """Has the coordinator's name, and never answers."""
+
+    async def hello(self):
+        await asyncio.Event().wait()
+
+
+class OldCoordinator:
+    """Has the coordinator's name, and another protocol."""
+
+    async def hello(self):
+        return {"version": "0.0.1", "protocol": 0, "settings": {}}
+
+    async def sync(self, request, watch=None):
+        raise AssertionError("nobody should ask")
+
+
+def task_of_a_member(name, namespace, my_id, group, items):
+    """A Ray task that is a member as long as it runs."""
+    from partition_actor import PartitionCoordinator
+
+    with PartitionCoordinator(my_id, name, namespace) as coordinator:
+        return coordinator.extract_my_subset(group, items), coordinator.members(group)
+
+
+def deploy_and_tell_pid(name, namespace):
+    """A Ray task that deploys the coordinator."""
+    import ray
+
+    import partition_actor
+
+    return ray.get(partition_actor.deploy(name, namespace).status.remote())["pid"]
