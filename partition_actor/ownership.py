@@ -89,6 +89,8 @@ class Ownership:
         self.session = session
         self.settings = settings
         self.incarnation = 0
+        self.interval = settings.hold
+        """Seconds until a heartbeat is due, as the coordinator said last."""
         self.groups: dict[str, Standing] = {}
         self.lease_until = float("-inf")
         self.exclusive_until = float("-inf")
@@ -149,6 +151,7 @@ class Ownership:
             "session": self.session,
             "seq": self._seq,
             "incarnation": self.incarnation,
+            "interval": self.interval,
             "leased": now < self.exclusive_until,
             "groups": {name: self._report(held, tell_views, lapsed) for name, held in live.items()},
         }
@@ -175,6 +178,7 @@ class Ownership:
         if reply["seq"] != self._seq or self._sent is None or reply["incarnation"] < self.incarnation:
             return None
         self.incarnation = reply["incarnation"]
+        self.interval = reply["next"]
         self._tell_views = reply["views"]
         if reply["term"] > 0:
             self.lease_until = max(self.lease_until, self._sent + reply["term"])

@@ -10,6 +10,7 @@ Request, a dict::
     session      str   one life of one process under that id
     seq          int   grows with every request of the session
     incarnation  int   the highest incarnation that this member has had a reply from; 0 for none
+    interval     float seconds between two heartbeats, as far as this member knows
     leased       bool  the lease of exclusive groups runs
     groups       {group: report}
 

@@ -25,6 +25,8 @@ class Session:
     seq: int = -1
     received: float = 0.0
     """When its latest request came."""
+    interval: float = 0.0
+    """Seconds between two heartbeats, as far as the member knows."""
     term: float = 0.0
     """Seconds of lease that its latest request is worth."""
     groups: set[str] = field(default_factory=set)
@@ -97,11 +99,13 @@ class Sessions:
         session = self.sessions.get(key) or self._admit(key, now)
         if request["seq"] <= session.seq:
             return False
-        session.seq = request["seq"]
+        session.seq, session.interval = request["seq"], request["interval"]
         session.standings.clear()
         for name, report in request["groups"].items():
             known = Report.of(report, request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, known)
+        for name in sorted(session.groups - request["groups"].keys()):
+            self._quit(now, key, session, name)
         self._renew(now, key, session)
         self.tick(now)
         return True
@@ -120,6 +124,12 @@ class Sessions:
                 f"this member has heard of {incarnation}"
             )
         self.incarnation, self._counter = incarnation + 1, 0
+
+    def _quit(self, now: float, key: SessionKey, session: Session, name: str) -> None:
+        """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
+        session.groups.discard(name)
+        if name in self.groups:
+            self.groups[name].drop_seat(key, now)
 
     def _take_report(self, now: float, key: SessionKey, session: Session, name: str, report: Report) -> None:
         standing = session.standings[name] = Standing(report.have, report.rev, report.wants_in)
@@ -237,6 +247,11 @@ class Sessions:
     def interval(self) -> float:
         """Seconds between two heartbeats of a member, at the present number of members."""
         return self.settings.interval_for(len(self.sessions))
+
+    def hold_for(self, key: SessionKey) -> float:
+        """Seconds for which a heartbeat without news may be held: a member waits no longer than the pace it knows."""
+        session = self.sessions.get(key)
+        return self.interval if session is None else min(self.interval, session.interval)
 
     @property
     def ttl(self) -> float:

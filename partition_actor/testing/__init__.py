@@ -9,6 +9,6 @@ from __future__ import annotations
 from partition_actor.testing.checker import Violation
 from partition_actor.testing.clock import FakeClock
 from partition_actor.testing.cluster import SimulatedCluster
-from partition_actor.testing.simulation import Outcome, simulate
+from partition_actor.testing.simulation import Outcome, simulate, simulate_many
 
-__all__ = ["FakeClock", "Outcome", "SimulatedCluster", "Violation", "simulate"]
+__all__ = ["FakeClock", "Outcome", "SimulatedCluster", "Violation", "simulate", "simulate_many"]

@@ -72,13 +72,12 @@ class Checker:
         standing = worker.ownership.groups.get(group)
         if not worker.alive or standing is None or standing.want == "out":
             return False
-        if standing.state == "superseded":
-            if not any(other.member_id == worker.member_id for other in self._cluster.actors if other is not worker):
-                self._fail(f"{worker} was superseded in {group}, and there never was another of its id")
-            return False
-        if standing.state == "out":
-            if (worker.member_id, group) not in self._cluster.dismissed:
-                self._fail(f"{worker} is out of {group}, and nobody sent it away")
+        if standing.state in ("superseded", "out"):
+            alone = not any(
+                other.member_id == worker.member_id for other in self._cluster.actors if other is not worker
+            )
+            if alone and (standing.state == "superseded" or (worker.member_id, group) not in self._cluster.dismissed):
+                self._fail(f"{worker} is {standing.state} in {group}; nobody sent it away or took its id")
             return False
         return True
 

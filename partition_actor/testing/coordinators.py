@@ -62,7 +62,7 @@ class Coordinator(Process):
         if not self.cluster.conditions.holds or self.membership.has_news(key):
             self._answer(key)
         else:
-            self.cluster.later(self.membership.interval, self, self._hold_over, key, request["seq"])
+            self.cluster.later(self.membership.hold_for(key), self, self._hold_over, key, request["seq"])
 
     def _hold_over(self, key: SessionKey, seq: int) -> bool:
         if self._held.get(key, (None,))[0] != seq:
@@ -84,8 +84,8 @@ class Coordinator(Process):
         self._calls = [call for call in self._calls if call.caller is not caller]
         try:
             if not self.membership.is_drained(group, key):
-                exists = group in self.membership.groups or self.membership.recovering(now)
-                self.membership.join(now, group, key, weight, None, None if exists else True)
+                mode = None if group in self.membership.groups else True
+                self.membership.join(now, group, key, weight, None, mode)
         except PartitionError:
             return
         self._calls.append(SubsetCall(caller, number, group, keys, now))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 
 from partition_actor.testing.checker import Violation
 from partition_actor.testing.cluster import SimulatedCluster
+
+SEEDS_A_CHUNK = 20
 
 
 @dataclass
@@ -16,28 +23,65 @@ class Outcome:
     seeds: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """Wall time, where several seeds were run."""
 
     def add(self, other: Outcome) -> None:
         """Take in another outcome."""
         self.seeds += other.seeds
         self.steps += other.steps
         self.faults += other.faults
+        self.violations += other.violations
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.seeds} seeds, {self.steps} steps, {self.seconds:.1f} s of wall time; {len(self.violations)} failed"
+        ]
+        lines += [f"{number:>12} {fault}" for fault, number in sorted(self.faults.items())]
+        return "\n".join(lines + self.violations)
 
 
 def simulate(seed: int, steps: int = 1000) -> Outcome:
-    """Run the cluster of `seed` for at least so many steps, then let it settle.
+    """Run the cluster of `seed` for so many steps, and then let it settle.
 
     Raises:
         Violation: a rule was broken; the message has a trace of what led to it and the command that reruns it.
     """
     try:
-        return _run(SimulatedCluster(seed), steps)
+        return run(SimulatedCluster(seed), steps)
     except Violation:
-        _run(SimulatedCluster(seed, trace=True), steps)
+        rerun = f"python -m partition_actor.testing --seed {seed} --steps {steps} --trace"
+        try:
+            run(SimulatedCluster(seed, trace=True), steps)
+        except Violation as violation:
+            raise Violation(f"{violation}\nrerun with: {rerun}") from None
         raise
 
 
-def _run(cluster: SimulatedCluster, steps: int) -> Outcome:
+def run(cluster: SimulatedCluster, steps: int) -> Outcome:
+    """Take so many steps, and then let the cluster settle. Raises ``Violation``."""
     cluster.run(steps)
     cluster.settle()
     return Outcome(1, cluster.steps, cluster.counts)
+
+
+def simulate_many(seeds: Iterable[int], steps: int = 1000, processes: int = 1) -> Outcome:
+    """Run every one of `seeds` in so many processes; `violations` holds the message of each seed that failed."""
+    started, outcome, every = time.perf_counter(), Outcome(), list(seeds)
+    if processes == 1:
+        for seed in every:
+            outcome.add(_tried(steps, seed))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for one in pool.map(partial(_tried, steps), every, chunksize=SEEDS_A_CHUNK):
+                outcome.add(one)
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def _tried(steps: int, seed: int) -> Outcome:
+    try:
+        return simulate(seed, steps)
+    except Violation as violation:
+        return Outcome(1, steps, violations=[str(violation)])

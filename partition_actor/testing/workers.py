@@ -56,7 +56,6 @@ class Worker(Actor):
         exclusive = [name for name, mode in cluster.conditions.groups if mode]
         self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
         self.lost_for_good: set[str] = set()
-        self._interval = cluster.settings.hold
         self._generation = 0
         for name, mode in cluster.conditions.groups:
             self.ownership.join(name, weight, exclusive=mode)
@@ -77,7 +76,7 @@ class Worker(Actor):
             route = cluster.rng.choice(cluster.coordinators)
         cluster.send(self, route, route.on_request, self, self.ownership.request(self.clock.now()))
         settings = cluster.settings
-        self.send_soon(self._interval * settings.ttl / settings.hold / 2)
+        self.send_soon(self.ownership.interval * settings.ttl / settings.hold / 2)
         return True
 
     def on_refusal(self, seq: int, error: str) -> None:
@@ -91,12 +90,11 @@ class Worker(Actor):
         changes = self.ownership.receive(reply)
         if changes is None:
             return
-        self._interval = reply["next"]
         adopted = [self._take(change, working.get(change.group, 0)) for change in changes]
         if any(adopted) or reply["again"] or self.cluster.conditions.holds:
             self.send_soon()
         else:
-            self.send_soon(self._interval * self.cluster.rng.uniform(0.9, 1.0))
+            self.send_soon(self.ownership.interval * self.cluster.rng.uniform(0.9, 1.0))
 
     # -- work and callbacks -------------------------------------------------------------------------------------
 

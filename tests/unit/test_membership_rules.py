@@ -234,3 +234,33 @@ def test_who_joins_a_recovering_group_as_it_is_does_not_decide_its_mode():
         beat(bare, exclusive)
     assert exclusive.state == "member"
     assert bare.ownership.view("g").exclusive
+
+
+def test_a_late_request_does_not_seat_a_member_for_good_that_has_left_since():
+    world = World()
+    member = world.member("a")
+    member.ownership.join("h", exclusive=False)
+    late = member.send()
+    member.beat()
+    member.ownership.leave("g")
+    member.beat()
+    world.wait(12.0)
+    world.membership.sync(world.now, late)
+    assert world.membership.find("g").members == {"a": 1}
+    member.beat()
+    assert world.membership.find("g").members == {}
+    assert world.membership.find("h").members == {"a": 1}
+
+
+def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
+    world = World(Settings(**{**PLAIN.to_dict(), "max_heartbeats_per_second": 1.0}))
+    first = world.member("m0")
+    first.beat()
+    for number in range(1, 8):
+        world.member(f"m{number}").beat()
+    request = first.send()
+    assert world.membership.interval == 8.0
+    assert world.membership.hold_for(first.key) == 2.0
+    assert first.fetch(request)["next"] == 8.0
+    first.send()
+    assert world.membership.hold_for(first.key) == 8.0

@@ -1,0 +1,225 @@
+"""Deliberate breaks of the rules of ``docs/guarantees.md``, each of one line of the production code.
+
+A mutant is a function that patches the code through pytest's ``monkeypatch``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from partition_actor.group import Group, Report
+from partition_actor.handoff import Handoff
+from partition_actor.membership import Membership
+from partition_actor.ownership import Ownership
+from partition_actor.sessions import Sessions
+from partition_actor.settings import Settings
+from partition_actor.testing.coordinators import Coordinator
+from partition_actor.testing.workers import Worker
+
+_receive = Ownership.receive
+_on_reply = Worker.on_reply
+_claims = Handoff._claims
+_of = Report.of.__func__
+_init = Sessions.__init__
+_on_death = Coordinator.on_death
+_use = Membership.use
+
+
+def lease_from_the_reply(patch: Any) -> None:
+    """Rule 1: the lease is counted from when the reply comes."""
+
+    def on_reply(self, reply):
+        if self.ownership._sent is not None:
+            self.ownership._sent = self.clock.now()
+        _on_reply(self, reply)
+
+    patch.setattr(Worker, "on_reply", on_reply)
+
+
+def no_margin(patch: Any) -> None:
+    """Rule 1: the coordinator expires a lease at receipt + ttl."""
+    patch.setattr(Sessions, "_grace", lambda self, term: term)
+
+
+def late_replies_accepted(patch: Any) -> None:
+    """Rule 1: a reply to an earlier request counts as if it were to the latest."""
+    patch.setattr(Ownership, "receive", lambda self, reply: _receive(self, {**reply, "seq": self._seq}))
+
+
+def lease_of_the_shortest_length(patch: Any) -> None:
+    """Rule 1: the coordinator forgets that leases grow with the load."""
+
+    def renew(self, now, key, session):
+        session.received, session.term = now, self.ttl
+        self._overdue.pop(key, None)
+        self._leases.drop(key)
+        self._leases.renew(key, self._run(now), self._grace(self.settings.ttl))
+
+    patch.setattr(Sessions, "_renew", renew)
+
+
+def old_session_released_at_once(patch: Any) -> None:
+    """Rule 2: a session whose id another has taken holds nothing any more."""
+    patch.setattr(Group, "_lose_place", lambda self, key: self._unseat(key))
+
+
+def zombie_readmitted(patch: Any) -> None:
+    """Rule 2: a session that has lost its id takes it back."""
+
+    def take_newcomer(self, now, key, report, standing, *, late):
+        _take_newcomer(self, now, key, replace(report, have=None, met=True), standing, late=False)
+
+    _take_newcomer = Group.take_newcomer
+    patch.setattr(Group, "take_newcomer", take_newcomer)
+
+
+def acknowledged_before_callbacks(patch: Any) -> None:
+    """Rule 3: a view is acknowledged as soon as it has come."""
+
+    def receive(self, reply):
+        changes = _receive(self, reply)
+        for change in changes or ():
+            if change.after is not None:
+                self.adopted(change.group, change.after.epoch)
+        return changes
+
+    patch.setattr(Ownership, "receive", receive)
+
+
+def laggards_left_out(patch: Any) -> None:
+    """Rule 4: nobody is told who may still act."""
+    patch.setattr(Handoff, "blockers", lambda self, key: ())
+
+
+def only_the_last_ring_checked(patch: Any) -> None:
+    """Rule 4: of the epochs that a laggard may act on only the last counts."""
+    patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[-1:])
+
+
+def only_the_first_ring_checked(patch: Any) -> None:
+    """Rule 4: of the epochs that a laggard may act on only the one that it acknowledged counts."""
+    patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[:1])
+
+
+def leaver_released_at_once(patch: Any) -> None:
+    """Rule 4: who leaves or is drained holds nothing any more, whatever it has acknowledged."""
+    patch.setattr(Group, "give_up_place", lambda self, key, now: self.drop_seat(key, now))
+
+
+def forgotten_released_at_once(patch: Any) -> None:
+    """Rule 5: an operator's word is taken for a proof."""
+
+    def forget(self, now, group, member):
+        found, key = self._placed(group, member)
+        found.drop_seat(key, now)
+        self.tick(now)
+
+    patch.setattr(Membership, "forget", forget)
+
+
+def released_when_its_node_is_lost(patch: Any) -> None:
+    """Rule 5: a process on a node that the GCS has lost is taken for dead."""
+    patch.setattr(Coordinator, "on_death", lambda self, key, certain: _on_death(self, key, True))
+
+
+def bare_caller_without_lease(patch: Any) -> None:
+    """Rule 5: `get_subset` answers though the caller's lease is not renewed."""
+
+    def use(self, now, group, key):
+        _use(self, now, group, key)
+        found = self.find(group)
+        return None if found.recovering or key not in found.seats or found.epoch is None else found.view_for(key)
+
+    patch.setattr(Membership, "use", use)
+
+
+def fenced_released_at_once(patch: Any) -> None:
+    """Rule 6: a hand-off that takes too long ends the old owner's claims and not its lease."""
+
+    def acknowledged_by_force(self, now, key, session):
+        for name in session.groups & self.groups.keys():
+            since = self.groups[name].lagging_since(key)
+            if since is not None and now > since + self.settings.handoff_timeout:
+                self.groups[name].ack(key, self.groups[name].epoch)
+        return False
+
+    patch.setattr(Sessions, "_fenced", acknowledged_by_force)
+
+
+def no_recovery_wait(patch: Any) -> None:
+    """Rule 7: a restarted coordinator takes itself for the first."""
+
+    def init(self, settings, incarnation, now, *, first=False, restarted=False):
+        _init(self, settings, incarnation, now, first=True)
+
+    patch.setattr(Sessions, "__init__", init)
+
+
+def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
+    """Rule 7: a restarted coordinator waits for one ttl and not for the longest lease."""
+    patch.setattr(Settings, "max_ttl", property(lambda self: self.ttl))
+
+
+def lease_before_views_are_known(patch: Any) -> None:
+    """Rule 7: a lease is granted on views that the coordinator does not know, or that nobody waits for."""
+    patch.setattr(Sessions, "_unsure", lambda self, key, session, name: False)
+
+
+def lapsed_lease_brought_back(patch: Any) -> None:
+    """Rule 7: a restarted coordinator renews a lease that has ended."""
+
+    def of(cls, report, request, *rest):
+        return _of(cls, report, {**request, "leased": True}, *rest)
+
+    patch.setattr(Report, "of", classmethod(of))
+
+
+def views_of_the_past_unlearnt(patch: Any) -> None:
+    """Rule 7: a restarted coordinator does not take in what laggards may act on."""
+    patch.setattr(Handoff, "learn", lambda self, epoch, members: None)
+
+
+def proof_ignored(patch: Any) -> None:
+    """Rule 8: a coordinator cut off from the GCS goes on granting leases."""
+    patch.setattr(Sessions, "prove", lambda self, at: setattr(self, "_proof", float("inf")))
+
+
+def leases_ended_without_proof(patch: Any) -> None:
+    """Rule 8: a coordinator cut off from the GCS ends leases that its successor may have renewed."""
+
+    def end_overdue(self, now):
+        for key in list(self._overdue):
+            self._end(key, now)
+
+    patch.setattr(Sessions, "_end_overdue", end_overdue)
+
+
+def incarnation_ignored(patch: Any) -> None:
+    """Rule 8: a member takes in the replies of a coordinator of the past."""
+
+    def receive(self, reply):
+        return _receive(self, {**reply, "incarnation": max(reply["incarnation"], self.incarnation)})
+
+    patch.setattr(Ownership, "receive", receive)
+
+
+def later_coordinator_outbid(patch: Any) -> None:
+    """Rule 8: a coordinator of the past goes beyond the incarnation of its successor."""
+
+    def outbid(self, now, incarnation):
+        self.incarnation, self._counter = incarnation + 1, 0
+
+    patch.setattr(Sessions, "_outbid", outbid)
+
+
+def token_without_incarnation(patch: Any) -> None:
+    """Rule 9: a fencing token is the epoch's counter."""
+    patch.setattr("partition_actor.ownership.fencing_token", lambda epoch: epoch[1])
+
+
+MUTANTS = [
+    value
+    for name, value in list(globals().items())
+    if callable(value) and getattr(value, "__doc__", None) and str(value.__doc__).startswith("Rule ")
+]
