@@ -11,21 +11,26 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
 from partition_actor import arguments, clock
 from partition_actor.background import background_loop, run_in_background
 from partition_actor.callbacks import GroupEvent
+from partition_actor.datasets import DatasetPartition, is_dataset
 from partition_actor.deathwatch import own_watch
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, NotStarted, SessionSuperseded
 from partition_actor.link import Link, log_change
 from partition_actor.notifier import Notifier
 from partition_actor.ownership import Change, Ownership, View, withheld
-from partition_actor.partition import Partition
+from partition_actor.partition import Partition, Share
 from partition_actor.protocol import Epoch, check_same_mode, ring_for
-from partition_actor.ring import KeyIndex
+from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -247,38 +252,36 @@ class PartitionCoordinator:
         keys = arguments.check_items(iterable)
         if self._actor is None:
             return keys
-        ownership, _ = self._started()
+        self._started()
         if self._state(group_id) in (None, "out"):
             self.join_group(group_id)
-        view, settings = self._acting(ownership, group_id)
-        if view is None:
-            return []
-        return ring_for(view.members, settings).subset(self.my_id, keys, withheld(view, settings))
+        return self._share(group_id).of(keys)
 
     async def aextract_my_subset(self, group_id: str | None, iterable: Iterable[Any]) -> Iterable[Any]:
         """`extract_my_subset`, for asyncio."""
         return await asyncio.to_thread(self.extract_my_subset, group_id, iterable)
 
-    def partition(self, group_id: str, items: Iterable[Any]) -> Partition:
+    @overload
+    def partition(self, group_id: str, items: Dataset, column: str) -> DatasetPartition: ...
+
+    @overload
+    def partition(self, group_id: str, items: Iterable[Any]) -> Partition: ...
+
+    def partition(self, group_id: str, items: Any, column: str | None = None) -> Partition | DatasetPartition:
         """`items` bound to a group: cheap to ask again after a change, and tells what is gained and lost.
 
-        Raises ``InvalidArgument`` and ``NotStarted``.
+        `items` is any iterable of keys, a numpy array of one dimension, an Arrow array, or a ``ray.data.Dataset``, of
+        which `column` holds the keys and which Ray Data filters. Raises ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
         alone = self._actor is None
+        share = partial(self._share, group_id)
+        if is_dataset(items):
+            return DatasetPartition(group_id, items, column, share)
+        if column is not None:
+            arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
         index: KeyIndex[Any] = KeyIndex(items, "xxh3" if alone else self._started()[0].settings.hash_function)
-
-        def subset(index: KeyIndex[Any]) -> list[Any]:
-            ownership, _ = self._started()
-            view, settings = self._acting(ownership, group_id)
-            if view is None:
-                return []
-            ring, others = ring_for(view.members, settings), withheld(view, settings)
-            if index.hash_function != ring.hash_function:  # made before the coordinator was reached
-                return ring.subset(self.my_id, index, others)
-            return index.subset(ring, self.my_id, others)
-
-        made = Partition(group_id, index, list if alone else subset, lambda: self._notifier.refresh(group_id))
+        made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
         with self._lock:
             self._notifier.add(made)
         return made
@@ -297,30 +300,24 @@ class PartitionCoordinator:
 
         Raises ``InvalidArgument`` and ``NotStarted``.
         """
-        arguments.check_text("group_id", group_id)
+        view = self._view(group_id)
         if self._actor is None:
             return self.my_id
-        ownership, _ = self._started()
-        view = ownership.view(group_id)
-        return None if view is None else ring_for(view.members, ownership.settings).owner(key)
+        return None if view is None else ring_for(view.members, self._started()[0].settings).owner(key)
 
     def members(self, group_id: str) -> list[str]:
         """The ids of a group's members by the view held, sorted; [] when none is. Never waits.
 
         Raises ``InvalidArgument`` and ``NotStarted``.
         """
-        arguments.check_text("group_id", group_id)
+        view = self._view(group_id)
         if self._actor is None:
             return [self.my_id]
-        view = self._started()[0].view(group_id)
         return [] if view is None else sorted(view.members)
 
     def epoch(self, group_id: str) -> Epoch | None:
         """``(incarnation, counter)`` of the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        if self._actor is None:
-            return None
-        view = self._started()[0].view(group_id)
+        view = self._view(group_id)
         return None if view is None else view.epoch
 
     def fencing_token(self, group_id: str) -> int:
@@ -343,9 +340,20 @@ class PartitionCoordinator:
             raise NotStarted(f"member {self.my_id!r}: call start() first, or use `with PartitionCoordinator(...)`")
         return self._ownership, self._link
 
-    def _acting(self, ownership: Ownership, group: str) -> tuple[View | None, Settings]:
+    def _view(self, group: str) -> View | None:
+        arguments.check_text("group_id", group)
+        return None if self._actor is None else self._started()[0].view(group)
+
+    def _share(self, group: str) -> Share:
+        """What of the ring this member may work on now."""
+        if self._actor is None:
+            return Share(self.my_id, Ring([self.my_id]))
+        ownership, _ = self._started()
         with self._lock:
-            return ownership.acting(clock.now(), group), ownership.settings
+            view, settings = ownership.acting(clock.now(), group), ownership.settings
+        if view is None:
+            return Share(self.my_id)
+        return Share(self.my_id, ring_for(view.members, settings), withheld(view, settings))
 
     def _state(self, group: str) -> str | None:
         held = self._ownership.groups.get(group) if self._ownership else None

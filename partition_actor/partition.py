@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from partition_actor.arguments import check_callback
 from partition_actor.callbacks import Callback
-from partition_actor.ring import KeyIndex
+from partition_actor.ring import KeyIndex, Ring
 
-Subset = Callable[[KeyIndex[Any]], list[Any]]
+
+@dataclass(frozen=True)
+class Share:
+    """What of a ring a member may work on: all that is its own there, less what others have still to hand over."""
+
+    member: str
+    ring: Ring | None = None
+    """None: nothing."""
+    withheld: Sequence[tuple[Ring, str]] = ()
+
+    def of(self, keys: Iterable[Any]) -> list[Any]:
+        """Those of `keys`, in their order, that are in the share."""
+        return [] if self.ring is None else self.ring.subset(self.member, keys, self.withheld)
+
+    def of_index(self, index: KeyIndex[Any]) -> list[Any]:
+        """The same for keys that are indexed: it costs the share and not the keys."""
+        if self.ring is None or index.hash_function != self.ring.hash_function:
+            return self.of(index)  # an index that was made before the coordinator was reached may use another hash
+        return index.subset(self.ring, self.member, self.withheld)
 
 
 class Partition:
@@ -26,10 +45,12 @@ class Partition:
     The keys are hashed and sorted once; asking costs the member's share of the ring and its keys, not all keys.
     """
 
-    def __init__(self, group: str, index: KeyIndex[Any], subset: Subset, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, group: str, index: KeyIndex[Any], share: Callable[[], Share], changed: Callable[[], None]
+    ) -> None:
         self.group = group
         self._index = index
-        self._subset = subset
+        self._share = share
         self._changed = changed
         self._lock = threading.Lock()
         self._gained: list[Callback] = []
@@ -39,7 +60,7 @@ class Partition:
     def keys(self) -> list[Any]:
         """The keys that this member may work on now, in the order in which they were given."""
         with self._lock:
-            return self._subset(self._index)
+            return self._share().of_index(self._index)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.keys())
