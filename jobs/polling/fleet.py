@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polling.agent import Agent, AgentSpec, Progress, View
 from polling.config import PollConfig
+from polling.report import Kill
 
 # Seconds. Generous: a busy machine takes its time to start a process, and failing is the exception.
 _START_LIMIT = 120.0
@@ -38,47 +39,30 @@ class Member:
     handle: Any
 
 
-@dataclass(frozen=True)
-class Kill:
-    """A SIGKILL; ``covered_after`` is None when the survivors did not cover everything within a minute."""
-
-    agent: str
-    pid: int
-    covered_after: float | None  # seconds, from the signal to the survivors' answers
-
-
 class Fleet:
     """The live agents of a run, ``config.agents`` of them when all is well."""
 
-    def __init__(self, config: PollConfig, run_id: str, directory: str) -> None:
+    def __init__(self, config: PollConfig, run_id: str, directory: str, say: Callable[[str], None]) -> None:
         self.group = f"pollers-{run_id}"
         self.members: dict[str, Member] = {}
         self.lost: list[str] = []  # agents that died or hung without our doing
         self._config = config
         self._run_id = run_id
         self._directory = directory
+        self._say = say
         self._born = 0
+        self._starting: dict[AgentSpec, tuple[Any, ray.ObjectRef[int]]] = {}
 
-    def fill(self) -> list[str]:
-        """Starts as many agents as are missing, under new names, and returns the names.
-
-        Raises:
-            AgentError: one did not start within the limit.
-        """
-        starting = {}
-        for _ in range(self._config.agents - len(self.members)):
+    def launch(self) -> list[str]:
+        """Starts as many agents as are missing, under new names, and returns the names; `settle` awaits them."""
+        names = []
+        while len(self.members) + len(self._starting) < self._config.agents:
             self._born += 1
             spec = self._spec(f"agent-{self._born}")
             handle = _on_this_node().remote(spec)
-            starting[spec] = (handle, handle.start.remote())
-        for spec, (handle, started) in starting.items():
-            try:
-                pid = ray.get(started, timeout=_START_LIMIT)
-            except (RayActorError, GetTimeoutError) as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                raise AgentError(f"{spec.name} did not start: {reason}") from None
-            self.members[spec.name] = Member(spec.name, spec.member_id, pid, handle)
-        return [spec.name for spec in starting]
+            self._starting[spec] = (handle, handle.start.remote())
+            names.append(spec.name)
+        return names
 
     def ask(self, method: str, *args: Any, limit: float = _ANSWER_LIMIT) -> dict[str, Any]:
         """Calls a method of all agents at once; agent name to reply, without those that had none in time.
@@ -94,18 +78,19 @@ class Fleet:
             try:
                 replies[calls[call].name] = ray.get(call)
             except RayActorError:
-                self.lose(calls[call].name)
+                self.lose(calls[call].name, "died")
         return replies
 
-    def lose(self, name: str) -> None:
-        """Strikes off an agent that died or hangs, and makes sure that it is dead."""
+    def lose(self, name: str, why: str) -> None:
+        """Strikes off an agent that died or hangs, makes sure that it is dead, and tells the user why."""
         member = self.members.pop(name, None)
         if member is not None:
             self.lost.append(name)
+            self._say(f"{name} {why}; another takes its place")
             ray.kill(member.handle)
 
     def settle(self) -> None:
-        """Waits until all agents are live and act on one epoch in which they are the members.
+        """Waits until ``config.agents`` agents are live and act on one epoch in which they are the members.
 
         A group that is not exclusive follows each member's newest view at once. So while a change is
         on its way two agents may hold a resource, or none; a cycle begins when none is.
@@ -113,29 +98,33 @@ class Fleet:
         Raises:
             AgentError: the limit passed first, or an agent that was missing did not start.
         """
+        self.launch()
+        self._admit()
         deadline = time.monotonic() + _SETTLE_LIMIT
         agreed: list[bool] = []
         while time.monotonic() < deadline:
-            self.fill()
             views: Iterable[View] = self.ask("view").values()
             wanted = sorted(member.member_id for member in self.members.values())
             agreed = [sorted(view.members) == wanted for view in views]
             if sum(agreed) == self._config.agents and len({view.epoch for view in views}) == 1:
                 return
+            self.launch()
+            self._admit()
             time.sleep(0.02)
         raise AgentError(
             f"the {self._config.agents} agents did not come to one view of group {self.group} within "
             f"{_SETTLE_LIMIT:g} s; {sum(agreed)} of them see all members"
         )
 
+    def progress(self, cycle: int) -> dict[str, Progress]:
+        """How far the agents are that have begun this cycle."""
+        replies: dict[str, Progress] = self.ask("progress", limit=1.0)
+        return {name: progress for name, progress in replies.items() if progress.cycle == cycle}
+
     def half_way(self, cycle: int, names: Collection[str]) -> bool:
         """Whether each of these agents has polled half of what is its in this cycle."""
-        progress: dict[str, Progress] = self.ask("progress")
-        return all(
-            name not in self.members
-            or (name in progress and progress[name].cycle == cycle and _half_done(progress[name]))
-            for name in names
-        )
+        progress = self.progress(cycle)
+        return all(name not in self.members or (name in progress and _half_done(progress[name])) for name in names)
 
     def kill(self, names: Collection[str], resources: Collection[str]) -> list[Kill]:
         """SIGKILLs these agents' processes and waits until the others' subsets cover the resources."""
@@ -152,9 +141,20 @@ class Fleet:
     def stop(self) -> None:
         """All agents leave the group and end."""
         self.ask("stop")
-        for member in self.members.values():
-            ray.kill(member.handle)
+        for handle in [*(m.handle for m in self.members.values()), *(h for h, _ in self._starting.values())]:
+            ray.kill(handle)
         self.members.clear()
+        self._starting.clear()
+
+    def _admit(self) -> None:
+        for spec, (handle, started) in self._starting.items():
+            try:
+                pid = ray.get(started, timeout=_START_LIMIT)
+            except (RayActorError, GetTimeoutError) as error:
+                reason = str(error).strip().rpartition("\n")[2]
+                raise AgentError(f"{spec.name} did not start: {reason}") from None
+            self.members[spec.name] = Member(spec.name, spec.member_id, pid, handle)
+        self._starting.clear()
 
     def _wait_for_cover(self, resources: Collection[str]) -> float | None:
         shared = ray.put(list(resources))

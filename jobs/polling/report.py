@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,37 @@ class Report:
     def faulty_cycles(self, excused: Collection[int] = ()) -> list[int]:
         """The cycles with a gap or a duplicate, without the excused ones."""
         return sorted({*self.gaps, *self.duplicates}.difference(excused))
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A SIGKILL; ``covered_after`` is None when the survivors did not cover everything within a minute."""
+
+    agent: str
+    pid: int
+    covered_after: float | None  # seconds, from the signal to the survivors' answers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run showed: its dataset's report and what was done to the agents."""
+
+    report: Report
+    kill_cycle: int | None
+    kills: Sequence[Kill]
+    lost: Sequence[str]  # agents that died or hung without our doing
+
+    @property
+    def excused(self) -> frozenset[int]:
+        """The two cycles around a kill, which may have gaps and duplicates."""
+        return frozenset() if self.kill_cycle is None else frozenset({self.kill_cycle, self.kill_cycle + 1})
+
+    @property
+    def good(self) -> bool:
+        """No gap and no duplicate outside the excused cycles, and every kill was made good."""
+        return not self.report.faulty_cycles(self.excused) and all(
+            kill.covered_after is not None for kill in self.kills
+        )
 
 
 def read_report(directory: str | Path) -> Report:

@@ -5,46 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 import partition_actor
 from partition_actor.errors import CoordinatorNotFound
 from polling.config import PollConfig
 from polling.display import Display
-from polling.fleet import AgentError, Fleet, Kill
+from polling.fleet import AgentError, Fleet
 from polling.joining import join
-from polling.report import Report, read_report
+from polling.report import Kill, Outcome, read_report
 from polling.resources import discover
 from polling.store import write_roster
 
 # Seconds between looks at how far the agents are.
 _LOOK = 0.1
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run showed: its dataset's report and what was done to the agents."""
-
-    report: Report
-    kill_cycle: int | None
-    kills: list[Kill]
-    lost: list[str]
-
-    @property
-    def excused(self) -> frozenset[int]:
-        """The two cycles around a kill, which may have gaps and duplicates."""
-        return frozenset() if self.kill_cycle is None else frozenset({self.kill_cycle, self.kill_cycle + 1})
-
-    @property
-    def good(self) -> bool:
-        """No gap and no duplicate outside the excused cycles, and every kill was made good."""
-        return not self.report.faulty_cycles(self.excused) and all(
-            kill.covered_after is not None for kill in self.kills
-        )
 
 
 def run(config: PollConfig, address: str, directory: Path, display: Display) -> Outcome:
@@ -62,7 +40,7 @@ def run(config: PollConfig, address: str, directory: Path, display: Display) -> 
         PartitionError: the coordinator could not be deployed.
     """
     with _joined(address), _coordinator(config):
-        fleet = Fleet(config, directory.name, str(directory))
+        fleet = Fleet(config, directory.name, str(directory), display.say)
         try:
             kills = _poll_all(config, fleet, directory, display)
         finally:
@@ -73,7 +51,6 @@ def run(config: PollConfig, address: str, directory: Path, display: Display) -> 
 
 def _poll_all(config: PollConfig, fleet: Fleet, directory: Path, display: Display) -> list[Kill]:
     display.say(f"starting {config.agents} agents")
-    fleet.fill()
     kills: list[Kill] = []
     due = time.monotonic()
     for cycle in range(1, config.cycles + 1):
@@ -105,7 +82,7 @@ class _Cycle:
             if self._victims and self._fleet.half_way(self._number, self._victims):
                 kills = self._kill(resources)
         for name in running.values():
-            self._lose(name, f"has not ended its cycle within {self._config.limit:g} s")
+            self._fleet.lose(name, f"has not ended its cycle within {self._config.limit:g} s")
         write_roster(self._directory, self._number, resources, discover(self._config.targets))
         self._display.end(self._number, len(resources))
         return kills
@@ -117,23 +94,18 @@ class _Cycle:
             try:
                 ray.get(call)
             except RayActorError:
-                self._lose(name, "died")
+                self._fleet.lose(name, "died")
             except RayTaskError as error:
                 raise AgentError(f"{name} failed in cycle {self._number}: {error.cause!r}") from None
-        progress = self._fleet.ask("progress").values()
-        self._display.advance(sum(p.done for p in progress if p.cycle == self._number))
-
-    def _lose(self, name: str, why: str) -> None:
-        if name in self._fleet.members:
-            self._display.say(f"{name} {why} in cycle {self._number}; another takes its place")
-            self._fleet.lose(name)
+        self._display.advance(sum(p.done for p in self._fleet.progress(self._number).values()))
 
     def _kill(self, resources: list[str]) -> list[Kill]:
         kills = self._fleet.kill(self._victims, resources)
         self._victims = []
         for kill in kills:
             self._display.say(f"{kill.agent} (pid {kill.pid}) got SIGKILL in cycle {self._number}")
-        self._display.say(f"{', '.join(self._fleet.fill())} started in its place")
+        started = self._fleet.launch()
+        self._display.say(f"{', '.join(started)} start{'s' if len(started) == 1 else ''} instead")
         return kills
 
 
@@ -159,7 +131,13 @@ def _coordinator(config: PollConfig) -> Iterator[None]:
         yield
     finally:
         # One that was there is somebody's; one that is ours may have become somebody's meanwhile.
-        if not found and not any(
-            ray.get(handle.get_members.remote(group)) for group in ray.get(handle.get_groups.remote())
-        ):
+        if not found and not _in_use(handle):
             partition_actor.shutdown(name=name, namespace=namespace)
+
+
+def _in_use(coordinator: Any) -> bool:
+    try:
+        groups = ray.get(coordinator.status.remote(), timeout=10)["groups"]
+    except (RayError, GetTimeoutError):
+        return True  # not known, so it stays
+    return any(group["members"] for group in groups.values())
