@@ -77,12 +77,13 @@ def _shares(outcome: Outcome) -> Table:
     table.add_column("agent")
     table.add_column("polls", justify="right")
     table.add_column("share", justify="right")
-    table.add_column("")
     killed = {kill.agent for kill in outcome.kills}
+    if killed:
+        table.add_column("")
     polls = outcome.report.polls
     for agent in sorted(polls, key=lambda name: (len(name), name)):
-        fate = f"killed in cycle {outcome.kill_cycle}" if agent in killed else ""
-        table.add_row(agent, str(polls[agent]), f"{polls[agent] / sum(polls.values()):.1%}", fate)
+        fate = [f"killed in cycle {outcome.kill_cycle}"] if agent in killed else []
+        table.add_row(agent, str(polls[agent]), f"{polls[agent] / sum(polls.values()):.1%}", *fate)
     return table
 
 

@@ -57,6 +57,11 @@ def test_shares_are_of_all_polls_and_in_the_agents_order(shown):
     ]
 
 
+def test_without_a_kill_the_table_has_no_column_for_it(shown):
+    (row,) = (row for row in shown(outcome()) if "agent-2" in row)
+    assert row.count("│") == 4
+
+
 def test_no_fault_is_said(shown):
     lines = shown(outcome())
     assert line(lines, "gaps").split() == ["gaps", "none"]
