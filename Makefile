@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos clean
+.PHONY: help run test check simulate bench chaos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ check: $(STAMP) ## lint, format and strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+simulate: $(STAMP) ## exclusive groups under 20,000 seeds of faults: about 15 minutes on two cores
+	$(BIN)/python -m partition_actor.testing --seeds 0..20000 --steps 1000 --processes 2
 
 bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
 	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -44,7 +45,7 @@ class SimulatedCluster:
         self.seed = seed
         self.rng = random.Random(seed)
         self.settings = settings or self.rng.choice(weather.some_settings())
-        self.conditions = conditions or weather.draw(self.rng, tuple(FAULTS))
+        self.conditions = replace(conditions or weather.draw(self.rng, tuple(FAULTS)))
         self.time = FakeClock()
         self.steps = 0
         self.counts: Counter[str] = Counter()
@@ -159,7 +160,8 @@ class SimulatedCluster:
         coordinator = Coordinator(self, incarnation, first=first, restarted=restarted)
         self.coordinators.append(coordinator)
         for actor in self.actors:
-            self.later(self.rng.expovariate(5.0), None, self._find_coordinator, actor, coordinator)
+            pace = self.rng.choice((20.0, 4.0, 1.0))
+            self.later(self.rng.expovariate(pace), None, self._find_coordinator, actor, coordinator)
         return coordinator
 
     def _find_coordinator(self, actor: Worker | BareCaller, coordinator: Coordinator) -> None:
@@ -173,9 +175,9 @@ class SimulatedCluster:
         self.actors.append(worker)
         return worker
 
-    def start_caller(self, member_id: str, group: str) -> BareCaller:
-        """Start a process that calls `get_subset` by a bare handle."""
-        caller = BareCaller(self, member_id, self.coordinators[-1], group)
+    def start_caller(self, member_id: str) -> BareCaller:
+        """Start a process that calls `get_subset` by a bare handle, in any exclusive group."""
+        caller = BareCaller(self, member_id, self.coordinators[-1])
         self.callers.append(caller)
         self.actors.append(caller)
         return caller

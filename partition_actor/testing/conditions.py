@@ -28,7 +28,9 @@ class Conditions:
     holds: bool
     """Whether the coordinator holds a heartbeat until there is news or the next is due."""
     any_route: bool
-    """Whether members that know the new one of two coordinators go on talking to the old one as well."""
+    """Whether members that know the new one of two coordinators may go back to the old one."""
+    quick_gcs: bool
+    """Whether the GCS gives up a silent node, and starts another coordinator, within a fraction of a lease."""
     slow_callbacks: float
     """Fraction of callbacks for lost keys that take long."""
     fault_rate: float
@@ -81,6 +83,7 @@ def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:
         slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
         holds=rng.random() < 0.8,
         any_route=rng.random() < 0.3,
+        quick_gcs=rng.random() < 0.3,
         slow_callbacks=rng.choice((0.0, 0.1, 0.4)),
         fault_rate=rng.choice((0.3, 1.0, 3.0)),
         faults=frozenset(kind for kind in kinds if rng.random() < share),

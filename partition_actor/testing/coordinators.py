@@ -81,7 +81,7 @@ class Coordinator(Process):
             return
         self.seen[key] = number
         now = self.clock.now()
-        self._calls = [call for call in self._calls if call.caller is not caller]
+        self._calls = [call for call in self._calls if (call.caller, call.group) != (caller, group)]
         try:
             if not self.membership.is_drained(group, key):
                 mode = None if group in self.membership.groups else True
@@ -91,7 +91,7 @@ class Coordinator(Process):
         self._calls.append(SubsetCall(caller, number, group, keys, now))
 
     def _serve(self, call: SubsetCall) -> bool:
-        if not (self.membership.settled(call.group) and self.membership.proven_since(call.received)):
+        if not self._may_answer(call):
             return False
         caller, settings = call.caller, self.cluster.settings
         try:
@@ -101,6 +101,9 @@ class Coordinator(Process):
         mine = [] if view is None else subset_of(View.of(view), caller.member_id, call.keys, settings)
         self.cluster.send(self, caller, caller.on_subset, call.number, call.group, mine)
         return True
+
+    def _may_answer(self, call: SubsetCall) -> bool:
+        return self.membership.settled(call.group) and self.membership.proven_since(call.received)
 
     def on_bare_heartbeat(self, caller: BareCaller) -> None:
         """The `heartbeat` call of a bare handle."""

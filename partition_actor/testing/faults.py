@@ -117,7 +117,8 @@ def _crash_coordinator(cluster: SimulatedCluster) -> bool:
     cluster.log(coordinator, "crashes")
     cluster.kill(coordinator)
     coordinator.counted_alive = False
-    cluster.later(cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0))), None, _replace, cluster)
+    delay = 0.01 if cluster.conditions.quick_gcs else cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
+    cluster.later(delay, None, _replace, cluster)
     return True
 
 
@@ -135,7 +136,8 @@ def _cut_off_coordinator(cluster: SimulatedCluster) -> bool:
     cluster.log(coordinator, "is cut off from the GCS")
     if cluster.rng.random() < 0.3:
         cluster.pause(coordinator, _duration(cluster))
-    cluster.later(cluster.rng.uniform(*HEALTH_TIMEOUT), None, _judge, cluster, coordinator)
+    patience = 0.05 if cluster.conditions.quick_gcs else cluster.rng.uniform(*HEALTH_TIMEOUT)
+    cluster.later(patience, None, _judge, cluster, coordinator)
     return True
 
 
@@ -147,7 +149,8 @@ def _judge(cluster: SimulatedCluster, coordinator: Coordinator) -> None:
         return
     coordinator.counted_alive = False
     cluster.log(coordinator, "is counted dead by the GCS")
-    cluster.later(cluster.rng.expovariate(4.0), None, _replace, cluster)
+    delay = 0.02 if cluster.conditions.quick_gcs else cluster.rng.expovariate(4.0)
+    cluster.later(delay, None, _replace, cluster)
     cluster.later(_duration(cluster) + 1.0, None, cluster.kill, coordinator)
 
 
@@ -211,6 +214,16 @@ def _join_again(cluster: SimulatedCluster) -> bool:
     return True
 
 
+def _weight_change(cluster: SimulatedCluster) -> bool:
+    worker = _some_worker(cluster)
+    group = cluster.rng.choice(cluster.conditions.groups)[0]
+    if worker is None or worker.paused or worker.ownership.view(group) is None:
+        return False
+    worker.ownership.join(group, cluster.rng.choice((1, 2)))
+    worker.send_soon()
+    return True
+
+
 def _command(name: str) -> Callable[[SimulatedCluster], bool]:
     def command(cluster: SimulatedCluster) -> bool:
         worker, coordinator = _some_process(cluster), _current(cluster)
@@ -228,8 +241,7 @@ def _command(name: str) -> Callable[[SimulatedCluster], bool]:
 def _bare_caller(cluster: SimulatedCluster) -> bool:
     if _running(cluster) >= MAX_PROCESSES:
         return False
-    group = cluster.rng.choice([name for name, exclusive in cluster.conditions.groups if exclusive])
-    cluster.start_caller(f"x{len(cluster.callers)}", group)
+    cluster.start_caller(f"x{len(cluster.callers)}")
     return True
 
 
@@ -247,6 +259,7 @@ FAULTS: dict[str, Callable[[SimulatedCluster], bool]] = {
     "join": _join,
     "leave": _leave,
     "join again": _join_again,
+    "weight change": _weight_change,
     "drain": _command("drain"),
     "forget": _command("forget"),
     "bare caller": _bare_caller,

@@ -71,9 +71,10 @@ class Worker(Actor):
     def _send(self, generation: int) -> bool:
         if generation != self._generation:
             return False
-        cluster, route = self.cluster, self.route
-        if cluster.conditions.any_route and cluster.rng.random() < 0.3:
-            route = cluster.rng.choice(cluster.coordinators)
+        cluster = self.cluster
+        if cluster.conditions.any_route and cluster.rng.random() < 0.15:
+            self.route = cluster.rng.choice([each for each in cluster.coordinators if each.alive] or [self.route])
+        route = self.route
         cluster.send(self, route, route.on_request, self, self.ownership.request(self.clock.now()))
         settings = cluster.settings
         self.send_soon(self.ownership.interval * settings.ttl / settings.hold / 2)
@@ -112,7 +113,10 @@ class Worker(Actor):
         """Run the callbacks of the oldest change; True when it is through and the coordinator waits to hear of it."""
         holding, cluster, adopted = self.holdings[group], self.cluster, False
         while holding.letting_go:
-            if holding.letting_go[0][1] and cluster.rng.random() < cluster.conditions.slow_callbacks:
+            luck = cluster.rng.random() if holding.letting_go[0][1] else 0.9
+            if luck > 0.98:
+                cluster.count("raising callback")  # it has returned then, as far as the driver is concerned
+            if luck < cluster.conditions.slow_callbacks:
                 cluster.count("slow callback")
                 duration = cluster.rng.uniform(0.0, 2 * cluster.settings.handoff_timeout)
                 cluster.later(duration, self, self._callbacks_returned, group)
@@ -179,44 +183,45 @@ class Worker(Actor):
 
 
 class BareCaller(Actor):
-    """A process that has nothing but the actor's handle, and calls `get_subset` in an exclusive group now and then."""
+    """A process that has nothing but the actor's handle, and calls `get_subset` in exclusive groups now and then."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator, group: str) -> None:
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator) -> None:
         super().__init__(cluster, f"{member_id}?{len(cluster.callers)}")
         self.member_id = member_id
         self.session = cluster.rng.choice(("", self.name))
         self.route = route
-        self.group = group
-        self.keys = keys_of(group)
-        self.place = [name for name, mode in cluster.conditions.groups if mode].index(group)
+        self._groups = [name for name, mode in cluster.conditions.groups if mode]
         self._weight = cluster.rng.choice((1, 2))
         self._number = 0
-        self._mask = 0
-        self._sent = self._until = float("-inf")
+        self._calls: dict[str, tuple[int, float]] = {}
+        """By group: the number of the latest call, and when it was made."""
+        self._subsets: dict[str, tuple[int, float]] = {}
+        """By group: the keys, and until when they are this caller's."""
         self.call()
 
     def call(self) -> None:
-        """Be done with the former subset and ask for the next."""
-        cluster, self._mask = self.cluster, 0
-        if "bare caller" not in cluster.conditions.faults:
-            return
+        """Be done with the former subset of a group and ask for the next."""
+        cluster, route = self.cluster, self.route
+        group = cluster.rng.choice(self._groups)
+        self._subsets.pop(group, None)
         self._number += 1
-        self._sent = self.clock.now()
-        route = self.route
-        cluster.send(self, route, route.on_get_subset, self, self._number, self.group, self.keys, self._weight)
+        self._calls[group] = (self._number, self.clock.now())
+        cluster.send(self, route, route.on_get_subset, self, self._number, group, keys_of(group), self._weight)
         if cluster.rng.random() < 0.3:
             cluster.send(self, route, route.on_bare_heartbeat, self)
         cluster.later(cluster.rng.uniform(0.1, 1.5), self, self.call)
 
     def on_subset(self, number: int, group: str, mine: list[str]) -> None:
         """The reply of `get_subset`: good for one ttl from the call."""
-        if number == self._number:
-            self._mask = mask_of(mine, self.keys, self.place)
-            self._until = self._sent + self.cluster.settings.ttl
+        latest, sent = self._calls[group]
+        if number == latest:
+            mask = mask_of(mine, keys_of(group), self._groups.index(group))
+            self._subsets[group] = (mask, sent + self.cluster.settings.ttl)
 
     def working_on(self) -> int:
-        """The latest subset while it is good."""
-        return self._mask if self.clock.now() < self._until else 0
+        """The latest subsets while they are good."""
+        now = self.clock.now()
+        return sum(mask for mask, until in self._subsets.values() if now < until)
 
     def tokens(self) -> list[tuple[int, int]]:
         """Nothing: a bare handle's caller gets no token."""

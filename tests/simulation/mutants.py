@@ -134,6 +134,23 @@ def bare_caller_without_lease(patch: Any) -> None:
     patch.setattr(Membership, "use", use)
 
 
+def bare_caller_answered_without_proof(patch: Any) -> None:
+    """Rule 8: `get_subset` answers before the coordinator is proven to be the latest."""
+    patch.setattr(Coordinator, "_may_answer", lambda self, call: self.membership.settled(call.group))
+
+
+def recovery_ended_without_proof(patch: Any) -> None:
+    """Rule 8: a coordinator that may have been replaced ends its wait."""
+
+    def end_recovery(self, now):
+        self._recovery_end = None
+        for group in self.groups.values():
+            if group.recovering:
+                group.recovered(now)
+
+    patch.setattr(Sessions, "_end_recovery", end_recovery)
+
+
 def fenced_released_at_once(patch: Any) -> None:
     """Rule 6: a hand-off that takes too long ends the old owner's claims and not its lease."""
 
@@ -196,10 +213,16 @@ def leases_ended_without_proof(patch: Any) -> None:
 
 
 def incarnation_ignored(patch: Any) -> None:
-    """Rule 8: a member takes in the replies of a coordinator of the past."""
+    """Rule 8: a member follows whichever coordinator answers, whatever it has heard of later ones."""
+    patch.setattr(Sessions, "_outbid", lambda self, now, incarnation: None)
 
     def receive(self, reply):
-        return _receive(self, {**reply, "incarnation": max(reply["incarnation"], self.incarnation)})
+        if reply["seq"] == self._seq and reply["incarnation"] < self.incarnation:
+            self.incarnation = reply["incarnation"]
+            for name, entry in reply["groups"].items():
+                if "view" in entry:
+                    self.groups[name].views = []
+        return _receive(self, reply)
 
     patch.setattr(Ownership, "receive", receive)
 

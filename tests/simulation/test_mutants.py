@@ -1,0 +1,64 @@
+"""The checker sees what it is for: with any one rule broken, the simulation fails."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from mutants import MUTANTS
+
+from partition_actor.testing import SimulatedCluster, Violation
+from partition_actor.testing.conditions import Conditions, draw
+from partition_actor.testing.faults import FAULTS
+from partition_actor.testing.simulation import run
+
+SEEDS = 600
+TWO_COORDINATORS = ("coordinator cut off", "join", "restart", "weight change", "leave", "cut", "bare caller")
+
+FOCUS = {
+    "bare_caller_without_lease": ("bare caller", "restart", "weight change", "join"),
+    "bare_caller_answered_without_proof": TWO_COORDINATORS,
+    "leases_ended_without_proof": ("coordinator cut off", "pause", "cut"),
+    "recovery_ended_without_proof": ("coordinator cut off", "coordinator crash"),
+    "incarnation_ignored": TWO_COORDINATORS,
+    "later_coordinator_outbid": TWO_COORDINATORS,
+    "views_of_the_past_unlearnt": ("coordinator crash", "join", "crash"),
+}
+"""Mutants that need faults which rarely meet in one run, and these faults."""
+
+
+def conditions(seed: int, mutant: str) -> Conditions:
+    drawn = draw(random.Random(seed), tuple(FAULTS))
+    if mutant in FOCUS:
+        drawn.faults = frozenset(FOCUS[mutant])
+        drawn.fault_rate, drawn.loss, drawn.holds = 3.0, 0.0, True
+        drawn.groups = (("keys", True), ("more", True))
+        drawn.quick_gcs, drawn.slow_callbacks = True, 0.0
+        drawn.any_route = "coordinator cut off" in drawn.faults and seed % 2 == 0
+    return drawn
+
+
+def first_violation(mutant: str) -> str | None:
+    for seed in range(SEEDS):
+        try:
+            run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
+        except Violation as violation:
+            return str(violation)
+    return None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_simulation_kills(mutant, monkeypatch):
+    mutant(monkeypatch)
+    assert first_violation(mutant.__name__) is not None
+
+
+@pytest.mark.parametrize("mutant", FOCUS)
+def test_the_code_holds_under_the_faults_that_kill(mutant):
+    for seed in range(20):
+        run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
+
+
+def test_there_are_enough_mutants():
+    assert len(MUTANTS) >= 12
+    assert set(FOCUS) <= {mutant.__name__ for mutant in MUTANTS}
