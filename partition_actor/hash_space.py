@@ -23,7 +23,7 @@ Hashes = npt.NDArray[Any]
 
 # numpy keeps the interpreter's lock while it draws from an iterator: in one go, ten million keys would keep a
 # heartbeat thread out for seconds, and a member would lose its lease by counting its own keys.
-_CHUNK = 1 << 14
+CHUNK = 1 << 14
 _LISTED = 1 << 15
 
 
@@ -125,7 +125,7 @@ def iterate_keys(keys: Iterable[object]) -> Iterator[Any]:
 
 def chunks(keys: Iterator[Any]) -> Iterator[list[Any]]:
     """``keys`` in lists short enough that hashing one does not hold up the process's other threads."""
-    while chunk := list(islice(keys, _CHUNK)):
+    while chunk := list(islice(keys, CHUNK)):
         yield chunk
 
 

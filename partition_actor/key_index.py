@@ -6,13 +6,15 @@ The index holds the keys' hashes in order, so that an arc of the hash space is a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from partition_actor.arguments import refuse
 from partition_actor.hash_space import (
+    CHUNK,
     Arcs,
     Hashes,
     HashName,
@@ -59,7 +61,10 @@ class KeyIndex(Generic[Key]):
 
     def __init__(self, keys: Iterable[Key] = (), hash_function: HashName = "xxh3") -> None:
         self._function = hash_function_named(hash_function)
-        self._keys: list[Any] = []  # with None where one has been discarded
+        # Every key at the position at which it was given, with None where one was discarded and in the room to grow.
+        # An array, not a list: numpy collects scattered objects in half the time of a loop, which waits for each.
+        self._keys: npt.NDArray[np.object_] = np.empty(0, object)
+        self._used = 0
         # Parallel arrays, in the order of the full hashes. The leading 64 bits of an md5 tell nearly all keys apart;
         # where they do not, the keys are hashed again, which is cheaper than 8 bytes more for each key.
         self._hashes: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -109,20 +114,19 @@ class KeyIndex(Generic[Key]):
         ``InvalidArgument`` when ``keys`` cannot be iterated, or there would be 2**32 keys or more.
         """
         added = list(iterate_keys(keys))
-        known = len(self._keys)
-        if known + len(added) > _MOST_KEYS:
-            refuse("keys", len(added), f"at most {_MOST_KEYS - known} keys more")
+        if self._used + len(added) > _MOST_KEYS:
+            refuse("keys", len(added), f"at most {_MOST_KEYS - self._used} keys more")
         hashes = hash_many(added, self._function)
         order = hashes.argsort(kind="stable")
         hashes = hashes[order]
-        positions = (order + known).astype(np.uint32)
-        if known:
-            self._keys += added
+        positions = (order + self._used).astype(np.uint32)
+        self._append(added)
+        if len(self):
             places = self._count_below(hashes)
             self._hashes = np.insert(self._hashes, places, leading_64_bits(hashes))
             self._positions = np.insert(self._positions, places, positions)
         else:
-            self._keys, self._hashes, self._positions = added, leading_64_bits(hashes), positions
+            self._hashes, self._positions = leading_64_bits(hashes), positions
 
     def discard(self, keys: Iterable[object]) -> None:
         """Forget every occurrence of each of ``keys``; those that are not in the index do not matter.
@@ -135,11 +139,10 @@ class KeyIndex(Generic[Key]):
         candidates = _ranges(starts, stops)
         found = zip(candidates.tolist(), self._positions[candidates].tolist(), strict=True)
         gone = [at for at, position in found if str(self._keys[position]) in texts]
-        for position in self._positions[gone].tolist():
-            self._keys[position] = None
+        self._keys[self._positions[gone]] = None
         self._hashes, self._positions = np.delete(self._hashes, gone), np.delete(self._positions, gone)
         # At a quarter, the holes stay within the 24 bytes a key and closing them is cheap by the key discarded.
-        if len(self._keys) > len(self._positions) * 1.25:
+        if self._used > len(self) * 1.25:
             self._close_holes()
 
     def _within(self, arcs: Arcs) -> list[Key]:
@@ -149,8 +152,20 @@ class KeyIndex(Generic[Key]):
         return self._keys_at(self._positions[_ranges(bounds[::2], bounds[1::2])])
 
     def _keys_at(self, positions: npt.NDArray[np.uint32]) -> list[Key]:
-        keys = self._keys
-        return [keys[position] for position in np.sort(positions).tolist()]
+        positions = np.sort(positions)
+        starts = range(0, len(positions), CHUNK)
+        parts: list[list[Key]] = [self._keys.take(positions[at : at + CHUNK]).tolist() for at in starts]
+        return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+
+    def _append(self, added: list[Key]) -> None:
+        needed = self._used + len(added)
+        if needed > len(self._keys):
+            # An eighth of room, as a list has it: many small additions do not copy everything each time.
+            room = np.empty(max(needed, len(self._keys) * 9 // 8), object)
+            room[: self._used] = self._keys[: self._used]
+            self._keys = room
+        self._keys[self._used : needed] = np.fromiter(added, object, len(added))
+        self._used = needed
 
     def _count_below(self, bounds: Hashes) -> npt.NDArray[np.intp]:
         """For each of ``bounds`` (full hashes), how many of the index's keys have a smaller hash."""
@@ -160,15 +175,15 @@ class KeyIndex(Generic[Key]):
             return counts
         stops = self._hashes.searchsorted(leading, side="right")
         for at in (counts < stops).nonzero()[0].tolist():
-            alike = [self._keys[position] for position in self._positions[counts[at] : stops[at]].tolist()]
+            alike = self._keys[self._positions[counts[at] : stops[at]]].tolist()
             counts[at] += (hash_keys(alike, self._function) < bounds[at]).sum()
         return counts
 
     def _close_holes(self) -> None:
         live = np.sort(self._positions)
-        renumbered = np.empty(len(self._keys), np.uint32)
+        renumbered = np.empty(self._used, np.uint32)
         renumbered[live] = np.arange(len(live), dtype=np.uint32)
-        self._keys = list(self._keys_at(live))  # a copy without the room that a comprehension leaves
+        self._keys, self._used = self._keys[live], len(live)
         self._positions = renumbered[self._positions]
 
 

@@ -311,7 +311,7 @@ def _checked_members(members: Members, name: str) -> dict[str, int]:
 
 def _member_points(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
     ring = HashRing(nodes={member: {"weight": weight}}, vnodes=vnodes, hash_fn=function.of_text)
-    return numbers_to_hashes([point for point, _ in ring.get_points()], function)
+    return numbers_to_hashes(list(ring.ring), function)
 
 
 def _merged(

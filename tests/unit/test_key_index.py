@@ -80,7 +80,7 @@ class AgainstAList(RuleBasedStateMachine):
         assert list(self.index) == self.keys
         assert len(self.index) == len(self.keys)
         # Holes must not pile up.
-        assert len(self.index._keys) <= len(self.keys) * 1.25
+        assert self.index._used <= len(self.keys) * 1.25
 
 
 class AgainstAListMd5(AgainstAList):
@@ -182,7 +182,7 @@ def test_what_is_added_after_holes_were_closed():
     ring = Ring(["a", "b"])
     index = KeyIndex(keys)
     index.discard(keys[:50])
-    assert len(index._keys) == 50
+    assert index._used == 50
     index.add(["new-1", "key-0"])
     assert index.subset(ring, "a") == ring.subset("a", [*keys[50:], "new-1", "key-0"])
 
@@ -224,3 +224,24 @@ def test_what_it_refuses(monkeypatch):
     with pytest.raises(InvalidArgument, match="keys: got 3, expected at most 2 keys more"):
         index.add(["y", "z", "u"])
     assert list(index) == ["x"]
+
+
+def test_small_additions_do_not_copy_all_keys_each_time():
+    index = KeyIndex(range(1000))
+    arrays = [index._keys]
+    for i in range(100):
+        index.add([f"new-{i}"])
+        if index._keys is not arrays[-1]:
+            arrays.append(index._keys)
+    assert len(arrays) <= 3
+    assert len(index) == 1100
+
+
+def test_more_keys_than_one_chunk(monkeypatch):
+    keys = [f"key-{i}" for i in range(50)]
+    ring = Ring(["a", "b"])
+    monkeypatch.setattr(hash_space, "CHUNK", 3)
+    monkeypatch.setattr(key_index, "CHUNK", 3)
+    index = KeyIndex(keys)
+    for member in ring.members:
+        assert index.subset(ring, member) == [key for key in keys if ring.owner(key) == member]

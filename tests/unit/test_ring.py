@@ -182,7 +182,7 @@ def test_numbers_in_arrays_keep_the_identity_of_their_elements():
 
 
 def test_more_keys_than_one_chunk(monkeypatch):
-    monkeypatch.setattr(hash_space, "_CHUNK", 7)
+    monkeypatch.setattr(hash_space, "CHUNK", 7)
     ring = Ring(["a", "b", "c"])
     keys = [f"key-{i}" for i in range(50)]
     owners = [ring.owner(key) for key in keys]
