@@ -21,7 +21,7 @@ import ray
 
 import partition_actor
 from partition_actor import arguments, clock
-from partition_actor.deathwatch import DeathWatch, alive_nodes, own_handle
+from partition_actor.deathwatch import DeathWatch, Life, alive_nodes, own_handle
 from partition_actor.errors import PartitionError, VersionMismatch
 from partition_actor.group import Group
 from partition_actor.membership import Membership
@@ -151,7 +151,7 @@ class PartitionActor:
     async def sync(self, request: dict[str, Any], watch: list[Any] | None = None) -> dict[str, Any] | None:
         """The heartbeat of a ``PartitionCoordinator``; see ``protocol``. Held until there is news or one is due.
 
-        `watch` is ``[actor handle, node id]`` of a member that is an actor. None is the answer to a request that a
+        `watch` is a ``deathwatch.Life`` as a list, of a member that is an actor. None is the answer to a request that a
         later one of the same session has overtaken.
         """
         membership = self._start()
@@ -162,8 +162,8 @@ class PartitionActor:
         key: SessionKey = (request["member"], request["session"])
         if not membership.sync(clock.now(), request):
             return None
-        if watch and self._watch is not None:
-            self._watch.watch(key, watch[0], watch[1])
+        if watch and self._watch is not None and not membership.sessions[key].again:
+            self._watch.watch(key, Life(*watch))  # a new process has its former one's place by now
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:
             _wake(overtaken)

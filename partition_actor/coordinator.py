@@ -18,7 +18,7 @@ from partition_actor import arguments, clock
 from partition_actor.background import background_loop, run_in_background
 from partition_actor.callbacks import GroupEvent
 from partition_actor.datasets import DatasetPartition, is_dataset
-from partition_actor.deathwatch import own_watch
+from partition_actor.deathwatch import own_life
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, NotStarted, SessionSuperseded
 from partition_actor.link import Link, log_change
@@ -92,7 +92,7 @@ class PartitionCoordinator:
             self._active = True
             session = uuid.uuid4().hex
             self._ownership = Ownership(self.my_id, session, self._settings)
-            link = Link(self._ownership, self._lock, self._actor, self._namespace, own_watch(), self._on_reply)
+            link = Link(self._ownership, self._lock, self._actor, self._namespace, own_life(), self._on_reply)
             self._link = link
             self._notifier.open()
         run_in_background(link.run())

@@ -6,14 +6,18 @@ so the worker's own queue never sees it; when the worker's process dies, Ray fai
 Whoever is told "dead" may take the member's keys at once, so the verdict must be certain. Ray gives the same error when
 it merely lost touch with a node; a worker on such a node may run on. Hence the node is asked about afterwards, and only
 a dead process on a living node counts.
+
+The call outlives a restart of the actor by Ray, and says nothing then. But a session of the actor's new process tells
+that the former one is dead, if its node lives: an actor has one process at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
@@ -34,12 +38,22 @@ def own_handle() -> Any:
     return ray.get_runtime_context().current_actor
 
 
-def own_watch() -> list[Any] | None:
-    """``[actor handle, node id]`` when this process runs an actor: what others watch it by."""
+class Life(NamedTuple):
+    """The process that a session lives in, by what others can watch: all that Ray knows it by."""
+
+    handle: Any
+    node: str
+    actor: str
+    worker: str
+
+
+def own_life() -> Life | None:
+    """This process, when it runs an actor."""
     if not ray.is_initialized():
         return None
     context = ray.get_runtime_context()
-    return None if context.get_actor_id() is None else [own_handle(), context.get_node_id()]
+    actor = context.get_actor_id()
+    return None if actor is None else Life(own_handle(), context.get_node_id(), actor, context.get_worker_id())
 
 
 def _noop(_actor: Any, _never: Any) -> None:
@@ -61,6 +75,9 @@ class DeathWatch:
         self._nodes = nodes
         self._cancel = cancel
         self._watches: dict[SessionKey, asyncio.Task[None]] = {}
+        self._lives: dict[SessionKey, Life] = {}
+        self._sessions: dict[str, set[SessionKey]] = {}
+        """By actor, its sessions of all its processes."""
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -68,21 +85,42 @@ class DeathWatch:
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._watches
 
-    def watch(self, key: SessionKey, handle: Any, node: str) -> None:
-        """Watch the actor behind `handle`, which runs on the node of hex id `node`; a second watch changes nothing."""
-        if key not in self._watches:
-            task = asyncio.get_running_loop().create_task(self._follow(key, handle, node))
-            self._watches[key] = task
-            task.add_done_callback(lambda done: self._watches.get(key) is done and self._watches.pop(key))
+    def watch(self, key: SessionKey, life: Life) -> None:
+        """Watch the process that a session lives in; a second watch changes nothing."""
+        if key in self._watches:
+            return
+        sessions = self._sessions.setdefault(life.actor, set())
+        for former in list(sessions):
+            if self._lives[former].worker != life.worker:
+                self._spawn(former, self._conclude(former, self._lives[former].node))
+        sessions.add(key)
+        self._lives[key] = life
+        self._spawn(key, self._follow(key, life))
 
     def forget(self, key: SessionKey) -> None:
         """Stop watching, for a session that is over."""
         task = self._watches.pop(key, None)
         if task is not None:
             task.cancel()
+        life = self._lives.pop(key, None)
+        if life is not None:
+            self._sessions[life.actor].discard(key)
+            if not self._sessions[life.actor]:
+                del self._sessions[life.actor]
 
-    async def _follow(self, key: SessionKey, handle: Any, node: str) -> None:
-        reference = handle.__ray_call__.remote(_noop, self._never)
+    def _spawn(self, key: SessionKey, following: Coroutine[Any, Any, None]) -> None:
+        before = self._watches.pop(key, None)
+        if before is not None:
+            before.cancel()
+        task = self._watches[key] = asyncio.get_running_loop().create_task(following)
+        task.add_done_callback(partial(self._over, key))
+
+    def _over(self, key: SessionKey, task: asyncio.Task[None]) -> None:
+        if self._watches.get(key) is task:
+            self.forget(key)
+
+    async def _follow(self, key: SessionKey, life: Life) -> None:
+        reference = life.handle.__ray_call__.remote(_noop, self._never)
         try:
             await reference
         except asyncio.CancelledError:
@@ -95,6 +133,10 @@ class DeathWatch:
             return
         else:
             return
+        await self._conclude(key, life.node)
+
+    async def _conclude(self, key: SessionKey, node: str) -> None:
+        """The process is gone, says Ray: believe it if its node lives."""
         try:
             certain = node in await self._nodes()
         except Exception:

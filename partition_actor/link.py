@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from partition_actor import clock
+from partition_actor.deathwatch import Life
 from partition_actor.deployment import find
 from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, PartitionError, VersionMismatch
 from partition_actor.ownership import Change, Ownership
@@ -37,7 +38,7 @@ COMPLAIN_EVERY = 60.0
 class Link:
     """The heartbeats of one session. `lock` guards `ownership`, which users' threads read.
 
-    `watch` is ``[actor handle, node id]`` of a member that is an actor. `on_reply` is called on the loop with the
+    `life` is that of a member that is an actor. `on_reply` is called on the loop with the
     changes of each reply, and with none when the coordinator has been found or lost; `failure` holds the refusal that
     the last request met, if it met one.
     """
@@ -48,7 +49,7 @@ class Link:
         lock: threading.RLock,
         actor: Any,
         namespace: str,
-        watch: list[Any] | None,
+        life: Life | None,
         on_reply: Callable[[list[Change]], None],
     ) -> None:
         self.failure: PartitionError | None = None
@@ -57,7 +58,7 @@ class Link:
         self._lock = lock
         self._actor = actor
         self._namespace = namespace
-        self._watch = watch
+        self._watch = None if life is None else list(life)
         self._on_reply = on_reply
         self._handle: Any = None
         self._wake = asyncio.Event()

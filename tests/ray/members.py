@@ -23,6 +23,8 @@ class BareWorker:
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one by its ``max_concurrency``."""
 
+    exclusive = None
+
     def __init__(self, name, namespace, my_id, group):
         from partition_actor import PartitionCoordinator
 
@@ -34,7 +36,7 @@ class Worker:
         handler.emit = lambda record: self.logged.append(record.getMessage())
         logging.getLogger("partition_actor").addHandler(handler)
         self.coordinator.start()
-        self.coordinator.join_group(group)
+        self.coordinator.join_group(group, exclusive=self.exclusive)
 
     def pid(self):
         return os.getpid()
@@ -59,6 +61,12 @@ class Worker:
 
     def stop(self):
         self.coordinator.stop()
+
+
+class ExclusiveWorker(Worker):
+    """A worker in an exclusive group."""
+
+    exclusive = True
 
 
 class AsyncWorker:

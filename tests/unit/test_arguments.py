@@ -122,7 +122,9 @@ def test_requests_that_are_refused(request_):
         arguments.check_request(request_)
 
 
-@pytest.mark.parametrize("watch", [7, "ab", [], ["handle"], ["handle", "node"], [None, None], [1, 2, 3]])
+@pytest.mark.parametrize(
+    "watch", [7, "ab", [], ["handle"], ["handle", "node"], [None] * 4, [1, 2, 3], ["handle", "node", "actor", "worker"]]
+)
 def test_watches_that_are_refused(watch):
     with pytest.raises(InvalidArgument, match=r"^watch: got .*, expected "):
         arguments.check_watch(watch)

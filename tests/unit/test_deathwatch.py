@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from partition_actor.deathwatch import DeathWatch
+from partition_actor.deathwatch import DeathWatch, Life
 
 KEY = ("member", "session")
 NODE = "node-1"
@@ -39,6 +39,10 @@ class Ray:
         return self.alive
 
 
+def life(handle, actor="actor", worker="worker"):
+    return Life(handle, NODE, actor, worker)
+
+
 async def settle():
     for _ in range(10):
         await asyncio.sleep(0)
@@ -51,7 +55,7 @@ def run(scenario):
 def test_a_dead_process_on_a_living_node_is_told_once():
     async def scenario():
         ray, actor = Ray(), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         assert ray.dead == []
         assert KEY in ray.watch
@@ -67,8 +71,8 @@ def test_a_dead_process_on_a_living_node_is_told_once():
 def test_the_watched_actor_is_sent_nothing_but_a_call_that_waits_for_its_argument():
     async def scenario():
         ray, actor = Ray(), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
+        ray.watch.watch(KEY, life(actor))
         await settle()
         ((function, argument),) = actor.calls
         assert argument == "never"
@@ -80,7 +84,7 @@ def test_the_watched_actor_is_sent_nothing_but_a_call_that_waits_for_its_argumen
 def test_a_process_on_a_lost_node_may_run_on_so_nothing_is_said(caplog):
     async def scenario():
         ray, actor = Ray(alive=["another"]), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         actor.life.set_exception(ActorDiedError())
         await settle()
@@ -94,7 +98,7 @@ def test_a_process_on_a_lost_node_may_run_on_so_nothing_is_said(caplog):
 def test_when_the_node_cannot_be_asked_about_nothing_is_said(caplog):
     async def scenario():
         ray, actor = Ray(failure=RuntimeError("the GCS is away")), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         actor.life.set_exception(ActorDiedError())
         await settle()
@@ -109,7 +113,7 @@ def test_when_the_node_cannot_be_asked_about_nothing_is_said(caplog):
 def test_an_error_that_does_not_prove_death_ends_the_watch_and_says_nothing(error, caplog):
     async def scenario():
         ray, actor = Ray(), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         actor.life.set_exception(error)
         await settle()
@@ -124,7 +128,7 @@ def test_an_error_that_does_not_prove_death_ends_the_watch_and_says_nothing(erro
 def test_a_call_that_returns_is_no_death():
     async def scenario():
         ray, actor = Ray(), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         actor.life.set_result(None)
         await settle()
@@ -137,7 +141,7 @@ def test_a_call_that_returns_is_no_death():
 def test_a_watch_that_is_given_up_withdraws_its_call():
     async def scenario():
         ray, actor = Ray(), FakeActor()
-        ray.watch.watch(KEY, actor, NODE)
+        ray.watch.watch(KEY, life(actor))
         await settle()
         ray.watch.forget(KEY)
         await settle()
@@ -151,11 +155,11 @@ def test_a_watch_that_is_given_up_withdraws_its_call():
 def test_a_watch_that_is_given_up_says_nothing_and_a_new_one_may_follow():
     async def scenario():
         ray, first, second = Ray(), FakeActor(), FakeActor()
-        ray.watch.watch(KEY, first, NODE)
+        ray.watch.watch(KEY, life(first))
         await settle()
         ray.watch.forget(KEY)
         ray.watch.forget(KEY)
-        ray.watch.watch(KEY, second, NODE)
+        ray.watch.watch(KEY, life(second))
         await settle()
         assert KEY in ray.watch
         second.life.set_exception(ActorDiedError())
@@ -169,12 +173,49 @@ def test_sessions_are_watched_apart():
     async def scenario():
         ray, actors = Ray(), [FakeActor() for _ in range(3)]
         for n, actor in enumerate(actors):
-            ray.watch.watch(("member", f"session-{n}"), actor, NODE)
+            ray.watch.watch(("member", f"session-{n}"), life(actor, actor=f"actor-{n}"))
         await settle()
         assert len(ray.watch) == 3
         actors[1].life.set_exception(ActorDiedError())
         await settle()
         assert ray.dead == [("member", "session-1")]
+        assert len(ray.watch) == 2
+
+    run(scenario)
+
+
+def test_a_session_of_an_actors_new_process_tells_that_the_former_one_is_dead():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        ray.watch.watch(("another", "session-2"), life(actor, worker="worker-2"))
+        await settle()
+        assert ray.dead == [KEY]
+        assert KEY not in ray.watch
+        assert ("another", "session-2") in ray.watch
+
+    run(scenario)
+
+
+def test_a_new_process_elsewhere_tells_nothing_when_the_former_ones_node_is_lost(caplog):
+    async def scenario():
+        ray, actor = Ray(alive=["another"]), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        ray.watch.watch(("member", "session-2"), Life(actor, "another", "actor", "worker-2"))
+        await settle()
+        assert ray.dead == []
+
+    run(scenario)
+    assert "its lease decides" in caplog.text
+
+
+def test_two_sessions_of_one_process_live_side_by_side():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        ray.watch.watch(("member", "session-2"), life(actor))
+        await settle()
+        assert ray.dead == []
         assert len(ray.watch) == 2
 
     run(scenario)
