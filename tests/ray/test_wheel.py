@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import partition_actor
-
 ROOT = Path(__file__).parents[2]
 
 # An environment of its own takes a minute or two to fill.
@@ -79,6 +77,5 @@ def test_every_module_imports_with_the_declared_dependencies_alone(wheel, run):
     assert not Path(origin).is_relative_to(ROOT)
 
 
-@pytest.mark.skipif(not hasattr(partition_actor, "deploy"), reason="there is no deploy() yet")
 def test_the_coordinator_deploys_from_the_wheel(run):
     assert run(DEPLOY)[-1] == "['a', 'b']"
