@@ -32,6 +32,9 @@ from partition_actor.status import status_of
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 1000
+"""How many sessions of dead processes are remembered, so that a late request of theirs brings none of them back."""
+
 
 def _was_restarted() -> bool:
     with warnings.catch_warnings():
@@ -69,6 +72,7 @@ class PartitionActor:
         self._timer_at = float("inf")
         self._watch: DeathWatch | None = None
         self._node = ""
+        self._dead: dict[SessionKey, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proving: asyncio.Future[None] | None = None
 
@@ -160,6 +164,9 @@ class PartitionActor:
         if request.get("protocol") != PROTOCOL:
             raise VersionMismatch(_mismatch(request.get("protocol"), "this member"))
         key: SessionKey = (request["member"], request["session"])
+        if key in self._dead:  # sent before its process ended, and read after
+            await asyncio.sleep(membership.interval)
+            return None
         if not membership.sync(clock.now(), request):
             return None
         if watch and self._watch is not None and not membership.sessions[key].again:
@@ -264,7 +271,7 @@ class PartitionActor:
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             self._membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
-            self._watch = DeathWatch(own_handle().never.remote(), self._on_death)
+            self._watch = DeathWatch(own_handle().never.remote(), self._on_ending, self._on_death)
             self._spawn(self._keep_proving())
             self._settle()
         return self._membership
@@ -277,9 +284,20 @@ class PartitionActor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _on_ending(self, key: SessionKey) -> None:
+        membership = self._start()
+        session = membership.sessions.get(key)
+        for group in sorted(session.groups if session else ()):
+            if group in membership.groups and membership.groups[group].holder_of(key[0]) == key[1]:
+                membership.drain(clock.now(), group, key[0])
+        self._settle()
+
     def _on_death(self, key: SessionKey) -> None:
         log.info("the process of member %r is dead", key[0])
         self._start().release(clock.now(), key)
+        self._dead[key] = None
+        if len(self._dead) > REMEMBERED:
+            del self._dead[next(iter(self._dead))]
         self._settle()
 
     def _settle(self) -> None:

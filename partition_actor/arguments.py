@@ -106,10 +106,10 @@ def check_request(value: object) -> None:
 
 
 def check_watch(value: object) -> None:
-    """None, or an actor's handle and the ids of its node, actor and worker process; see ``deathwatch.Life``."""
+    """None, or an actor's handle and four texts; see ``deathwatch.Life``."""
     if value is None:
         return
-    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(isinstance(each, str) for each in value[1:]):
-        refuse("watch", value, "None or an actor's handle and the hex ids of its node, actor and worker")
+    if not isinstance(value, (list, tuple)) or len(value) != 5 or not all(isinstance(each, str) for each in value[1:]):
+        refuse("watch", value, "None or an actor's handle and the ids of its node, actor, worker and process")
     if not hasattr(value[0], "__ray_call__"):
         refuse("watch", value[0], "an actor's handle")

@@ -4,8 +4,11 @@ Ray is imported after the environment is set: a new local cluster would otherwis
 """
 
 import os
+import subprocess
+import sys
 import time
 import uuid
+from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
@@ -121,6 +124,22 @@ def steady(_steady):
     """A coordinator that tests share, each with a group of its own; nobody expires there."""
     yield _steady
     _steady.stop_members()
+
+
+@pytest.fixture
+def another_node(cluster):
+    """A second node of the cluster, on this machine; returns the resource that only it has."""
+    start = ["start", f"--address={cluster.address_info['gcs_address']}", "--num-cpus=1", "--block"]
+    node = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), *start, '--resources={"elsewhere": 1}'],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: "elsewhere" in ray.cluster_resources())
+    yield "elsewhere"
+    node.terminate()
+    node.wait(LIMIT)
+    wait_until(lambda: "elsewhere" not in ray.cluster_resources())
 
 
 @pytest.fixture

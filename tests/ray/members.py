@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -67,6 +68,34 @@ class ExclusiveWorker(Worker):
     """A worker in an exclusive group."""
 
     exclusive = True
+
+
+class Restless:
+    """A worker whose thread writes down when it still owned anything of an exclusive group, to the very end."""
+
+    def __init__(self, name, namespace, my_id, group, items, path):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.coordinator.join_group(group, exclusive=True)
+        threading.Thread(target=self._work, args=(group, items, path), daemon=True).start()
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self):
+        import ray
+
+        ray.actor.exit_actor()
+
+    def _work(self, group, items, path):
+        with open(path, "w", buffering=1) as out:
+            while True:
+                before = time.monotonic()
+                if any(self.coordinator.owns(group, item) for item in items):
+                    out.write(f"{before!r}\n")
+                time.sleep(0.0005)
 
 
 class AsyncWorker:

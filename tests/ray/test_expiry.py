@@ -3,10 +3,12 @@
 import gc
 import os
 import signal
+import time
 
+import pytest
 import ray
 from conftest import LIMIT, STEADY, wait_until
-from members import Worker
+from members import Restless, Worker
 
 from partition_actor import Settings
 from partition_actor.ownership import Ownership
@@ -91,6 +93,48 @@ def test_a_killed_worker_is_gone_long_before_its_lease_ends(make_deployment, gro
     wait_until(lambda: survivor.members(group) == ["survivor"], SOON)
     assert survivor.extract_my_subset(group, ITEMS) == ITEMS
     wait_until(lambda: deployment.call("status")["watched"] == 0)
+
+
+ENDS = {
+    "kill -9": lambda worker: os.kill(ray.get(worker[0].pid.remote()), signal.SIGKILL),
+    "SIGTERM": lambda worker: os.kill(ray.get(worker[0].pid.remote()), signal.SIGTERM),
+    "ray.kill": lambda worker: ray.kill(worker[0]),
+    "exit_actor": lambda worker: worker[0].exit.remote(),
+    "out of scope": lambda worker: (worker.clear(), gc.collect()),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_however_a_worker_ends_its_keys_are_taken_over_soon_and_never_while_it_may_act(steady, group, tmp_path, end):
+    survivor = steady.member("survivor")
+    survivor.join_group(group, exclusive=True)
+    arguments = (*steady.worker_arguments("victim", group), ITEMS[:5], str(tmp_path / "owned"))
+    worker = [ray.remote(Restless).options(num_cpus=0).remote(*arguments)]
+    theirs = []
+
+    def shared():
+        theirs[:] = [item for item in ITEMS[:5] if survivor.owner(group, item) == "victim"]
+        return theirs and (tmp_path / "owned").exists() and (tmp_path / "owned").read_text()
+
+    wait_until(shared)
+    ENDS[end](worker)
+    wait_until(lambda: any(survivor.owns(group, item) for item in theirs), SOON)
+    taken = time.monotonic()
+    wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
+    wait_until(lambda: steady.call("status")["watched"] == 0)  # and so its process is no more
+    assert float((tmp_path / "owned").read_text().split()[-1]) <= taken
+    assert steady.members(group) == ["survivor"]
+
+
+def test_a_worker_on_another_node_that_ends_in_an_orderly_way(steady, group, another_node):
+    survivor = steady.member("survivor")
+    survivor.join_group(group, exclusive=True)
+    arguments = (*steady.worker_arguments("victim", group), [], "/dev/null")
+    victim = ray.remote(Restless).options(num_cpus=0, resources={another_node: 0.001}).remote(*arguments)
+    pid = ray.get(victim.pid.remote(), timeout=LIMIT)
+    wait_until(lambda: survivor.members(group) == ["survivor", "victim"])
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
 
 
 def test_a_watched_actor_works_undisturbed_and_ends_when_nobody_holds_it(make_deployment, group, tmp_path):

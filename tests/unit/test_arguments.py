@@ -123,7 +123,7 @@ def test_requests_that_are_refused(request_):
 
 
 @pytest.mark.parametrize(
-    "watch", [7, "ab", [], ["handle"], ["handle", "node"], [None] * 4, [1, 2, 3], ["handle", "node", "actor", "worker"]]
+    "watch", [7, "abcde", [], ["handle"], ["handle", "node"], [None] * 5, [1, 2, 3], ["handle", "n", "a", "w", "p"]]
 )
 def test_watches_that_are_refused(watch):
     with pytest.raises(InvalidArgument, match=r"^watch: got .*, expected "):

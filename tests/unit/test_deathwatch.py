@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from partition_actor.deathwatch import DeathWatch, Life
+from partition_actor.deathwatch import CONNECTION_BROKE, DeathWatch, Life
 
 KEY = ("member", "session")
 NODE = "node-1"
@@ -25,12 +26,19 @@ class FakeActor:
 
 
 class Ray:
-    """What the watch asks about nodes, and what it says about deaths."""
+    """What the watch asks about nodes and processes, and what it says of members."""
 
     def __init__(self, alive=(NODE,), failure=None):
-        self.alive, self.failure, self.dead, self.asked = set(alive), failure, [], 0
+        self.alive, self.failure, self.ending, self.dead, self.asked = set(alive), failure, [], [], 0
         self.cancelled = []
-        self.watch = DeathWatch("never", self.dead.append, self.nodes, self.cancelled.append)
+        self.process = asyncio.get_running_loop().create_future()
+        self.watch = DeathWatch(
+            "never", self.ending.append, self.dead.append, self.nodes, self.process_ended, self.cancelled.append
+        )
+
+    async def process_ended(self, life):
+        assert life.node == NODE
+        return await self.process
 
     async def nodes(self):
         self.asked += 1
@@ -40,7 +48,16 @@ class Ray:
 
 
 def life(handle, actor="actor", worker="worker"):
-    return Life(handle, NODE, actor, worker)
+    return Life(handle, NODE, actor, worker, "process")
+
+
+def died(why):
+    """What Ray raises for a dead actor."""
+    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=f"The actor is dead because {why}"))
+
+
+def killed():
+    return died(f"its worker process has died. Worker exit detail: Worker {CONNECTION_BROKE} code 2. End of file.")
 
 
 async def settle():
@@ -59,11 +76,61 @@ def test_a_dead_process_on_a_living_node_is_told_once():
         await settle()
         assert ray.dead == []
         assert KEY in ray.watch
-        actor.life.set_exception(ActorDiedError())
+        actor.life.set_exception(killed())
         await settle()
         assert ray.dead == [KEY]
+        assert ray.ending == []
         assert KEY not in ray.watch
         assert len(ray.watch) == 0
+
+    run(scenario)
+
+
+def test_a_process_that_ends_in_an_orderly_way_is_dead_when_its_kernel_says_so():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        actor.life.set_exception(died("all references to the actor were removed."))
+        await settle()
+        assert (ray.ending, ray.dead) == ([KEY], [])
+        assert KEY in ray.watch
+        ray.process.set_result(True)
+        await settle()
+        assert (ray.ending, ray.dead) == ([KEY], [KEY])
+        assert len(ray.watch) == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("answer", [False, RuntimeError("no worker could be started there")])
+def test_when_nobody_can_tell_whether_it_runs_the_lease_decides(answer, caplog):
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        actor.life.set_exception(died("exit_actor() is called."))
+        await settle()
+        ray.process.set_result(answer) if answer is False else ray.process.set_exception(answer)
+        await settle()
+        assert ray.dead == []
+        assert len(ray.watch) == 0
+
+    run(scenario)
+    assert "its lease decides" in caplog.text
+
+
+def test_a_session_that_is_over_before_its_process_is_followed_no_more():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        actor.life.set_exception(died("exit_actor() is called."))
+        await settle()
+        ray.watch.forget(KEY)
+        await settle()
+        assert ray.process.cancelled()
+        assert ray.dead == []
 
     run(scenario)
 
@@ -86,7 +153,7 @@ def test_a_process_on_a_lost_node_may_run_on_so_nothing_is_said(caplog):
         ray, actor = Ray(alive=["another"]), FakeActor()
         ray.watch.watch(KEY, life(actor))
         await settle()
-        actor.life.set_exception(ActorDiedError())
+        actor.life.set_exception(killed())
         await settle()
         assert ray.dead == []
         assert ray.asked == 1
@@ -100,7 +167,7 @@ def test_when_the_node_cannot_be_asked_about_nothing_is_said(caplog):
         ray, actor = Ray(failure=RuntimeError("the GCS is away")), FakeActor()
         ray.watch.watch(KEY, life(actor))
         await settle()
-        actor.life.set_exception(ActorDiedError())
+        actor.life.set_exception(killed())
         await settle()
         assert ray.dead == []
         assert KEY not in ray.watch
@@ -162,7 +229,7 @@ def test_a_watch_that_is_given_up_says_nothing_and_a_new_one_may_follow():
         ray.watch.watch(KEY, life(second))
         await settle()
         assert KEY in ray.watch
-        second.life.set_exception(ActorDiedError())
+        second.life.set_exception(killed())
         await settle()
         assert ray.dead == [KEY]
 
@@ -176,7 +243,7 @@ def test_sessions_are_watched_apart():
             ray.watch.watch(("member", f"session-{n}"), life(actor, actor=f"actor-{n}"))
         await settle()
         assert len(ray.watch) == 3
-        actors[1].life.set_exception(ActorDiedError())
+        actors[1].life.set_exception(killed())
         await settle()
         assert ray.dead == [("member", "session-1")]
         assert len(ray.watch) == 2
@@ -184,11 +251,15 @@ def test_sessions_are_watched_apart():
     run(scenario)
 
 
-def test_a_session_of_an_actors_new_process_tells_that_the_former_one_is_dead():
+def test_a_session_of_an_actors_new_process_tells_that_the_former_one_is_ending():
     async def scenario():
         ray, actor = Ray(), FakeActor()
         ray.watch.watch(KEY, life(actor))
         ray.watch.watch(("another", "session-2"), life(actor, worker="worker-2"))
+        await settle()
+        assert ray.ending == [KEY]
+        assert ray.dead == []
+        ray.process.set_result(True)
         await settle()
         assert ray.dead == [KEY]
         assert KEY not in ray.watch
@@ -201,7 +272,7 @@ def test_a_new_process_elsewhere_tells_nothing_when_the_former_ones_node_is_lost
     async def scenario():
         ray, actor = Ray(alive=["another"]), FakeActor()
         ray.watch.watch(KEY, life(actor))
-        ray.watch.watch(("member", "session-2"), Life(actor, "another", "actor", "worker-2"))
+        ray.watch.watch(("member", "session-2"), Life(actor, "another", "actor", "worker-2", "process-2"))
         await settle()
         assert ray.dead == []
 
