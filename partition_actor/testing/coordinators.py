@@ -84,6 +84,7 @@ class Coordinator(Process):
         self._calls = [call for call in self._calls if (call.caller, call.group) != (caller, group)]
         try:
             if not self.membership.is_drained(group, key):
+                self.membership.tick(now)  # which may forget the group, and whoever joins then decides its mode
                 mode = None if group in self.membership.groups else True
                 self.membership.join(now, group, key, weight, None, mode)
         except PartitionError:
