@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -90,10 +89,8 @@ class PartitionCoordinator:
             if self._active:
                 return
             self._active = True
-            session = uuid.uuid4().hex
-            self._ownership = Ownership(self.my_id, session, self._settings)
-            link = Link(self._ownership, self._lock, self._actor, self._namespace, own_life(), self._on_reply)
-            self._link = link
+            self._ownership = held = Ownership(self.my_id, uuid.uuid4().hex, self._settings)
+            self._link = link = Link(held, self._lock, self._actor, self._namespace, own_life(), self._on_reply)
             self._notifier.open()
         run_in_background(link.run())
         self._wait(lambda: link.connected or link.failure is not None)
@@ -243,8 +240,8 @@ class PartitionCoordinator:
         """Those of `iterable` that this member may work on now, as a list in their order.
 
         Joins the group when that has not been done. ``[]`` when the lease has ended, because the coordinator has been
-        away for too long. With an empty or None group `iterable` is returned as it is. Raises ``InvalidArgument``,
-        ``NotStarted`` and what `join_group` raises.
+        away for too long, and after an operator's drain, until `join_group`. With an empty or None group `iterable` is
+        returned as it is. Raises ``InvalidArgument``, ``NotStarted`` and what `join_group` raises.
         """
         if group_id is None or group_id == "":
             return iterable
@@ -252,8 +249,8 @@ class PartitionCoordinator:
         keys = arguments.check_items(iterable)
         if self._actor is None:
             return keys
-        self._started()
-        if self._state(group_id) in (None, "out"):
+        held = self._started()[0].groups.get(group_id)
+        if held is None or (held.state, held.want) == ("out", "out"):  # one that was drained stays out
             self.join_group(group_id)
         return self._share(group_id).of(keys)
 
@@ -274,13 +271,13 @@ class PartitionCoordinator:
         which `column` holds the keys and which Ray Data filters. Raises ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
-        alone = self._actor is None
         share = partial(self._share, group_id)
         if is_dataset(items):
             return DatasetPartition(group_id, items, column, share)
         if column is not None:
             arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
-        index: KeyIndex[Any] = KeyIndex(items, "xxh3" if alone else self._started()[0].settings.hash_function)
+        function = "xxh3" if self._actor is None else self._started()[0].settings.hash_function
+        index: KeyIndex[Any] = KeyIndex(items, function)
         made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
         with self._lock:
             self._notifier.add(made)
@@ -291,9 +288,8 @@ class PartitionCoordinator:
         arguments.check_text("group_id", group_id)
         if self._actor is None:
             return True
-        ownership, _ = self._started()
         with self._lock:
-            return ownership.may_act(clock.now(), group_id, key)
+            return self._started()[0].may_act(clock.now(), group_id, key)
 
     def owner(self, group_id: str, key: object) -> str | None:
         """The id of the member whose `key` is by the view held; None when none is. Never waits.
@@ -329,9 +325,8 @@ class PartitionCoordinator:
         arguments.check_text("group_id", group_id)
         if self._actor is None:
             return 0
-        ownership, _ = self._started()
         with self._lock:
-            return ownership.token(clock.now(), group_id)
+            return self._started()[0].token(clock.now(), group_id)
 
     # -- insides ------------------------------------------------------------------------------------------------
 
@@ -379,14 +374,8 @@ class PartitionCoordinator:
 
     def _wait(self, done: Callable[[], bool]) -> bool:
         """Wait until `done`, at most `call_timeout`; whether it came to be."""
-        until = time.monotonic() + self._settings.call_timeout
         with self._replied:
-            while not done():
-                left = until - time.monotonic()
-                if left <= 0:
-                    return False
-                self._replied.wait(left)
-        return True
+            return self._replied.wait_for(done, self._settings.call_timeout)
 
     def _send_now(self) -> None:
         if self._link is not None:
@@ -400,11 +389,9 @@ class PartitionCoordinator:
             self._replied.notify_all()
 
     def _adopted(self, group: str, epoch: Epoch) -> None:
-        ownership, _ = self._started()
         with self._lock:
-            awaited = ownership.adopted(group, epoch)
-        if awaited:
-            self._send_now()
+            if self._started()[0].adopted(group, epoch):
+                self._send_now()
 
     def _lease_end(self, group: str) -> float | None:
         ownership, _ = self._started()

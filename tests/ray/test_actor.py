@@ -2,7 +2,7 @@
 
 import pytest
 import ray
-from conftest import LIMIT
+from deployments import LIMIT
 from members import BareWorker
 
 from partition_actor import Settings

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import ray
-from conftest import LIMIT
+from deployments import LIMIT
+from members import SilentCoordinator
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Ring
@@ -259,14 +260,10 @@ def test_settings_are_settings(settings):
             call()
 
 
-def test_a_handle_of_something_else_is_no_coordinator(steady):
-    stranger = ray.remote(_Stranger).options(num_cpus=0).remote()
+def test_a_handle_of_something_else_is_no_coordinator(spawn):
+    stranger = spawn(SilentCoordinator)
     with pytest.raises(InvalidArgument, match=r"^actor: got .*, expected the coordinator's name, its handle or None"):
         PartitionCoordinator(actor=stranger)
-
-
-class _Stranger:
-    pass
 
 
 @pytest.mark.parametrize("call", ["deploy", "connect", "shutdown"])

@@ -1,7 +1,7 @@
 """A Ray Data dataset shared out among members, filtered by Ray Data."""
 
 import pytest
-from conftest import wait_until
+from deployments import wait_until
 
 from partition_actor import PartitionCoordinator
 from partition_actor.errors import InvalidArgument

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
-from conftest import HASTY, LIMIT, STEADY, wait_until
+from deployments import HASTY, LIMIT, STEADY, wait_until
 from members import OldCoordinator, SilentCoordinator, deploy_and_tell_pid
 
 import partition_actor

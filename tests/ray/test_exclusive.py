@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import ray
-from conftest import LIMIT, wait_until
+from deployments import LIMIT, wait_until
 from members import ExclusiveWorker
 
 from partition_actor import Settings

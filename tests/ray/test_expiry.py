@@ -7,7 +7,7 @@ import time
 
 import pytest
 import ray
-from conftest import LIMIT, STEADY, wait_until
+from deployments import LIMIT, STEADY, wait_until
 from members import Restless, Worker
 
 from partition_actor import Settings

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import ray
 import xxhash
-from conftest import LIMIT, wait_until
+from deployments import LIMIT, wait_until
 from members import AsyncWorker, Worker, task_of_a_member
 from uhashring import HashRing
 
@@ -240,6 +240,7 @@ def test_a_drained_member_stays_out_until_it_joins_anew(steady, group, caplog):
     steady.call("drain", group, "drained")
     wait_until(lambda: "is out of group" in caplog.text)
     assert not member.owns(group, "x")
+    assert member.extract_my_subset(group, ITEMS) == []
     assert steady.members(group) == []
     member.join_group(group)
     assert steady.members(group) == ["drained"]

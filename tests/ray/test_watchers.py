@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from conftest import LIMIT, wait_until
+from deployments import LIMIT, wait_until
 
 from partition_actor import GroupEvent, PartitionCoordinator, Ring
 
