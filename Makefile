@@ -26,8 +26,9 @@ check: $(STAMP) ## lint, format and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-simulate: $(STAMP) ## exclusive groups under 20,000 seeds of faults: about 15 minutes on two cores
+simulate: $(STAMP) ## exclusive groups under 20,000 seeds of faults, then every interleaving of a small model (half an hour)
 	$(BIN)/python -m partition_actor.testing --seeds 0..20000 --steps 1000 --processes 2
+	$(BIN)/python tests/simulation/exhaustive.py
 
 bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
 	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
