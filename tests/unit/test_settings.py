@@ -154,9 +154,7 @@ def test_an_int_is_taken_where_a_float_is():
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_name():
-    with pytest.raises(
-        InvalidSettings, match=r"^tll: got 5, expected the name of a setting: did you mean ttl\?$"
-    ):
+    with pytest.raises(InvalidSettings, match=r"^tll: got 5, expected the name of a setting: did you mean ttl\?$"):
         Settings(tll=5)
 
 
