@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from uhashring import HashRing
 from xxhash import xxh3_64_intdigest
 
 from partition_actor.arguments import refuse
@@ -148,6 +149,32 @@ def hash_many(keys: list[Any], function: HashFunction) -> Hashes:
         hashes[done : done + len(chunk)] = hash_keys(chunk, function)
         done += len(chunk)
     return hashes
+
+
+def member_points(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
+    """The points that uhashring gives ``member``, in no order."""
+    ring = HashRing(nodes={member: {"weight": weight}}, vnodes=vnodes, hash_fn=function.of_text)
+    return numbers_to_hashes(list(ring.ring), function)
+
+
+def merged(
+    points: Hashes, owners: npt.NDArray[np.int32], made: Hashes, makers: npt.NDArray[np.int32]
+) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """``points``, which are in a ring's order, and ``made``, which are in any, in a ring's order; so their owners."""
+    order = made.argsort(kind="stable")
+    made, makers = made[order], makers[order]
+    at = points.searchsorted(made)
+    shared = (made[1:] == made[:-1]).any() or (points.take(at[at < len(points)]) == made[at < len(points)]).any()
+    at += np.arange(len(made))
+    old = np.ones(len(points) + len(made), np.bool_)
+    old[at] = False
+    all_points, all_owners = np.empty(len(old), points.dtype), np.empty(len(old), np.int32)
+    all_points[old], all_owners[old] = points, owners
+    all_points[at], all_owners[at] = made, makers
+    if shared:
+        order = np.lexsort((-all_owners, all_points))
+        return all_points[order], all_owners[order]
+    return all_points, all_owners
 
 
 class Arcs(NamedTuple):

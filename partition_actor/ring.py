@@ -8,9 +8,9 @@ it. Consistent hashing: Karger et al., STOC 1997.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from threading import Lock
@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from uhashring import HashRing
 
 from partition_actor.arguments import refuse
 from partition_actor.errors import MemberNotFound
@@ -34,7 +33,8 @@ from partition_actor.hash_space import (
     hashes_to_numbers,
     iterate_keys,
     leading_64_bits,
-    numbers_to_hashes,
+    member_points,
+    merged,
     quick_to_index,
 )
 from partition_actor.key_index import KeyIndex
@@ -44,6 +44,7 @@ __all__ = ["KeyIndex", "Ring", "handovers", "ring_of"]
 Key = TypeVar("Key")
 Members = Mapping[str, int] | Iterable[str]
 Withheld = Iterable[tuple["Ring", str]]
+_State = tuple[dict[str, int], Sequence[str], int, HashFunction, Hashes, npt.NDArray[np.int32]]
 
 _RINGS_KEPT = 32
 
@@ -71,9 +72,9 @@ class Ring:
     True
     """
 
-    _members: Mapping[str, int]
+    _weights: dict[str, int]
     _ids: tuple[str, ...]
-    _index: dict[str, int]
+    _members: Mapping[str, int] | None
     _vnodes: int
     _function: HashFunction
     # Every point of every member, by point and then by falling member index: the winner of a shared point
@@ -89,20 +90,19 @@ class Ring:
             refuse("vnodes", vnodes, "an int of at least 1")
         function = hash_function_named(hash_function)
         wanted = _checked_members(members, "members")
-        self._set({}, vnodes, function, np.empty(0, function.dtype), np.empty(0, np.int32))
-        self._set(wanted, vnodes, function, *self._points_for(wanted))
+        self._set({}, [], vnodes, function, np.empty(0, function.dtype), np.empty(0, np.int32))
+        self._set(*self._changed([], wanted))
 
     def _set(
         self,
-        members: dict[str, int],
+        weights: dict[str, int],
+        ids: Sequence[str],
         vnodes: int,
         function: HashFunction,
         points: Hashes,
         owners: npt.NDArray[np.int32],
     ) -> None:
-        self._members = MappingProxyType(members)
-        self._ids = tuple(members)
-        self._index = {member: index for index, member in enumerate(self._ids)}
+        self._weights, self._ids, self._members = weights, tuple(ids), None
         self._vnodes, self._function, self._of_text = vnodes, function, function.of_text
         points.flags.writeable = owners.flags.writeable = False
         self._points, self._owners = points, owners
@@ -111,6 +111,8 @@ class Ring:
     @property
     def members(self) -> Mapping[str, int]:
         """The weight of each member, sorted by id; read-only."""
+        if self._members is None:
+            self._members = MappingProxyType({member: self._weights[member] for member in self._ids})
         return self._members
 
     @property
@@ -185,7 +187,7 @@ class Ring:
         return _arcs(self, member, tuple(withheld))
 
     def _arcs_of(self, members: Iterable[str]) -> Arcs:
-        chosen = [self._index[member] for member in members if member in self._index]
+        chosen = [self._index_of(member) for member in members if member in self._weights]
         if not chosen:
             return Arcs(np.empty(0, self._function.dtype), False)
         theirs = self._owners == chosen[0]
@@ -219,36 +221,40 @@ class Ring:
             InvalidArgument: when an id or a weight is not as the constructor expects.
             MemberNotFound: when an id of ``removed`` is not on the ring.
         """
-        wanted = dict(self._members)
-        for member in _checked_members(removed, "removed"):
-            if wanted.pop(member, None) is None:
-                raise MemberNotFound(f"an id in removed: got {member!r}, expected a member of this ring")
-        wanted.update(_checked_members(added, "added"))
-        return self._changed_to(dict(sorted(wanted.items())))
+        leaving, coming = _checked_members(removed, "removed"), _checked_members(added, "added")
+        for member in leaving.keys() - self._weights.keys():
+            raise MemberNotFound(f"an id in removed: got {member!r}, expected a member of this ring")
+        come = {member: weight for member, weight in coming.items() if self._weights.get(member) != weight}
+        moved = (leaving.keys() - coming.keys()) | (come.keys() & self._weights.keys())
+        return self._with(moved, come)
 
-    def _changed_to(self, members: dict[str, int]) -> Ring:
+    def _with(self, gone: Collection[str], come: Mapping[str, int]) -> Ring:
         ring = Ring.__new__(Ring)
-        ring._set(members, self._vnodes, self._function, *self._points_for(members))
+        ring._set(*self._changed(gone, come))
         return ring
 
-    def _points_for(self, members: dict[str, int]) -> tuple[Hashes, npt.NDArray[np.int32]]:
-        """The points and owners of a ring of ``members`` (sorted), reusing those that this ring has."""
-        index = {member: at for at, member in enumerate(members)}
-        stay = {member for member, weight in self._members.items() if members.get(member) == weight}
-        renumbered = np.array([index[m] if m in stay else -1 for m in self._ids], np.int32)
+    def _changed(self, gone: Collection[str], come: Mapping[str, int]) -> _State:
+        """What ``_set`` takes for the ring after ``gone``, who are here, left and ``come``, who then are not, came."""
+        weights = self._weights.copy()
+        for member in gone:
+            del weights[member]
+        weights.update(come)
+        ids = sorted(weights)
+        places = [bisect_left(ids, member) for member in come]
+        stay = np.delete(np.arange(len(self._ids)), [self._index_of(member) for member in gone])
+        renumbered = np.full(len(self._ids), -1, np.int32)
+        renumbered[stay] = np.delete(np.arange(len(ids)), places)
         points, owners = self._points, renumbered.take(self._owners) if self._ids else self._owners
-        if len(stay) < len(self._ids):
+        if gone:
             points, owners = points[owners >= 0], owners[owners >= 0]
-        if len(stay) == len(members):
-            return points, owners
-        parts = [
-            (_member_points(member, weight, self._vnodes, self._function), index[member])
-            for member, weight in members.items()
-            if member not in stay
-        ]
-        made = np.concatenate([part for part, _ in parts])
-        makers = np.repeat(np.array([at for _, at in parts], np.int32), [len(part) for part, _ in parts])
-        return _merged(points, owners, made, makers)
+        if come:
+            made = [member_points(member, weight, self._vnodes, self._function) for member, weight in come.items()]
+            makers = np.repeat(np.array(places, np.int32), [len(part) for part in made])
+            points, owners = merged(points, owners, np.concatenate(made), makers)
+        return weights, ids, self._vnodes, self._function, points, owners
+
+    def _index_of(self, member: str) -> int:
+        return bisect_left(self._ids, member)
 
     def _position(self, key: object) -> int:
         numbers, _ = self._lookup or self._make_lookup()
@@ -265,32 +271,31 @@ class Ring:
         positions = self._points.searchsorted(hashes, side="right")
         return self._owners.take(positions, mode="wrap")
 
-    def _identity(self) -> tuple[object, ...]:
-        return tuple(self._members.items()), self._vnodes, self._function.name
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ring):
             return NotImplemented
-        return self is other or self._identity() == other._identity()
+        alike = (self._vnodes, self._function.name) == (other._vnodes, other._function.name)
+        return self is other or (alike and self._weights == other._weights)
 
     def __hash__(self) -> int:
         if self._hash is None:
-            self._hash = hash(self._identity())
+            self._hash = hash((self._ids, self._vnodes, self._function.name))
         return self._hash
 
     def __repr__(self) -> str:
-        members = f"{len(self._ids)} members" if len(self._ids) > 8 else repr(dict(self._members))
+        members = f"{len(self._ids)} members" if len(self._ids) > 8 else repr(dict(self.members))
         return f"Ring({members}, vnodes={self._vnodes}, hash_function={self._function.name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The arrays travel as they are, out of band with pickle's protocol 5: Ray's readers share one copy.
-        name = self._function.name
-        return _restored, (dict(self._members), self._vnodes, name, self._points, self._owners)
+        return _restored, (self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners)
 
 
-def _restored(members: dict[str, int], vnodes: int, name: str, points: Hashes, owners: npt.NDArray[np.int32]) -> Ring:
+def _restored(
+    weights: dict[str, int], ids: tuple[str, ...], vnodes: int, name: str, points: Hashes, owners: npt.NDArray[np.int32]
+) -> Ring:
     ring = Ring.__new__(Ring)
-    ring._set(members, vnodes, hash_function_named(name), points, owners)
+    ring._set(weights, ids, vnodes, hash_function_named(name), points, owners)
     return ring
 
 
@@ -307,25 +312,6 @@ def _checked_members(members: Members, name: str) -> dict[str, int]:
             refuse(f"the weight of {member!r} in {name}", weight, "an int of at least 1")
         checked[member] = weight
     return dict(sorted(checked.items()))
-
-
-def _member_points(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
-    ring = HashRing(nodes={member: {"weight": weight}}, vnodes=vnodes, hash_fn=function.of_text)
-    return numbers_to_hashes(list(ring.ring), function)
-
-
-def _merged(
-    points: Hashes, owners: npt.NDArray[np.int32], made: Hashes, makers: npt.NDArray[np.int32]
-) -> tuple[Hashes, npt.NDArray[np.int32]]:
-    """``points``, which are in a ring's order, and ``made``, which are in any, in a ring's order; so their owners."""
-    order = made.argsort(kind="stable")
-    made, makers = made[order], makers[order]
-    at = points.searchsorted(made)
-    points, owners = np.insert(points, at, made), np.insert(owners, at, makers)
-    if (points[1:] == points[:-1]).any():
-        order = np.lexsort((-owners, points))
-        points, owners = points[order], owners[order]
-    return points, owners
 
 
 def _same_space(ring: Ring, other: Ring) -> None:
@@ -388,4 +374,7 @@ def _made_from_nearest(members: dict[str, int], vnodes: int, hash_function: Hash
     wanted = _checked_members(members, "members")
     alike = [r for r in _rings.values() if (r.vnodes, r.hash_function) == (vnodes, hash_function)]
     nearest = max(alike, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
-    return Ring(wanted, vnodes, hash_function) if nearest is None else nearest._changed_to(wanted)
+    if nearest is None:
+        return Ring(wanted, vnodes, hash_function)
+    gone = dict(nearest.members.items() - wanted.items())
+    return nearest._with(gone, dict(wanted.items() - nearest.members.items()))

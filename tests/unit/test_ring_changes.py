@@ -102,7 +102,7 @@ def test_a_ring_pickles_as_its_arrays(hash_function, monkeypatch):
     ring = Ring({"a": 1, "b": 2}, hash_function=hash_function)
     buffers = []
     pickled = pickle.dumps(ring, protocol=5, buffer_callback=buffers.append)
-    monkeypatch.setattr("partition_actor.ring.HashRing", None)
+    monkeypatch.setattr("partition_actor.hash_space.HashRing", None)
     restored = pickle.loads(pickled, buffers=buffers)
     keys = [f"key-{i}" for i in range(100)]
     assert restored == ring
@@ -113,10 +113,8 @@ def test_a_ring_pickles_as_its_arrays(hash_function, monkeypatch):
 
 def test_ring_of_makes_a_ring_once_and_from_the_nearest(monkeypatch):
     made = []
-    plain = ring_module._member_points
-    monkeypatch.setattr(
-        ring_module, "_member_points", lambda member, *rest: made.append(member) or plain(member, *rest)
-    )
+    plain = ring_module.member_points
+    monkeypatch.setattr(ring_module, "member_points", lambda member, *rest: made.append(member) or plain(member, *rest))
     monkeypatch.setattr(ring_module, "_rings", ring_module.OrderedDict())
     members = tuple((f"w{i}", 1) for i in range(5))
     rings = []
