@@ -156,9 +156,12 @@ class Sessions:
             return self._reply(seq, 0.0, 0.0, again=True)
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
         unsure = any(name not in entries and self._unsure(key, session, name) for name in session.standings)
-        term = 0.0 if unsure else session.term
-        proven = 0.0 if self._proof is None else max(0.0, self._proof + term - session.received)
-        return self._reply(seq, term, min(term, proven), again=session.again, views=session.want_views, groups=entries)
+        exclusive_term = 0.0
+        if self._proof is not None and not unsure:
+            exclusive_term = min(session.term, max(0.0, self._proof + session.term - session.received))
+        return self._reply(
+            seq, session.term, exclusive_term, again=session.again, views=session.want_views, groups=entries
+        )
 
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""

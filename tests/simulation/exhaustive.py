@@ -306,7 +306,7 @@ def _path(way: Any) -> list[Any]:
     return path[::-1]
 
 
-LARGE = ((2, 2, 2, EVENTS), (2, 1, 5, EVENTS), (3, 1, 1, EVENTS))
+LARGE = ((2, 2, 1, EVENTS), (2, 1, 3, EVENTS), (3, 1, 1, EVENTS))
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -16,6 +16,7 @@ SEEDS = 600
 TWO_COORDINATORS = ("coordinator cut off", "join", "restart", "weight change", "leave", "cut", "bare caller")
 
 FOCUS = {
+    "no_margin": ("pause", "cut", "join"),
     "bare_caller_without_lease": ("bare caller", "restart", "weight change", "join"),
     "bare_caller_answered_without_proof": TWO_COORDINATORS,
     "leases_ended_without_proof": ("coordinator cut off", "pause", "cut"),

@@ -264,3 +264,15 @@ def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
     assert first.fetch(request)["next"] == 8.0
     first.send()
     assert world.membership.hold_for(first.key) == 8.0
+
+
+def test_a_lapsed_member_of_a_recovering_exclusive_group_goes_on_in_the_others():
+    world = World()
+    member = world.member("a")
+    member.ownership.join("h", exclusive=False)
+    member.beat()
+    world.wait(10.5)
+    world.restart(restarted=False)
+    member.beat()
+    assert member.works_on == []
+    assert member.ownership.subset(world.now, "h", KEYS) == KEYS
