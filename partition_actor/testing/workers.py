@@ -28,6 +28,7 @@ def mask_of(mine: list[str], keys: tuple[str, ...], place: int) -> int:
 
 
 _masks: dict[Any, int] = {}
+MASKS_KEPT = 20_000
 
 
 @dataclass(slots=True)
@@ -177,6 +178,8 @@ class Worker(Actor):
         identity = (decide, self.member_id, holding.place, tuple(view.members.items()), laggards)
         mask = _masks.get(identity)
         if mask is None:
+            if len(_masks) >= MASKS_KEPT:
+                _masks.clear()
             mine = decide(view, self.member_id, holding.keys, self.cluster.settings)
             mask = _masks[identity] = mask_of(mine, holding.keys, holding.place)
         return mask
