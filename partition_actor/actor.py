@@ -177,7 +177,7 @@ class PartitionActor:
         self._settle()
         seq = request["seq"]
         if not membership.has_news(key):
-            await self._hold(key, membership.interval * random.uniform(0.9, 1.0))
+            await self._hold(key, membership.hold_for(key) * random.uniform(0.9, 1.0))
         session = membership.sessions.get(key)
         if session is not None and session.seq != seq:
             return None
