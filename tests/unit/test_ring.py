@@ -83,6 +83,8 @@ def test_shared_points_are_resolved_as_uhashring_does(members, vnodes):
         assert without == Ring({m: w for m, w in members.items() if m != member}, vnodes)
         expected = reference(dict(without.members), vnodes)
         assert [without.owner(key) for key in keys] == [expected.get_node(key) for key in keys]
+        back = without.with_members({member: members[member]})
+        assert back.owners_of(keys).tolist() == ring.owners_of(keys).tolist()
 
 
 def test_with_all_points_shared_the_last_member_has_everything(monkeypatch):
