@@ -1,5 +1,6 @@
 import pickle
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -245,3 +246,20 @@ def test_more_keys_than_one_chunk(monkeypatch):
     index = KeyIndex(keys)
     for member in ring.members:
         assert index.subset(ring, member) == [key for key in keys if ring.owner(key) == member]
+
+
+def test_it_lets_go_of_what_is_discarded():
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def __str__(self):
+            return self.name
+
+    keys = [Named(f"key-{i}") for i in range(20)]
+    index = KeyIndex(keys)
+    gone = weakref.ref(keys.pop(7))
+    index.discard(["key-7"])
+    assert index._used == 20
+    assert gone() is None
+    assert list(index) == keys
