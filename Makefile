@@ -33,6 +33,9 @@ simulate: $(STAMP) ## exclusive groups under 20,000 seeds of faults, then every 
 bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
 	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
+plot: $(STAMP) ## docs/*.png from the JSON of the last `make bench`
+	$(BIN)/python benchmarks/_plot_ring.py
+
 chaos: $(STAMP) ## ten minutes of real kills and stops on a real cluster, judged by a ledger; SECONDS=… for another time
 	$(BIN)/python tests/chaos/ledger.py --seconds $(or $(SECONDS),600)
 	$(BIN)/python tests/chaos/cut_off.py

@@ -24,7 +24,7 @@ from partition_actor.link import Link, log_change
 from partition_actor.notifier import Notifier
 from partition_actor.ownership import Change, Ownership, View, withheld
 from partition_actor.partition import Partition, Share
-from partition_actor.protocol import Epoch, check_same_mode, ring_for
+from partition_actor.protocol import Epoch, check_same_mode
 from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
 
@@ -299,7 +299,7 @@ class PartitionCoordinator:
         view = self._view(group_id)
         if self._actor is None:
             return self.my_id
-        return None if view is None else ring_for(view.members, self._started()[0].settings).owner(key)
+        return None if view is None else view.ring(self._started()[0].settings).owner(key)
 
     def members(self, group_id: str) -> list[str]:
         """The ids of a group's members by the view held, sorted; [] when none is. Never waits.
@@ -348,7 +348,7 @@ class PartitionCoordinator:
             view, settings = ownership.acting(clock.now(), group), ownership.settings
         if view is None:
             return Share(self.my_id)
-        return Share(self.my_id, ring_for(view.members, settings), withheld(view, settings))
+        return Share(self.my_id, view.ring(settings), withheld(view, settings))
 
     def _state(self, group: str) -> str | None:
         held = self._ownership.groups.get(group) if self._ownership else None

@@ -31,6 +31,7 @@ class View:
     members: Members
     mine: bool
     laggards: tuple[tuple[str, tuple[Members, ...]], ...] = ()
+    _rings: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, view: dict[str, Any]) -> View:
@@ -38,6 +39,12 @@ class View:
         laggards = tuple((member, tuple(claims)) for member, claims in view["laggards"])
         epoch = (view["epoch"][0], view["epoch"][1])
         return cls(epoch, view["rev"], view["exclusive"], view["members"], view["mine"], laggards)
+
+    def ring(self, settings: Settings) -> Ring:
+        """The ring of the members, looked up once: a view is dropped when the settings of the ring change."""
+        if not self._rings:
+            self._rings.append(ring_for(self.members, settings))
+        return self._rings[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +250,7 @@ class Ownership:
     def may_act(self, now: float, group: str, key: object) -> bool:
         """Whether this member may work on `key` at `now`: rule 4."""
         view = self.acting(now, group)
-        if view is None or ring_for(view.members, self.settings).owner(key) != self.member_id:
+        if view is None or view.ring(self.settings).owner(key) != self.member_id:
             return False
         return all(ring.owner(key) != laggard for ring, laggard in withheld(view, self.settings))
 
@@ -260,7 +267,7 @@ class Ownership:
 
 def subset_of(view: View, member: str, keys: Iterable[Any], settings: Settings) -> list[Any]:
     """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
-    return ring_for(view.members, settings).subset(member, keys, withheld(view, settings))
+    return view.ring(settings).subset(member, keys, withheld(view, settings))
 
 
 def withheld(view: View, settings: Settings) -> list[tuple[Ring, str]]:
