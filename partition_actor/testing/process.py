@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +38,16 @@ class Process:
         """Called when it goes on after a pause, before it deals with its backlog."""
 
 
-class Actor(Process):
+class Actor(Process, ABC):
     """A process that works on keys of exclusive groups, as the checker sees it. Sets of keys are bit masks."""
 
     session: str = ""
     member_id: str = ""
 
+    @abstractmethod
     def working_on(self) -> int:
         """The keys that it may be working on at this moment, were it not paused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group that it may act in: the keys that it may take up, and the fencing token."""
-        raise NotImplementedError
