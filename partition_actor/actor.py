@@ -22,11 +22,11 @@ import ray
 import partition_actor
 from partition_actor import arguments, clock
 from partition_actor.deathwatch import DeathWatch, Life, alive_nodes, own_handle
-from partition_actor.errors import PartitionError, VersionMismatch
+from partition_actor.errors import PartitionError
 from partition_actor.group import Group
 from partition_actor.membership import Membership
 from partition_actor.ownership import View, subset_of
-from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, fencing_token, incarnation_at
+from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, check_protocol, fencing_token, incarnation_at
 from partition_actor.settings import Settings
 from partition_actor.status import status_of
 
@@ -161,8 +161,7 @@ class PartitionActor:
         membership = self._start()
         arguments.check_request(request)
         arguments.check_watch(watch)
-        if request.get("protocol") != PROTOCOL:
-            raise VersionMismatch(_mismatch(request.get("protocol"), "this member"))
+        check_protocol(request.get("protocol"), "a member runs")
         key: SessionKey = (request["member"], request["session"])
         if key in self._dead:  # sent before its process ended, and read after
             await asyncio.sleep(membership.interval)
@@ -285,11 +284,7 @@ class PartitionActor:
         task.add_done_callback(self._tasks.discard)
 
     def _on_ending(self, key: SessionKey) -> None:
-        membership = self._start()
-        session = membership.sessions.get(key)
-        for group in sorted(session.groups if session else ()):
-            if group in membership.groups and membership.groups[group].holder_of(key[0]) == key[1]:
-                membership.drain(clock.now(), group, key[0])
+        self._start().ending(clock.now(), key)
         self._settle()
 
     def _on_death(self, key: SessionKey) -> None:
@@ -389,10 +384,3 @@ class PartitionActor:
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _mismatch(theirs: object, who: str) -> str:
-    return (
-        f"{who} speaks protocol {theirs!r} and the coordinator, version {partition_actor.__version__}, "
-        f"protocol {PROTOCOL}: install one version everywhere, then shutdown() the coordinator and deploy() it again"
-    )

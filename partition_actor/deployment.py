@@ -15,8 +15,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_rand
 
 from partition_actor.actor import PartitionActor
 from partition_actor.arguments import check_seconds, check_text, refuse
-from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, VersionMismatch
-from partition_actor.protocol import PROTOCOL
+from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable
+from partition_actor.protocol import check_protocol
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -142,12 +142,7 @@ def _greet(handle: Any, name: str, timeout: float) -> dict[str, Any]:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
         raise CoordinatorUnavailable(f"coordinator {name!r} did not answer within {timeout} s") from None
-    if answer["protocol"] != PROTOCOL:
-        raise VersionMismatch(
-            f"coordinator {name!r} runs version {answer['version']} with protocol {answer['protocol']}, and this "
-            f"process has protocol {PROTOCOL}: install one version everywhere, then shutdown() the coordinator and "
-            "deploy() it again"
-        )
+    check_protocol(answer["protocol"], f"coordinator {name!r} runs version {answer['version']}")
     return answer
 
 

@@ -22,7 +22,7 @@ from partition_actor.deathwatch import Life
 from partition_actor.deployment import find
 from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, PartitionError, VersionMismatch
 from partition_actor.ownership import Change, Ownership
-from partition_actor.protocol import PROTOCOL
+from partition_actor.protocol import check_protocol
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -157,11 +157,7 @@ class Link:
             loop = asyncio.get_running_loop()
             handle = await loop.run_in_executor(None, find, self._actor, self._namespace, LOOKUP_WITHIN)
         hello = await asyncio.wait_for(asyncio.wrap_future(handle.hello.remote().future()), LOOKUP_WITHIN)
-        if hello["protocol"] != PROTOCOL:
-            raise VersionMismatch(
-                f"the coordinator runs version {hello['version']} with protocol {hello['protocol']}, and this member "
-                f"has protocol {PROTOCOL}: install one version everywhere, then shutdown() and deploy() it again"
-            )
+        check_protocol(hello["protocol"], f"the coordinator runs version {hello['version']}")
         with self._lock:
             self._ownership.meet(Settings.from_dict(hello["settings"]))
         if self._complained > float("-inf"):

@@ -133,6 +133,13 @@ class Membership(Sessions):
                 session.standings[group].again = True
         self.tick(now)
 
+    def ending(self, now: float, key: SessionKey) -> None:
+        """The process of this session is about to end: what it can still hand over need not wait for that."""
+        session = self.sessions.get(key)
+        for group in sorted(session.groups if session else ()):
+            if group in self.groups and self.groups[group].has_place(key):
+                self.drain(now, group, key[0])
+
     def release(self, now: float, key: SessionKey) -> None:
         """The process of this session is known to be dead (never: its node is silent)."""
         self._end(key, now)

@@ -56,7 +56,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from partition_actor.errors import GroupModeConflict
+from partition_actor.errors import GroupModeConflict, VersionMismatch
 from partition_actor.ring import Ring, ring_of
 from partition_actor.settings import Settings
 
@@ -88,6 +88,15 @@ def incarnation_at(unix_time: float) -> int:
 def fencing_token(epoch: Epoch) -> int:
     """One int that grows with every epoch, incarnation first."""
     return (epoch[0] << COUNTER_BITS) | epoch[1]
+
+
+def check_protocol(protocol: object, other: str) -> None:
+    """Raise ``VersionMismatch`` when the `other` side, such as "a member runs", has not this process's protocol."""
+    if protocol != PROTOCOL:
+        raise VersionMismatch(
+            f"{other} with protocol {protocol!r}, and this process has protocol {PROTOCOL}: install one version "
+            "everywhere, then shutdown() the coordinator and deploy() it again"
+        )
 
 
 def check_same_mode(group: str, is_exclusive: bool, wanted: bool | None) -> None:
