@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from partition_actor import arguments, clock
-from partition_actor.background import background_loop, run_in_background
 from partition_actor.callbacks import GroupEvent
+from partition_actor.connection import Connection
 from partition_actor.datasets import DatasetPartition, is_dataset
-from partition_actor.deathwatch import own_life
 from partition_actor.deployment import NAME, NAMESPACE
-from partition_actor.errors import GroupFull, NotStarted, SessionSuperseded
-from partition_actor.link import Link, log_change
+from partition_actor.errors import GroupFull, SessionSuperseded
 from partition_actor.notifier import Notifier
-from partition_actor.ownership import Change, Ownership, View, withheld
+from partition_actor.ownership import View, withheld
 from partition_actor.partition import Partition, Share
 from partition_actor.protocol import Epoch, check_same_mode
 from partition_actor.ring import KeyIndex, Ring
@@ -70,59 +67,35 @@ class PartitionCoordinator:
             arguments.refuse("settings", settings, "a Settings or None")
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._actor = actor
-        self._namespace = arguments.check_text("namespace", namespace)
-        self._settings = settings or Settings()
-        self._lock = threading.RLock()
-        self._replied = threading.Condition(self._lock)
-        self._ownership: Ownership | None = None
-        self._link: Link | None = None
-        self._active = False
+        arguments.check_text("namespace", namespace)
         self._notifier = Notifier(self.my_id, self._adopted, self._lease_end)
+        self._connection = Connection(self.my_id, actor, namespace, settings or Settings(), self._notifier.take)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect and begin to send heartbeats. A coordinator that cannot be reached is logged, and sought on."""
-        if self._actor is None:
+        if self._actor is None or self._connection.active:
             return
-        with self._lock:
-            if self._active:
-                return
-            self._active = True
-            self._ownership = held = Ownership(self.my_id, uuid.uuid4().hex, self._settings)
-            self._link = link = Link(held, self._lock, self._actor, self._namespace, own_life(), self._on_reply)
-            self._notifier.open()
-        run_in_background(link.run())
-        self._wait(lambda: link.connected or link.failure is not None)
+        self._notifier.open()
+        self._connection.start()
 
     def stop(self) -> None:
         """Hand all keys over, leave all groups, and send no more heartbeats."""
-        ownership, link = self._ownership, self._link
-        if ownership is None or link is None or not self._active:
+        if not self._connection.active:
             return
-        with self._lock:
-            groups = list(ownership.groups)
-            for group in groups:
-                ownership.leave(group)
-        out = False
-        if link.connected:
-            self._send_now()
-            out = self._wait(lambda: all(self._is_out(group) for group in groups))
-        with self._lock:
-            self._active = False
-            ownership.end()
-        background_loop().call_soon_threadsafe(link.stop)
+        out = self._connection.stop()
         # After the callbacks, for until they have returned this member may still be at work.
-        self._notifier.close(lambda: run_in_background(link.goodbye()) if out else None)
+        self._notifier.close(lambda: self._connection.goodbye() if out else None)
 
     def is_active(self) -> bool:
         """Whether it has been started, with a coordinator, and not stopped."""
-        return self._active
+        return self._connection.active
 
     def heartbeat(self) -> None:
         """Send a heartbeat now. They go out by themselves; this is for loops in the seed's style."""
-        if self._active:
-            self._send_now()
+        if self._connection.active:
+            self._connection.send_now()
 
     def __enter__(self) -> PartitionCoordinator:
         self.start()
@@ -169,18 +142,18 @@ class PartitionCoordinator:
         arguments.check_weight(weight)
         arguments.check_metadata(metadata)
         arguments.check_mode(exclusive)
-        ownership, link = self._started()
-        if not self._active:
+        connection, ownership = self._connection, self._connection.ownership
+        if not connection.active:
             return
-        with self._lock:
+        with connection.lock:
             held = ownership.groups.get(group_id)
             if held is not None and held.state == "superseded":
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
             ownership.join(group_id, weight, metadata, exclusive)
-            link.failure = None
-        self._send_now()
-        self._wait(lambda: self._state(group_id) != "joining" or isinstance(link.failure, GroupFull))
-        self._check_joined(group_id, exclusive, link)
+            connection.forget_failure()
+        connection.send_now()
+        connection.wait(lambda: connection.state(group_id) != "joining" or isinstance(connection.failure, GroupFull))
+        self._check_joined(group_id, exclusive)
 
     async def ajoin_group(
         self,
@@ -194,13 +167,13 @@ class PartitionCoordinator:
 
     def leave_group(self, group_id: str | None) -> None:
         """Hand this member's keys over, and leave; returns when it is out, or logs that this takes longer."""
-        if group_id is None or group_id == "" or self._ownership is None:
+        if group_id is None or group_id == "" or not self._connection.was_started:
             return
         arguments.check_text("group_id", group_id)
-        with self._lock:
-            self._ownership.leave(group_id)
-        self._send_now()
-        if self._wait(lambda: self._is_out(group_id)):
+        with self._connection.lock:
+            self._connection.ownership.leave(group_id)
+        self._connection.send_now()
+        if self._connection.wait(lambda: self._connection.is_out(group_id)):
             log.info("left partitioning group %s", group_id)
         else:
             log.warning("member %r has not left group %r yet", self.my_id, group_id)
@@ -220,7 +193,7 @@ class PartitionCoordinator:
             return
         arguments.check_text("group_id", group_id)
         arguments.check_callback(callback)
-        with self._lock:
+        with self._connection.lock:
             self._notifier.watch(group_id, callback)
 
     def run_watchers(self) -> None:
@@ -249,7 +222,7 @@ class PartitionCoordinator:
         keys = arguments.check_items(iterable)
         if self._actor is None:
             return keys
-        held = self._started()[0].groups.get(group_id)
+        held = self._connection.ownership.groups.get(group_id)
         if held is None or (held.state, held.want) == ("out", "out"):  # one that was drained stays out
             self.join_group(group_id)
         return self._share(group_id).of(keys)
@@ -276,10 +249,10 @@ class PartitionCoordinator:
             return DatasetPartition(group_id, items, column, share)
         if column is not None:
             arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
-        function = "xxh3" if self._actor is None else self._started()[0].settings.hash_function
+        function = "xxh3" if self._actor is None else self._connection.ownership.settings.hash_function
         index: KeyIndex[Any] = KeyIndex(items, function)
         made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
-        with self._lock:
+        with self._connection.lock:
             self._notifier.add(made)
         return made
 
@@ -288,8 +261,8 @@ class PartitionCoordinator:
         arguments.check_text("group_id", group_id)
         if self._actor is None:
             return True
-        with self._lock:
-            return self._started()[0].may_act(clock.now(), group_id, key)
+        with self._connection.lock:
+            return self._connection.ownership.may_act(clock.now(), group_id, key)
 
     def owner(self, group_id: str, key: object) -> str | None:
         """The id of the member whose `key` is by the view held; None when none is. Never waits.
@@ -299,7 +272,7 @@ class PartitionCoordinator:
         view = self._view(group_id)
         if self._actor is None:
             return self.my_id
-        return None if view is None else view.ring(self._started()[0].settings).owner(key)
+        return None if view is None else view.ring(self._connection.ownership.settings).owner(key)
 
     def members(self, group_id: str) -> list[str]:
         """The ids of a group's members by the view held, sorted; [] when none is. Never waits.
@@ -325,76 +298,49 @@ class PartitionCoordinator:
         arguments.check_text("group_id", group_id)
         if self._actor is None:
             return 0
-        with self._lock:
-            return self._started()[0].token(clock.now(), group_id)
+        with self._connection.lock:
+            return self._connection.ownership.token(clock.now(), group_id)
 
     # -- insides ------------------------------------------------------------------------------------------------
 
-    def _started(self) -> tuple[Ownership, Link]:
-        if self._ownership is None or self._link is None:
-            raise NotStarted(f"member {self.my_id!r}: call start() first, or use `with PartitionCoordinator(...)`")
-        return self._ownership, self._link
-
     def _view(self, group: str) -> View | None:
         arguments.check_text("group_id", group)
-        return None if self._actor is None else self._started()[0].view(group)
+        return None if self._actor is None else self._connection.ownership.view(group)
 
     def _share(self, group: str) -> Share:
         """What of the ring this member may work on now."""
         if self._actor is None:
             return Share(self.my_id, Ring([self.my_id]))
-        ownership, _ = self._started()
-        with self._lock:
+        ownership = self._connection.ownership
+        with self._connection.lock:
             view, settings = ownership.acting(clock.now(), group), ownership.settings
         if view is None:
             return Share(self.my_id)
         return Share(self.my_id, view.ring(settings), withheld(view, settings))
 
-    def _state(self, group: str) -> str | None:
-        held = self._ownership.groups.get(group) if self._ownership else None
-        return None if held is None else held.state
-
-    def _is_out(self, group: str) -> bool:
-        return self._state(group) in (None, "out", "superseded", "conflict")
-
-    def _check_joined(self, group: str, exclusive: bool | None, link: Link) -> None:
-        state, ownership = self._state(group), self._started()[0]
+    def _check_joined(self, group: str, exclusive: bool | None) -> None:
+        state, ownership = self._connection.state(group), self._connection.ownership
         if state == "conflict":
             check_same_mode(group, bool(ownership.groups[group].exclusive), exclusive)
         if state == "superseded":
             raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group!r}")
-        if isinstance(link.failure, GroupFull) and state == "joining":
-            with self._lock:
+        failure = self._connection.failure
+        if isinstance(failure, GroupFull) and state == "joining":
+            with self._connection.lock:
                 ownership.groups.pop(group, None)
-            raise link.failure
+            raise failure
         if state == "member":
             log.info("joined partitioning group %s", group)
         else:
             log.warning("member %r has not been admitted to group %r yet, and goes on asking", self.my_id, group)
 
-    def _wait(self, done: Callable[[], bool]) -> bool:
-        """Wait until `done`, at most `call_timeout`; whether it came to be."""
-        with self._replied:
-            return self._replied.wait_for(done, self._settings.call_timeout)
-
-    def _send_now(self) -> None:
-        if self._link is not None:
-            background_loop().call_soon_threadsafe(self._link.send_now)
-
-    def _on_reply(self, changes: list[Change]) -> None:
-        for change in changes:
-            log_change(self.my_id, change)
-        self._notifier.take(changes)
-        with self._replied:
-            self._replied.notify_all()
-
     def _adopted(self, group: str, epoch: Epoch) -> None:
-        with self._lock:
-            if self._started()[0].adopted(group, epoch):
-                self._send_now()
+        with self._connection.lock:
+            if self._connection.ownership.adopted(group, epoch):
+                self._connection.send_now()
 
     def _lease_end(self, group: str) -> float | None:
-        ownership, _ = self._started()
-        with self._lock:
+        ownership = self._connection.ownership
+        with self._connection.lock:
             view = ownership.view(group)
             return None if view is None else ownership.acts_until(view)

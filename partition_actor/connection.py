@@ -1,0 +1,130 @@
+"""One session of this process with the coordinator, and waiting for what comes of it.
+
+What everything on the worker's side shares: it brings ``ownership`` (what is known), ``link`` (the heartbeats) and the
+users' threads together.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from partition_actor.background import background_loop, run_in_background
+from partition_actor.deathwatch import own_life
+from partition_actor.errors import NotStarted, PartitionError
+from partition_actor.link import Link, log_change
+from partition_actor.ownership import Change, Ownership
+from partition_actor.settings import Settings
+
+
+class Connection:
+    """The sessions that `member_id` has with a coordinator, one after another: each `start` makes a new one.
+
+    `actor` is the coordinator's name or handle. `on_changes` is called on the background loop with what each reply
+    has changed. `lock` guards the state machine.
+    """
+
+    def __init__(
+        self,
+        member_id: str,
+        actor: Any,
+        namespace: str,
+        settings: Settings,
+        on_changes: Callable[[list[Change]], None],
+    ) -> None:
+        self.member_id = member_id
+        self.active = False
+        self.lock = threading.RLock()
+        self._replied = threading.Condition(self.lock)
+        self._actor = actor
+        self._namespace = namespace
+        self._settings = settings
+        self._on_changes = on_changes
+        self._ownership: Ownership | None = None
+        self._link: Link | None = None
+
+    def start(self) -> None:
+        """Begin to send heartbeats; waits until the coordinator answers, at most `call_timeout`."""
+        with self.lock:
+            if self.active:
+                return
+            self.active = True
+            held = Ownership(self.member_id, uuid.uuid4().hex, self._settings)
+            link = Link(held, self.lock, self._actor, self._namespace, own_life(), self._on_reply)
+            self._ownership, self._link = held, link
+        run_in_background(link.run())
+        self.wait(lambda: link.connected or link.failure is not None)
+
+    def stop(self) -> bool:
+        """Leave all groups and send no more heartbeats; whether the coordinator knows that this member is out."""
+        ownership, link = self._ownership, self._link
+        if ownership is None or link is None or not self.active:
+            return False
+        with self.lock:
+            groups = list(ownership.groups)
+            for group in groups:
+                ownership.leave(group)
+        out = False
+        if link.connected:
+            self.send_now()
+            out = self.wait(lambda: all(self.is_out(group) for group in groups))
+        with self.lock:
+            self.active = False
+            ownership.end()
+        background_loop().call_soon_threadsafe(link.stop)
+        return out
+
+    def goodbye(self) -> None:
+        """Let the coordinator forget the session, which has stopped, before its lease ends."""
+        if self._link is not None:
+            run_in_background(self._link.goodbye())
+
+    @property
+    def ownership(self) -> Ownership:
+        """What the session knows. Raises ``NotStarted``."""
+        if self._ownership is None:
+            raise NotStarted(f"member {self.member_id!r}: call start() first, or use `with PartitionCoordinator(...)`")
+        return self._ownership
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is, or was, a session."""
+        return self._ownership is not None
+
+    @property
+    def failure(self) -> PartitionError | None:
+        """The refusal that the last request met, if it met one."""
+        return None if self._link is None else self._link.failure
+
+    def forget_failure(self) -> None:
+        """Let the next request decide anew whether there is a refusal."""
+        if self._link is not None:
+            self._link.failure = None
+
+    def state(self, group: str) -> str | None:
+        """How this member stands in a group, as ``ownership`` says; None when it never joined."""
+        held = self._ownership.groups.get(group) if self._ownership else None
+        return None if held is None else held.state
+
+    def is_out(self, group: str) -> bool:
+        """Whether it is no member of a group and does not wait to be one."""
+        return self.state(group) in (None, "out", "superseded", "conflict")
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Wait until `done`, at most `call_timeout`; whether it came to be."""
+        with self._replied:
+            return self._replied.wait_for(done, self._settings.call_timeout)
+
+    def send_now(self) -> None:
+        """Let a request go out at once."""
+        if self._link is not None:
+            background_loop().call_soon_threadsafe(self._link.send_now)
+
+    def _on_reply(self, changes: list[Change]) -> None:
+        for change in changes:
+            log_change(self.member_id, change)
+        self._on_changes(changes)
+        with self._replied:
+            self._replied.notify_all()
