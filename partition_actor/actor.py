@@ -25,10 +25,11 @@ from partition_actor.deathwatch import DeathWatch, Life, alive_nodes, own_handle
 from partition_actor.errors import PartitionError
 from partition_actor.group import Group
 from partition_actor.membership import Membership
-from partition_actor.ownership import View, subset_of
+from partition_actor.ownership import subset_of
 from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, check_protocol, fencing_token, incarnation_at
 from partition_actor.settings import Settings
 from partition_actor.status import status_of
+from partition_actor.views import View
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from partition_actor.datasets import DatasetPartition, is_dataset
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
 from partition_actor.notifier import Notifier
-from partition_actor.ownership import View, withheld
 from partition_actor.partition import Partition, Share
 from partition_actor.protocol import Epoch, check_same_mode
 from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
+from partition_actor.views import View
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -316,7 +316,7 @@ class PartitionCoordinator:
             view, settings = ownership.acting(clock.now(), group), ownership.settings
         if view is None:
             return Share(self.my_id)
-        return Share(self.my_id, view.ring(settings), withheld(view, settings))
+        return Share(self.my_id, view.ring(settings), view.withheld(settings))
 
     def _check_joined(self, group: str, exclusive: bool | None) -> None:
         state, ownership = self._connection.state(group), self._connection.ownership

@@ -17,6 +17,7 @@ from partition_actor.handoff import Handoff, Seat
 from partition_actor.protocol import Epoch, Members, SessionKey, as_epoch, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
+from partition_actor.views import ChangeLog
 
 LATEST: Epoch = (1 << 63, 0)
 """Later than every epoch."""
@@ -94,15 +95,17 @@ class Group:
         self.joiners: dict[SessionKey, Seat] = {}
         """While recovering: those who wait to be admitted."""
         self.desired: dict[str, tuple[int, str]] = {}
-        self.epoch: Epoch | None = None
-        self.members: Members = {}
         self.occupants: dict[str, str] = {}
         """Who has the place of each id in the published epoch."""
         self.dirty_since: float | None = None
+        self._untold: dict[SessionKey, None] = {}
+        """Who waits for fewer laggards than it has been told of, and for some still."""
+        self._tell_at: float | None = None
         self.published_at = float("-inf")
         self.empty_since: float | None = now
         self._news = news
         self._dirty = dirty
+        self._log = ChangeLog()
         self._handoff = Handoff(settings, self._tell)
 
     # -- places -------------------------------------------------------------------------------------------------
@@ -165,26 +168,71 @@ class Group:
             self._dirty[self.name] = self
 
     def _tell(self, key: SessionKey) -> None:
+        """Let a seat hear of fewer laggards: at once when there are none, else together with those to come soon."""
         seat = self.seats.get(key)
-        if seat is not None:
-            seat.rev += 1
-            self._news.add(key)
+        if seat is None:
+            return
+        if self.settings.publish_window and self._handoff.blockers(key):
+            self._untold[key] = None
+            self._dirty[self.name] = self
+            return
+        self._untold.pop(key, None)
+        seat.rev += 1
+        self._news.add(key)
 
     # -- epochs -------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The published epoch; None before the first."""
+        return self._log.epoch
+
+    @property
+    def members(self) -> Members:
+        """The members of the published epoch."""
+        return self._log.members
 
     @property
     def publish_due(self) -> float | None:
         """When the next epoch is to be published: at once after a quiet time, else at the end of a window."""
         if self.dirty_since is None or self.recovering:
             return None
-        return max(self.dirty_since, self.published_at + self.settings.publish_window)
+        return max(self.dirty_since, self.published_at + self._window)
+
+    @property
+    def due(self) -> float | None:
+        """When there is something to publish or to tell, as far as is known."""
+        moments = [at for at in (self.publish_due, self._tell_at) if at is not None]
+        return min(moments, default=None)
+
+    @property
+    def _window(self) -> float:
+        return self.settings.window_for(len(self.seats))
+
+    def tell_untold(self, now: float) -> None:
+        """Tell those who wait for some laggards that others are through, when that is due."""
+        if self._untold and self._tell_at is None:
+            self._tell_at = now + self._window
+        if self._tell_at is None or now < self._tell_at:
+            return
+        for key in self._untold:
+            if key in self.seats:
+                self.seats[key].rev += 1
+                self._news.add(key)
+        self._all_told()
+
+    def _all_told(self) -> None:
+        self._untold.clear()
+        self._tell_at = None
+        if self.dirty_since is None:
+            self._dirty.pop(self.name, None)
 
     def publish(self, epoch: Epoch, now: float) -> None:
         """Make the desired places the membership of `epoch`, which must be higher than every epoch before."""
-        self.members = {member: place[0] for member, place in self.desired.items()}
+        self._log.publish(epoch, {member: place[0] for member, place in self.desired.items()})
         self.occupants = {member: place[1] for member, place in self.desired.items()}
-        self.epoch, self.published_at, self.dirty_since = epoch, now, None
-        self._dirty.pop(self.name, None)
+        self.published_at, self.dirty_since = now, None
+        self._all_told()
         self.empty_since = None if self.occupants else now
         for key, seat in self.seats.items():
             placed = self.occupants.get(key[0]) == key[1]
@@ -216,15 +264,21 @@ class Group:
         seat = self.seats.get(key)
         return None if seat is None or not self.exclusive else self._handoff.lagging_since(seat)
 
-    def view_for(self, key: SessionKey) -> dict[str, Any]:
-        """The view of one seat, as ``protocol`` describes it."""
+    def view_for(self, key: SessionKey, have: Epoch | None = None) -> dict[str, Any]:
+        """The view of one seat that holds the view of epoch `have`, as ``protocol`` describes it."""
+        changed = None if have is None else self._log.since(have)
+        base = None if changed is None else have
+        laggards = [(other[0], self._handoff.claims(self.seats[other])) for other in self._handoff.blockers(key)]
+        claimed = {} if base == self.epoch else dict.fromkeys(at for _, epochs in laggards for at in epochs)
         return {
             "epoch": self.epoch,
             "rev": self.seats[key].rev,
             "exclusive": self.exclusive,
-            "members": self.members,
             "mine": self.occupants.get(key[0]) == key[1],
-            "laggards": [(other[0], self._handoff.claims(self.seats[other])) for other in self._handoff.blockers(key)],
+            "base": base,
+            "changed": self.members if changed is None else changed,
+            "laggards": laggards,
+            "rings": [(at, self._handoff.differing(at)) for at in claimed if at != base],
         }
 
     def waits_for(self, key: SessionKey) -> list[str]:

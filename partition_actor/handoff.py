@@ -16,6 +16,7 @@ from typing import Any
 from partition_actor.protocol import Epoch, Members, SessionKey, ring_for
 from partition_actor.ring import handovers
 from partition_actor.settings import Settings
+from partition_actor.views import Changes, difference
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Handoff:
         self._blocks: dict[SessionKey, set[SessionKey]] = {}
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
         self._moved: dict[Epoch, dict[str, list[str]]] = {}
+        self._differing: dict[Epoch, Changes] = {}
 
     def learn(self, epoch: Epoch, members: Members) -> None:
         """Take in the membership of an epoch of a former coordinator, as a member reported it."""
@@ -72,6 +74,7 @@ class Handoff:
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
         self._moved.clear()
+        self._differing.clear()
         self._blocks.clear()
         self._blockers.clear()
         for key, seat in seats.items():
@@ -79,23 +82,31 @@ class Handoff:
 
     def acknowledged(self, key: SessionKey, seat: Seat) -> None:
         """The seat's acknowledged epoch has grown: it blocks fewer, or nobody."""
-        self.release(key)
-        for target in self._block(key, seat):
+        before = self._unblock(key)
+        self._block(key, seat)
+        for target in before:
             self._tell(target)
 
     def release(self, key: SessionKey) -> None:
         """The session claims nothing any more."""
-        for target in self._blocks.pop(key, ()):
-            self._blockers.get(target, {}).pop(key, None)
+        for target in self._unblock(key):
             self._tell(target)
 
     def blockers(self, key: SessionKey) -> Iterable[SessionKey]:
         """Whom this session waits for."""
         return self._blockers.get(key, {})
 
-    def claims(self, seat: Seat) -> list[Members]:
-        """The memberships by which a seat may still act on keys, oldest first, the published one left out."""
-        return [members for _, members in self._claims(seat)]
+    def claims(self, seat: Seat) -> list[Epoch]:
+        """The epochs by which a seat may still act on keys, oldest first, the published one left out."""
+        return [epoch for epoch, _ in self._claims(seat)]
+
+    def differing(self, epoch: Epoch) -> Changes:
+        """What made the members at an `epoch` that somebody claims differ from the published ones."""
+        changes = self._differing.get(epoch)
+        if changes is None:
+            assert self._epoch is not None
+            changes = self._differing[epoch] = difference(self._history[epoch], self._history[self._epoch])
+        return changes
 
     def lagging_since(self, seat: Seat) -> float | None:
         """When the first epoch was published that the seat has not acknowledged; None if it does not lag."""
@@ -122,7 +133,13 @@ class Handoff:
             if seat.acked <= epoch < self._epoch and seat.had_place_at(epoch)
         ]
 
-    def _block(self, key: SessionKey, seat: Seat) -> set[SessionKey]:
+    def _unblock(self, key: SessionKey) -> set[SessionKey]:
+        targets = self._blocks.pop(key, set())
+        for target in targets:
+            self._blockers.get(target, {}).pop(key, None)
+        return targets
+
+    def _block(self, key: SessionKey, seat: Seat) -> None:
         targets = {
             (owner, self._occupants[owner])
             for epoch, members in self._claims(seat)
@@ -133,7 +150,6 @@ class Handoff:
             self._blocks[key] = targets
         for target in targets:
             self._blockers.setdefault(target, {})[key] = None
-        return targets
 
     def _gainers(self, epoch: Epoch, members: Members, member: str) -> list[str]:
         """Who owns now what `member` owned by the ring of `epoch`; itself among them."""

@@ -14,37 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from partition_actor.protocol import PROTOCOL, Epoch, Members, Want, check_same_mode, fencing_token, ring_for
-from partition_actor.ring import Ring
+from partition_actor.protocol import PROTOCOL, Epoch, Want, as_epoch, check_same_mode, fencing_token
 from partition_actor.settings import Settings
+from partition_actor.views import View
 
 State = Literal["joining", "member", "out", "superseded", "conflict"]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a member was last told of a group; see ``protocol``."""
-
-    epoch: Epoch
-    rev: int
-    exclusive: bool
-    members: Members
-    mine: bool
-    laggards: tuple[tuple[str, tuple[Members, ...]], ...] = ()
-    _rings: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, view: dict[str, Any]) -> View:
-        """Read a view off the wire."""
-        laggards = tuple((member, tuple(claims)) for member, claims in view["laggards"])
-        epoch = (view["epoch"][0], view["epoch"][1])
-        return cls(epoch, view["rev"], view["exclusive"], view["members"], view["mine"], laggards)
-
-    def ring(self, settings: Settings) -> Ring:
-        """The ring of the members, looked up once: a view is dropped when the settings of the ring change."""
-        if not self._rings:
-            self._rings.append(ring_for(self.members, settings))
-        return self._rings[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +181,10 @@ class Ownership:
                 held.state = "joining"  # asked for since: the coordinator has still to hear of it
             held.views, held.acked = [], None
             return Change(name, before, None, held.state)
-        view = View.of(entry["view"])
+        base = as_epoch(entry["view"]["base"])
+        if base is not None and (before is None or before.epoch != base):
+            return None  # the view was dropped after the request was sent; the next one says so
+        view = View.of(entry["view"], before)
         if before is not None and (view.epoch, view.rev) <= (before.epoch, before.rev):
             return None
         held.state = "member"
@@ -252,7 +229,7 @@ class Ownership:
         view = self.acting(now, group)
         if view is None or view.ring(self.settings).owner(key) != self.member_id:
             return False
-        return all(ring.owner(key) != laggard for ring, laggard in withheld(view, self.settings))
+        return all(ring.owner(key) != laggard for ring, laggard in view.withheld(self.settings))
 
     def subset(self, now: float, group: str, keys: Iterable[Any]) -> list[Any]:
         """Those of `keys` that this member may work on at `now`, in their order."""
@@ -267,12 +244,7 @@ class Ownership:
 
 def subset_of(view: View, member: str, keys: Iterable[Any], settings: Settings) -> list[Any]:
     """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
-    return view.ring(settings).subset(member, keys, withheld(view, settings))
-
-
-def withheld(view: View, settings: Settings) -> list[tuple[Ring, str]]:
-    """What laggards claim: keys that such a ring gives to such a member wait for it."""
-    return [(ring_for(members, settings), laggard) for laggard, claims in view.laggards for members in claims]
+    return view.ring(settings).subset(member, keys, view.withheld(settings))
 
 
 def _difference(one: View | None, other: View | None) -> list[str]:

@@ -45,10 +45,13 @@ View, a dict::
     epoch        (incarnation, counter)
     rev          int   grows when the laggards change and the epoch does not
     exclusive    bool
-    members      {member_id: weight}
     mine         bool  the place of this id on the ring belongs to this session
-    laggards     [(member_id, [members, ...]), ...]: who may still act on keys that are this member's now,
-                 with the memberships that it may act on
+    base         epoch of the view held, which `changed` starts from; None when everybody is in `changed`
+    changed      {member_id: weight, None for one that is gone}
+    laggards     [(member_id, [epoch, ...]), ...]: who may still act on keys that are this member's now, and the epochs
+                 that it may act on; with the epoch of `base`, those of them that still may
+    rings        [(epoch, changed), ...]: the members at these epochs as what differs from those of the view; left out
+                 are the epoch of `base`, and with the same epoch as `base` all
 """
 
 from __future__ import annotations

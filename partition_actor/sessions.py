@@ -183,7 +183,7 @@ class Sessions:
             return None if standing.wants_in else {"state": "out"}  # forgotten: it comes back
         if seat.acked is None or (group.epoch, seat.rev) == (standing.have, standing.rev):
             return None
-        entry = {"view": group.view_for(key)}
+        entry = {"view": group.view_for(key, standing.have)}
         return {**entry, "rejoined": True} if standing.rejoined else entry
 
     def _unsure(self, key: SessionKey, session: Session, name: str) -> bool:
@@ -282,6 +282,7 @@ class Sessions:
             due = group.publish_due
             if due is not None and due <= now:
                 group.publish(self._next_epoch(), now)
+            group.tell_untold(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self.settings.ttl
             self._sweep(now)
@@ -309,7 +310,7 @@ class Sessions:
     def deadline(self) -> float:
         """When `tick` has something to do next at the latest, on the coordinator's clock."""
         moments = [self._last_tick + self.settings.hold / 2]
-        moments += [due for group in self._dirty.values() if (due := group.publish_due) is not None]
+        moments += [due for group in self._dirty.values() if (due := group.due) is not None]
         wait = self._recovery_end if self._waited_at is None else None
         moments += [at + self.stalled for at in (self._leases.next_end(), wait) if at is not None]
         return min(moments)

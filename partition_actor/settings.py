@@ -72,7 +72,9 @@ class Settings(BaseModel):
     publish_window: Annotated[float, Field(ge=0.0, le=86_400.0)] = 0.02
     """Seconds. Changes of membership within it are published together, as one epoch; 0 publishes each alone.
 
-    Less than hold. 20 ms is below what a worker notices, and makes a storm of joins a handful of epochs.
+    Less than hold. The first change after a quiet time is published at once, whatever the window. 20 ms is below what
+    a worker notices. In a large group the window grows, as an epoch is news for each of its members: it lasts until
+    ``max_heartbeats_per_second`` could have brought that news to all.
     """
 
     max_members: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
@@ -144,6 +146,10 @@ class Settings(BaseModel):
     def ttl_for(self, members: int) -> float:
         """Return the lease, in seconds, with so many sessions: ``ttl`` grown as the interval has grown."""
         return self.ttl * (self.interval_for(members) / self.hold)
+
+    def window_for(self, members: int) -> float:
+        """Return the publish window, in seconds, of a group with so many members; 0 stays 0."""
+        return max(self.publish_window, members / self.max_heartbeats_per_second) if self.publish_window else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as a builtin, by its name: what crosses a Ray call."""

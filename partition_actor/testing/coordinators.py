@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from partition_actor.errors import PartitionError
 from partition_actor.membership import Membership
-from partition_actor.ownership import View, subset_of
+from partition_actor.ownership import subset_of
 from partition_actor.protocol import SessionKey
 from partition_actor.testing.process import Process
+from partition_actor.views import View
 
 if TYPE_CHECKING:
     from partition_actor.testing.cluster import SimulatedCluster

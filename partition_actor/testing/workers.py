@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from partition_actor import ownership as production
-from partition_actor.ownership import Change, Ownership, View
+from partition_actor.ownership import Change, Ownership
 from partition_actor.protocol import Epoch
 from partition_actor.testing.coordinators import Coordinator
 from partition_actor.testing.process import Actor
+from partition_actor.views import View
 
 if TYPE_CHECKING:
     from partition_actor.testing.cluster import SimulatedCluster
@@ -173,7 +174,9 @@ class Worker(Actor):
     def _mask_by(self, view: View, holding: Holding) -> int:
         if not view.mine:
             return 0
-        laggards = tuple((name, tuple(tuple(ring.items()) for ring in rings)) for name, rings in view.laggards)
+        laggards = tuple(
+            (name, tuple(tuple(view.rings[at].items()) for at in epochs)) for name, epochs in view.laggards
+        )
         decide = production.subset_of
         identity = (decide, self.member_id, holding.place, tuple(view.members.items()), laggards)
         mask = _masks.get(identity)

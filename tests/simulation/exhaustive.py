@@ -228,7 +228,7 @@ class Model:
         lease = max(0.0, own.exclusive_until - self.now)
         sent = min(SETTINGS.ttl, self.now - own._sent) if kind != "nothing" and own._sent is not None else None
         said = None if kind in ("nothing", "held") else {**message, "seq": 0}
-        views = [(view.epoch, view.rev, view.mine, view.members, view.laggards) for view in held.views]
+        views = [(view.epoch, view.rev, view.mine, view.members, view.laggards, view.rings) for view in held.views]
         letting_go = [(epoch, sorted(lost)) for epoch, lost in member.letting_go]
         return (kind, said, sent, lease, own.incarnation, own._tell_views, letting_go, held.want, held.state, views)
 

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from machines import KEYS, PLAIN
 
 from partition_actor.ownership import Ownership
+from partition_actor.views import difference
 
 MEMBERS = st.dictionaries(st.sampled_from(["me", "b", "c"]), st.integers(1, 2), min_size=1)
 ENTRIES = st.one_of(
@@ -20,9 +21,11 @@ ENTRIES = st.one_of(
                 "epoch": (incarnation, counter),
                 "rev": rev,
                 "exclusive": True,
-                "members": members,
                 "mine": "me" in members,
-                "laggards": [(name, [ring]) for name, ring in laggards.items()],
+                "base": None,
+                "changed": members,
+                "laggards": [(name, [(0, at)]) for at, name in enumerate(laggards)],
+                "rings": [((0, at), difference(ring, members)) for at, ring in enumerate(laggards.values())],
             }
         },
         st.integers(1, 3),

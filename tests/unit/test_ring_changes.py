@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ring_cases import HASH_FNS, hash_names, members_of_rings, probes
 
 import partition_actor.ring as ring_module
-from partition_actor import Settings, hash_space, ownership
+from partition_actor import Settings, hash_space, ownership, views
 from partition_actor.errors import InvalidArgument
 from partition_actor.ring import Ring, handovers, ring_of
 
@@ -133,9 +133,9 @@ def test_ring_of_makes_a_ring_once_and_from_the_nearest(monkeypatch):
 
 def test_a_view_asks_for_its_ring_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(ownership, "ring_for", lambda members, settings: asked.append(members) or Ring(members))
+    monkeypatch.setattr(views, "ring_for", lambda members, settings: asked.append(members) or Ring(members))
     member = ownership.Ownership("a", "session", Settings())
-    view = ownership.View((1, 1), 0, False, {"a": 1, "b": 1}, True)
+    view = views.View((1, 1), 0, False, {"a": 1, "b": 1}, True)
     member.groups["group"] = ownership.Standing(1, None, None, 0, state="member", views=[view])
     member.lease_until = 10.0
     mine = member.subset(0.0, "group", range(100))
