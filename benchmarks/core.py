@@ -1,0 +1,273 @@
+"""What the coordinator's state machine costs by itself: ``partition_actor.membership`` without Ray.
+
+Members are spread evenly over groups, and send what idle members send, at the rate that is promised. Their
+requests are made beforehand and their replies read afterwards, so that only the coordinator's own work is timed: what
+the actor calls for one heartbeat. Then 100 of them fall silent: what it costs to expire them and to publish that, and
+what a step costs in which nobody expires. The clock is moved by hand; costs are processor time, medians of repeats.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from _report import Target, arguments, save, show, show_targets
+
+from partition_actor.membership import Membership
+from partition_actor.ownership import Ownership
+from partition_actor.settings import Settings
+
+JUST_BEFORE = 0.05
+"""Seconds before the first lease ends from which on every step is timed."""
+STEP = 0.01
+"""Seconds between two steps there."""
+IDLE_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes as (members, groups). Small ones repeat their rounds until ``heartbeats`` are timed in each repeat."""
+
+    sizes: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100), (100_000, 1_000))
+    bursts: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100))
+    heartbeats: int = 100_000
+    repeats: int = 3
+    silent: int = 100
+
+
+QUICK = Plan(((100, 1), (1_000, 10)), ((100, 1), (1_000, 10)), 1_000, 2, 10)
+PROMISED = 200_000
+"""Heartbeats a second; also the pace at which they are sent."""
+
+
+class Crowd:
+    """A coordinator's state machine and its members', who have adopted what they were told."""
+
+    def __init__(self, members: int, groups: int, *, exclusive: bool = False, **settings: Any) -> None:
+        # A heartbeat never looks at the ring: one point a member keeps the start short.
+        self.settings = Settings(max_members=members, vnodes=1, **settings)
+        self.now = 0.0
+        self.membership = Membership(self.settings, incarnation=1, now=self.now, first=True)
+        self.members = [Ownership(f"member-{i}", f"session-{i}", self.settings) for i in range(members)]
+        for at, member in enumerate(self.members):
+            member.join(f"group-{at % groups}", exclusive=exclusive)
+        self.join_seconds = self._join_all()
+
+    def _join_all(self) -> float:
+        """Let all join at one moment, and go on until nobody is told anything new; seconds that the joins took."""
+        self._prove()
+        requests = [member.request(self.now) for member in self.members]
+        took = cpu_seconds(lambda: [self.membership.sync(self.now, request) for request in requests])
+        self._take_replies()
+        while True:
+            for member in self.members:
+                self.membership.sync(self.now, member.request(self.now))
+            if not self._take_replies():
+                return took
+
+    def _take_replies(self) -> int:
+        """Publish what is due, and let every member adopt it; how many were told something."""
+        self.wait(2 * self.settings.publish_window)
+        told = 0
+        for member in self.members:
+            reply = self.membership.reply(self.now, (member.member_id, member.session), sequence_of(member))
+            told += adopt(member, reply)
+        return told
+
+    def _prove(self) -> None:
+        self.membership.prove(self.now)
+        self._proven = self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock, and bring the proof that the actor asks for every so often."""
+        self.now += seconds
+        if self.now >= self._proven + self.settings.node_proof_interval:
+            self._prove()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass as it does for an idle actor: in steps too small to be taken for a stall."""
+        until = self.now + seconds
+        while self.now < until:
+            self.advance(min(until - self.now, self.settings.hold / 4))
+            self.settle()
+
+    def settle(self) -> int:
+        """What the actor does after every step; how many sessions have news."""
+        membership = self.membership
+        membership.tick(self.now)
+        told = sum(membership.has_news(key) for key in membership.take_news())
+        membership.deadline()
+        return told
+
+    def round(self, members: list[Ownership], per_heartbeat: float) -> float:
+        """One idle heartbeat of each of `members`, so many seconds apart; processor seconds that they took."""
+        start = self.now
+        requests = [member.request(start + at * per_heartbeat) for at, member in enumerate(members, 1)]
+        replies: list[dict[str, Any]] = []
+        took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
+        for member, reply in zip(members, replies, strict=True):
+            if adopt(member, reply):
+                raise SystemExit(f"{member.member_id} was told something new: that was no idle heartbeat")
+        return took
+
+    def _serve(self, requests: list[dict[str, Any]], per_heartbeat: float, replies: list[dict[str, Any]]) -> None:
+        """The calls of ``PartitionActor.sync`` and ``_settle`` for heartbeats that are held and have no news."""
+        membership = self.membership
+        for request in requests:
+            self.advance(per_heartbeat)
+            key = (request["member"], request["session"])
+            membership.sync(self.now, request)
+            membership.tick(self.now)
+            for other in membership.take_news():
+                membership.has_news(other)
+            membership.deadline()
+            if not membership.has_news(key):
+                membership.hold_for(key)
+            replies.append(membership.reply(self.now, key, request["seq"]))
+
+    def expire(self, silent: int, groups: int) -> float:
+        """Let leases of so many members end, all in the first `groups`; processor seconds of the steps that end them.
+
+        With the same number of groups the same has to be told to as many, whatever else is held.
+        """
+        affected = {f"group-{number}" for number in range(groups)}
+        gone = [member for member in self.members if member.groups.keys() <= affected][:silent]
+        expiring = {member.member_id for member in gone}
+        self.members = [member for member in self.members if member.member_id not in expiring]
+        left = len(self.membership.sessions) - silent
+        for member in gone:
+            self.membership.sync(self.now, member.request(self.now))
+        lease = self.membership.lease_left(self.now, (gone[0].member_id, gone[0].session))
+        pace = self.membership.interval / len(self.members)
+        self.wait(lease / 2)
+        self.round(self.members, pace)
+        self.wait(self.membership.lease_left(self.now, (gone[0].member_id, gone[0].session)) - JUST_BEFORE)
+        took = 0.0
+        for _ in range(round(2 * self.settings.ttl / STEP)):
+            self.advance(STEP)
+            before, start = len(self.membership.sessions), time.process_time()
+            told = self.settle()
+            if told or len(self.membership.sessions) < before:
+                took += time.process_time() - start
+            elif before == left:
+                return took
+        raise SystemExit(f"{len(self.membership.sessions) - left} of {silent} silent members have not expired")
+
+    def idle_step(self) -> float:
+        """Processor seconds of a step in which nothing happens."""
+        settle = self.settle
+
+        def steps() -> None:
+            for _ in range(IDLE_STEPS):
+                self.advance(0.0001)
+                settle()
+
+        return cpu_seconds(steps) / IDLE_STEPS
+
+    def catch_up(self) -> None:
+        """Let those who have news hear it, so that the next heartbeats are idle ones."""
+        for member in self.members:
+            self.membership.sync(self.now, member.request(self.now))
+        self._take_replies()
+        for member in self.members:
+            self.membership.sync(self.now, member.request(self.now))
+        self._take_replies()
+
+
+def sequence_of(member: Ownership) -> int:
+    """The number of the member's latest request."""
+    return member._seq
+
+
+def adopt(member: Ownership, reply: dict[str, Any]) -> bool:
+    """Let the member take a reply in, and be done at once with what it lost; whether that changed anything."""
+    changes = member.receive(reply)
+    if changes is None:
+        raise SystemExit(f"{member.member_id} does not accept the reply to its latest request")
+    for change in changes:
+        if change.after is not None:
+            member.adopted(change.group, change.after.epoch)
+    return bool(changes)
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def measure(members: int, groups: int, plan: Plan, *, exclusive: bool) -> dict[str, Any]:
+    crowd = Crowd(members, groups, exclusive=exclusive, max_heartbeats_per_second=PROMISED)
+    pace = crowd.membership.interval / members
+    rounds = max(1, plan.heartbeats // members)
+    beats = [sum(crowd.round(crowd.members, pace) for _ in range(rounds)) for _ in range(plan.repeats)]
+    idle = [crowd.idle_step() for _ in range(plan.repeats)]
+    expiries = []
+    for _ in range(plan.repeats):
+        expiries.append(crowd.expire(plan.silent, plan.sizes[0][1]) / plan.silent)
+        crowd.catch_up()
+    return {
+        "members": members,
+        "groups": groups,
+        "exclusive": exclusive,
+        "heartbeats_per_second": members * rounds / statistics.median(beats),
+        "idle_step_seconds": statistics.median(idle),
+        "seconds_per_expired_member": statistics.median(expiries),
+    }
+
+
+def burst(members: int, groups: int) -> dict[str, Any]:
+    """All join within one window, at the default pace: the interval and the lease grow with every one of them."""
+    crowd = Crowd(members, groups)
+    return {"members": members, "groups": groups, "joins_per_second": members / crowd.join_seconds}
+
+
+def cells(row: dict[str, Any]) -> list[object]:
+    return [
+        "exclusive" if row["exclusive"] else "plain",
+        row["members"],
+        row["groups"],
+        row["heartbeats_per_second"],
+        1e6 * row["idle_step_seconds"],
+        1e6 * row["seconds_per_expired_member"],
+    ]
+
+
+def promises(rows: list[dict[str, Any]]) -> list[Target]:
+    """What is promised about the largest size, against the smallest where it is a matter of growth."""
+    plain = [row for row in rows if not row["exclusive"]]
+    least, most = plain[0], plain[-1]
+    largest = [row for row in rows if row["members"] == most["members"]]
+    size = f"at {most['members']:,} members"
+    idle = most["idle_step_seconds"] / least["idle_step_seconds"]
+    expiry = most["seconds_per_expired_member"] / least["seconds_per_expired_member"]
+    slowest = min(row["heartbeats_per_second"] for row in largest)
+    return [
+        Target(f"heartbeats a second {size}", PROMISED, slowest, "/s"),
+        Target(f"a step without expiry {size} over one at {least['members']:,}", 2, idle, at_least=False),
+        Target(f"an expired member {size} over one at {least['members']:,}", 2, expiry, at_least=False),
+    ]
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    plan = QUICK if options.quick else Plan()
+    gc.disable()  # as in timeit: it would walk through what only the benchmark holds
+    rows = [measure(*size, plan, exclusive=False) for size in plan.sizes]
+    rows.append(measure(*plan.sizes[-1], plan, exclusive=True))
+    columns = ["groups are", "members", "groups", "heartbeats/s", "idle step, µs", "an expired member, µs"]
+    show("The coordinator's state machine alone", columns, map(cells, rows))
+    bursts = [burst(*size) for size in plan.bursts]
+    show("A burst of joins", ["members", "groups", "joins/s"], [list(row.values()) for row in bursts])
+    targets = promises(rows)
+    show_targets(targets)
+    save("core", options.out, options.quick, ["partition-actor"], targets, {"core": rows, "bursts": bursts})
+
+
+if __name__ == "__main__":
+    main()
