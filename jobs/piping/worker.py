@@ -1,0 +1,220 @@
+"""What an agent does: reads the inputs that are its own, and runs the pipelines that are its own. It knows no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from piping.batching import BatchSize
+from piping.checkpoints import Checkpoints, Superseded
+from piping.config import PipelinesConfig
+from piping.feeding import Feed
+from piping.offsets import Offsets
+from piping.pipeline import Pipeline, make_pipelines
+from piping.reading import Inputs, LineReader
+from piping.shard import Batch, Receipt, Shard, unlocked
+
+# Seconds between looks at what is this agent's, and between tries to reach a shard's owner.
+_LOOK = 0.1
+_AGAIN = 0.02
+# Seconds between looks into a followed directory.
+_LIST = 1.0
+# Inputs that are read at a time; with --follow all are.
+_AT_ONCE = 8
+
+
+class NotOwned(Exception):
+    """The shard is not this agent's, or not any more."""
+
+
+class Ownership(Protocol):
+    """What of a group's keys this agent may work on."""
+
+    def owns(self, key: str) -> bool:
+        """Whether the key is this agent's now."""
+
+    def token(self) -> int | None:
+        """The fencing token; 0 when it may not act; None for a lone agent."""
+
+
+class Lone:
+    """All is this agent's: there is no other."""
+
+    def owns(self, key: str) -> bool:
+        return True
+
+    def token(self) -> int | None:
+        return None
+
+
+Redirect = Callable[[str, Batch], Awaitable[Receipt]]
+"""Brings a batch to the shard's owner in another process. Raises ``NotOwned`` when it was not the owner: try again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all agents of a job are told."""
+
+    config: PipelinesConfig
+    inputs: Inputs
+    directory: Path
+
+    @property
+    def published(self) -> Path:
+        """Where what is published in files goes."""
+        return self.directory / "published"
+
+    def offsets(self) -> Offsets:
+        """Opens the offsets of the inputs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return Offsets(self.directory / "offsets.sqlite")
+
+    def checkpoints(self, pipeline: str) -> Checkpoints:
+        """Opens the checkpoints of a pipeline."""
+        place = self.directory / "checkpoints"
+        place.mkdir(parents=True, exist_ok=True)
+        return Checkpoints(place / f"{pipeline}.sqlite")
+
+
+class Sent(NamedTuple):
+    """Batches and samples that an agent has brought to their owners."""
+
+    batches: int = 0
+    samples: int = 0
+
+
+class Worker:
+    """One agent of a job."""
+
+    def __init__(
+        self, name: str, job: Job, shards: Ownership, inputs: Ownership, redirect: Redirect | None = None
+    ) -> None:
+        """Opens the databases, and does nothing yet.
+
+        Args:
+            name: of the agent, unique in the job.
+            job: what to do.
+            shards: which shards of the pipelines are its own.
+            inputs: which inputs are.
+            redirect: the way to other agents; None without any.
+        """
+        self.name = name
+        self.straight = Sent()  # into the pipeline in this process
+        self.redirected = Sent()  # to another
+        self._job = job
+        self._mine = shards
+        self._to_read = inputs
+        self._redirect = redirect
+        self._pipelines = make_pipelines(job.config)
+        self._sizes = {name: BatchSize() for name in self._pipelines}
+        self._offsets = job.offsets()
+        self._shards = {key: shard for p in self._pipelines.values() for key, shard in self._shards_of(p)}
+        self._feeds: dict[str, asyncio.Task[None]] = {}
+        self._names: list[str] = []
+        self._listed = -_LIST
+        self._stopping = asyncio.Event()
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """The size that each pipeline's batches have come to."""
+        return {name: size.samples for name, size in self._sizes.items()}
+
+    async def run(self) -> None:
+        """Reads until all inputs have ended, or for ever when they are followed, or until `stop`.
+
+        Raises:
+            PublishError, LostSamples, OSError, sqlite3.Error: and stops then.
+        """
+        try:
+            while not self._stopping.is_set():
+                if not await self._look():
+                    break
+                await asyncio.wait(
+                    [*self._feeds.values(), asyncio.ensure_future(self._stopping.wait())],
+                    timeout=_LOOK,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        finally:
+            for feed in self._feeds.values():
+                feed.cancel()
+            await asyncio.gather(*self._feeds.values(), return_exceptions=True)
+
+    def stop(self) -> None:
+        """Lets `run` return soon."""
+        self._stopping.set()
+
+    async def take(self, shard: str, batch: Batch) -> Receipt:
+        """Runs a batch through a shard that is this agent's.
+
+        Raises:
+            NotOwned: it is not.
+            PublishError, LostSamples: as ``Shard.take``.
+        """
+        token = self._mine.token()
+        if token == 0 or not self._mine.owns(shard):
+            raise NotOwned(f"{shard} is not {self.name}'s")
+        try:
+            return await self._shards[shard].take(batch, self.name, token)
+        except Superseded as error:
+            raise NotOwned(str(error)) from None
+
+    async def let_go(self, shards: list[str]) -> None:
+        """Ends what is under way in shards that are another's now."""
+        for shard in shards:
+            await self._shards[shard].close()
+
+    async def _deliver(self, shard: str, batch: Batch) -> Receipt:
+        while True:
+            try:
+                if self._redirect is None or self._mine.owns(shard):
+                    receipt = await self.take(shard, batch)
+                    self.straight = _add(self.straight, batch)
+                else:
+                    receipt = await self._redirect(shard, batch)
+                    self.redirected = _add(self.redirected, batch)
+                return receipt
+            except NotOwned:
+                await asyncio.sleep(_AGAIN)
+
+    async def _look(self) -> bool:
+        """Starts and ends feeds as inputs come and go; whether there is or may come more to do."""
+        for name, feed in list(self._feeds.items()):
+            if feed.done():
+                del self._feeds[name]
+                feed.result()
+            elif not self._to_read.owns(name):
+                feed.cancel()
+        offsets = await unlocked(self._offsets.all)
+        names = self._list()
+        open_ = [name for name in names if self._job.config.follow or name not in offsets or not offsets[name].ended]
+        for name in open_:
+            room = self._job.config.follow or len(self._feeds) < _AT_ONCE
+            if room and name not in self._feeds and self._to_read.owns(name):
+                self._feeds[name] = asyncio.create_task(self._feed(name))
+        return bool(open_)
+
+    def _list(self) -> list[str]:
+        if (self._job.config.follow and time.monotonic() >= self._listed + _LIST) or not self._names:
+            self._names, self._listed = self._job.inputs.names(), time.monotonic()
+        return self._names
+
+    async def _feed(self, name: str) -> None:
+        follow = self._job.config.follow
+        offset = await unlocked(lambda: self._offsets.get(name))
+        reader = LineReader(self._job.inputs.base / name, offset, follow)
+        await Feed(name, reader, self._offsets, self._pipelines, self._sizes, self._deliver, follow).run()
+
+    def _shards_of(self, pipeline: Pipeline) -> list[tuple[str, Shard]]:
+        checkpoints = self._job.checkpoints(pipeline.name)
+        return [
+            (key, Shard(key, pipeline, checkpoints, self._job.published, lambda name: self._offsets.get(name).position))
+            for key in pipeline.keys
+        ]
+
+
+def _add(sent: Sent, batch: Batch) -> Sent:
+    return Sent(sent.batches + 1, sent.samples + len(batch.samples))
