@@ -174,7 +174,8 @@ class PartitionActor:
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:
             _wake(overtaken)
-        self._settle()
+        if not membership.is_calm:
+            self._settle()
         seq = request["seq"]
         if not membership.has_news(key):
             await self._hold(key, membership.hold_for(key) * random.uniform(0.9, 1.0))

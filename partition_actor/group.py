@@ -336,6 +336,15 @@ class Group:
         standing.rejoined = report.have is not None
         self.take_place(key, Seat(report.weight, report.metadata), now)
 
+    def is_settled(self, key: SessionKey, standing: Standing) -> bool:
+        """Whether a session has the place that it wants, holds the latest view, and blocks nobody."""
+        seat = self.seats.get(key)
+        if seat is None or self.recovering or standing.state or standing.again or standing.want_views:
+            return False
+        wanted = standing.wants_in and not seat.leaving and self.has_place(key)
+        known = seat.acked is not None and (self.epoch, seat.rev) == (standing.have, standing.rev)
+        return wanted and known and (not self.exclusive or seat.acked == self.epoch)
+
     # -- recovery (rule 7) --------------------------------------------------------------------------------------
 
     def take_recovery_report(self, key: SessionKey, report: Report, standing: Standing) -> None:

@@ -125,7 +125,7 @@ class Membership(Sessions):
         found, key = self._placed(group, member)
         session = self.sessions[key]
         if found.exclusive:
-            session.barred = True
+            session.barred, session.settled = True, None
             found.give_up_place(key, now)
         else:
             found.drop_seat(key, now)

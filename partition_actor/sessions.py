@@ -1,87 +1,22 @@
-"""The coordinator's sessions: what members say, the leases that they get for it, and what time brings.
+"""The coordinator's sessions: what members say, and what they are told.
 
-The part of the coordinator's state machine that ``membership`` completes with the calls of operators and of those who
-hold a bare handle. The rules named in comments are those of ``docs/guarantees.md``.
+The part of the coordinator's state machine between ``expiry``, which knows leases and time, and ``membership``, which
+completes it with the calls of operators and of those who hold a bare handle. The rules named in comments are those of
+``docs/guarantees.md``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Any
 
 from partition_actor.errors import CoordinatorUnavailable, GroupFull
+from partition_actor.expiry import Expiry, Session
 from partition_actor.group import Group, Report, Standing
-from partition_actor.leases import LeaseQueue
-from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey
-from partition_actor.settings import Settings
+from partition_actor.protocol import SessionKey
 
 
-@dataclass(slots=True)
-class Session:
-    """What the coordinator knows of one life of one process under one member id."""
-
-    joined_at: float
-    seq: int = -1
-    received: float = 0.0
-    """When its latest request came."""
-    interval: float = 0.0
-    """Seconds between two heartbeats, as far as the member knows."""
-    term: float = 0.0
-    """Seconds of lease that its latest request is worth."""
-    groups: set[str] = field(default_factory=set)
-    standings: dict[str, Standing] = field(default_factory=dict)
-    """By group, what came of the latest request."""
-    drained: dict[str, int] = field(default_factory=dict)
-    """By group: joins asked for up to this `seq` do not count, an operator has drained the member."""
-    barred: bool = False
-    """An operator has forgotten it in an exclusive group: no lease any more; it may come back after it."""
-
-    @property
-    def want_views(self) -> bool:
-        """Whether it must tell its views before it gets a lease."""
-        return any(standing.want_views for standing in self.standings.values())
-
-    @property
-    def again(self) -> bool:
-        """Whether its next request is wanted at once."""
-        return any(standing.again for standing in self.standings.values())
-
-
-class Sessions:
-    """Sessions, their leases, and the epochs of their groups. See ``Membership``."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        incarnation: int,
-        now: float,
-        *,
-        first: bool = False,
-        restarted: bool = False,
-    ) -> None:
-        self.settings = settings
-        self.incarnation = incarnation
-        self.started_at = now
-        self.restarted = restarted
-        self.groups: dict[str, Group] = {}
-        self.sessions: dict[SessionKey, Session] = {}
-        self._ended: OrderedDict[SessionKey, float] = OrderedDict()
-        """Sessions that are over; a late message of theirs must not take a successor's place."""
-        self._counter = 0
-        self._leases: LeaseQueue[SessionKey] = LeaseQueue()
-        self._overdue: dict[SessionKey, float] = {}
-        """Sessions of exclusive groups whose lease was found to have ended, and when: see `_end_overdue`."""
-        self._proof: float | None = None
-        self._doubted: tuple[int, float] | None = None
-        self._last_tick = now
-        self.stalled = 0.0
-        self._next_sweep = now
-        self._news: set[SessionKey] = set()
-        self._dirty: dict[str, Group] = {}
-        self._recovery_end = None if first and not restarted else now + self._grace(settings.max_ttl)
-        self._waited_at: float | None = None
-        """When the wait of rule 7 was found to be over."""
+class Sessions(Expiry):
+    """What members say, and what they are told. See ``Membership``."""
 
     # -- what members say ---------------------------------------------------------------------------------------
 
@@ -92,10 +27,12 @@ class Sessions:
         ``CoordinatorUnavailable`` when the member has heard of a later coordinator, until a proof shows that there
         is none.
         """
+        key = (request["member"], request["session"])
+        if self._is_sign_of_life(now, key, request):
+            return True
         self.tick(now)
         if request["incarnation"] > self.incarnation:
             self._outbid(now, request["incarnation"])
-        key = (request["member"], request["session"])
         session = self.sessions.get(key) or self._admit(key, now)
         if request["seq"] <= session.seq:
             return False
@@ -108,7 +45,37 @@ class Sessions:
             self._quit(now, key, session, name)
         self._renew(now, key, session)
         self.tick(now)
+        session.settled = request["groups"] if self._is_settled(key, session) else None
         return True
+
+    def _is_sign_of_life(self, now: float, key: SessionKey, request: dict[str, Any]) -> bool:
+        """Take in a request that says what the one before said, when all was well and nothing is due: most are such.
+
+        The rest of the class would do no more with it than renew the lease.
+        """
+        session = self.sessions.get(key)
+        if (
+            session is None
+            or now >= self._due
+            or request["groups"] != session.settled
+            or request["incarnation"] != self.incarnation
+            or request["seq"] <= session.seq
+            or key in self._news
+        ):
+            return False
+        session.seq, session.interval = request["seq"], request["interval"]
+        session.received, session.term = now, self.ttl
+        if self._overdue:
+            self._overdue.pop(key, None)
+        self._leases.renew(key, now - self.stalled, self._lease)
+        return True
+
+    def _is_settled(self, key: SessionKey, session: Session) -> bool:
+        """Whether the session has the place that it wants in each group, knows all of it, and blocks nobody."""
+        return not session.barred and all(
+            (group := self.groups.get(name)) is not None and group.is_settled(key, standing)
+            for name, standing in session.standings.items()
+        )
 
     def _outbid(self, now: float, incarnation: int) -> None:
         """Go beyond the incarnation of a coordinator of the past: its clock was ahead of ours.
@@ -153,19 +120,30 @@ class Sessions:
         """The answer to request `seq` of a session, as things stand now."""
         session = self.sessions.get(key)
         if session is None:
-            return self._reply(seq, 0.0, 0.0, again=True)
+            return self._reply(seq, 0.0, 0.0, True, False, {})
+        if session.settled is not None and key not in self._news:
+            return self._reply(seq, session.term, self._proven_term(session), False, False, {})
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
         unsure = any(name not in entries and self._unsure(key, session, name) for name in session.standings)
-        exclusive_term = 0.0
-        if self._proof is not None and not unsure:
-            exclusive_term = min(session.term, max(0.0, self._proof + session.term - session.received))
-        return self._reply(
-            seq, session.term, exclusive_term, again=session.again, views=session.want_views, groups=entries
-        )
+        exclusive_term = 0.0 if unsure else self._proven_term(session)
+        return self._reply(seq, session.term, exclusive_term, session.again, session.want_views, entries)
+
+    def _proven_term(self, session: Session) -> float:
+        """Rule 8: what the latest request is worth in exclusive groups, by the latest proof."""
+        if self._proof is None:
+            return 0.0
+        return min(session.term, max(0.0, self._proof + session.term - session.received))
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing has changed for anybody and no epoch is to be published: there is nothing to do for now."""
+        return not self._news and not self._dirty
 
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""
         session = self.sessions.get(key)
+        if session is not None and session.settled is not None and key not in self._news:
+            return False
         return session is None or session.again or any(self._entry(key, session, name) for name in session.standings)
 
     def _entry(self, key: SessionKey, session: Session, name: str) -> dict[str, Any] | None:
@@ -197,17 +175,18 @@ class Sessions:
         seat = group.seats.get(key)
         return seat is None or seat.acked is None or standing.want_views
 
-    def _reply(self, seq: int, term: float, exclusive_term: float, **rest: Any) -> dict[str, Any]:
+    def _reply(
+        self, seq: int, term: float, exclusive_term: float, again: bool, views: bool, groups: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
             "seq": seq,
             "incarnation": self.incarnation,
             "term": term,
             "exclusive_term": exclusive_term,
             "next": self.interval,
-            "again": False,
-            "views": False,
-            "groups": {},
-            **rest,
+            "again": again,
+            "views": views,
+            "groups": groups,
         }
 
     def _admit(self, key: SessionKey, now: float) -> Session:
@@ -217,129 +196,8 @@ class Sessions:
                 f"max_members is {self.settings.max_members}"
             )
         session = self.sessions[key] = Session(joined_at=now)
+        self._set_pace()
         return session
-
-    def _renew(self, now: float, key: SessionKey, session: Session) -> None:
-        """Rule 1. What rule 8 takes off the lease is known when the reply is made."""
-        refused = session.barred or self._fenced(now, key, session)
-        session.received, session.term = now, 0.0 if refused else self.ttl
-        if not refused:
-            self._overdue.pop(key, None)
-        if not refused or (key not in self._leases and key not in self._overdue):
-            self._leases.renew(key, self._run(now), self._grace(self.ttl))
-
-    def _fenced(self, now: float, key: SessionKey, session: Session) -> bool:
-        """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
-        for name in session.groups:
-            since = self.groups[name].lagging_since(key) if name in self.groups else None
-            if since is not None and now > since + max(self.settings.handoff_timeout, self.interval):
-                return True
-        return False
-
-    # -- time ---------------------------------------------------------------------------------------------------
-
-    def prove(self, at: float) -> None:
-        """The GCS counted this coordinator's node alive at or after `at`: rule 8."""
-        self._proof = at if self._proof is None else max(self._proof, at)
-
-    def proven_since(self, at: float) -> bool:
-        """Whether the last proof is not older than `at`."""
-        return self._proof is not None and self._proof >= at
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two heartbeats of a member, at the present number of members."""
-        return self.settings.interval_for(len(self.sessions))
-
-    def hold_for(self, key: SessionKey) -> float:
-        """Seconds for which a heartbeat without news may be held: a member waits no longer than the pace it knows."""
-        session = self.sessions.get(key)
-        return self.interval if session is None else min(self.interval, session.interval)
-
-    @property
-    def ttl(self) -> float:
-        """Length in seconds of a lease granted now."""
-        return self.settings.ttl_for(len(self.sessions))
-
-    def lease_left(self, now: float, key: SessionKey) -> float:
-        """Seconds until the lease of a session is over as the coordinator counts, its margin included."""
-        return max(0.0, self._leases.end(key) - self._run(now)) if key in self._leases else 0.0
-
-    def recovering(self, now: float) -> bool:
-        """Whether this coordinator still waits for the leases of a former one to end."""
-        return self._recovery_end is not None and self._run(now) < self._recovery_end
-
-    def tick(self, now: float) -> None:
-        """Do what is due: end leases, end the recovery, publish epochs."""
-        self._mind_stall(now)
-        run = self._run(now)
-        self._overdue.update(dict.fromkeys(self._leases.expire(run), now))
-        if self._overdue:
-            self._end_overdue(now)
-        if self._recovery_end is not None and run >= self._recovery_end:
-            self._end_recovery(now)
-        for group in list(self._dirty.values()):
-            due = group.publish_due
-            if due is not None and due <= now:
-                group.publish(self._next_epoch(), now)
-            group.tell_untold(now)
-        if now >= self._next_sweep:
-            self._next_sweep = now + self.settings.ttl
-            self._sweep(now)
-
-    def _end_overdue(self, now: float) -> None:
-        """End the sessions whose lease is over; those of exclusive groups once this coordinator is proven (rule 8).
-
-        Until then a later coordinator may have renewed the lease.
-        """
-        for key, since in list(self._overdue.items()):
-            groups = [self.groups[name] for name in self.sessions[key].groups if name in self.groups]
-            if self.proven_since(since) or not any(group.exclusive for group in groups):
-                self._end(key, now)
-
-    def _end_recovery(self, now: float) -> None:
-        if self._waited_at is None:
-            self._waited_at = now
-        proven = self.proven_since(self._waited_at)
-        for group in self.groups.values():
-            if group.recovering and (proven or not group.exclusive):
-                group.recovered(now)
-        if proven:
-            self._recovery_end = None
-
-    def deadline(self) -> float:
-        """When `tick` has something to do next at the latest, on the coordinator's clock."""
-        moments = [self._last_tick + self.settings.hold / 2]
-        moments += [due for group in self._dirty.values() if (due := group.due) is not None]
-        wait = self._recovery_end if self._waited_at is None else None
-        moments += [at + self.stalled for at in (self._leases.next_end(), wait) if at is not None]
-        return min(moments)
-
-    def take_news(self) -> set[SessionKey]:
-        """The sessions that something has changed for since the last call."""
-        news = set(self._news)
-        self._news.clear()
-        return news
-
-    def _next_epoch(self) -> Epoch:
-        self._counter += 1
-        if self._counter >> COUNTER_BITS:
-            self.incarnation, self._counter = self.incarnation + 1, 1
-        return (self.incarnation, self._counter)
-
-    def _grace(self, term: float) -> float:
-        return term * (1 + self.settings.clock_rate_margin)
-
-    def _run(self, now: float) -> float:
-        """The time that this coordinator has really been running: leases do not end while it is stopped."""
-        return now - self.stalled
-
-    def _mind_stall(self, now: float) -> None:
-        """A coordinator that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
-        idle = now - self._last_tick
-        if idle > self.settings.hold:
-            self.stalled += idle
-        self._last_tick = max(now, self._last_tick)
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
@@ -350,24 +208,3 @@ class Sessions:
         group = self.groups[name] = Group(name, exclusive, self.settings, self._news, self._dirty, now)
         group.recovering = waits
         return group
-
-    def _end(self, key: SessionKey, now: float) -> None:
-        session = self.sessions.pop(key, None)
-        if session is None:
-            return
-        self._leases.drop(key)
-        self._overdue.pop(key, None)
-        self._ended[key] = now
-        for name in sorted(session.groups):
-            if name in self.groups:
-                self.groups[name].drop_seat(key, now)
-        self._news.add(key)
-
-    def _sweep(self, now: float) -> None:
-        keep = 2 * self._grace(self.settings.max_ttl)
-        while self._ended and next(iter(self._ended.values())) + keep < now:
-            self._ended.popitem(last=False)
-        for name, group in list(self.groups.items()):
-            unused = not (group.seats or group.joiners or group.recovering or group.dirty_since is not None)
-            if unused and group.empty_since is not None and now > group.empty_since + keep:
-                del self.groups[name]

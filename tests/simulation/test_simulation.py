@@ -10,6 +10,7 @@ import pytest
 
 from partition_actor.group import Group
 from partition_actor.handoff import Handoff
+from partition_actor.sessions import Sessions
 from partition_actor.testing import FakeClock, SimulatedCluster, Violation, simulate, simulate_many
 from partition_actor.testing.__main__ import main
 from partition_actor.testing.conditions import Conditions
@@ -38,6 +39,25 @@ def test_fifty_seeds_hold(first):
     assert outcome.violations == []
     assert outcome.seeds == 50
     assert outcome.steps >= 50_000
+
+
+def test_a_mere_sign_of_life_changes_nothing_that_the_long_way_would_not(monkeypatch):
+    taken = []
+    is_sign_of_life = Sessions._is_sign_of_life
+
+    def counted(self, now, key, request):
+        taken.append(is_sign_of_life(self, now, key, request))
+        return taken[-1]
+
+    def story(seed, shortcut):
+        monkeypatch.setattr(Sessions, "_is_sign_of_life", shortcut)
+        cluster = SimulatedCluster(seed, trace=True)
+        cluster.run(800)
+        return cluster.explain("so far").splitlines()
+
+    for seed in range(30):
+        assert story(seed, counted) == story(seed, lambda self, now, key, request: False)
+    assert sum(taken) > 100
 
 
 def test_every_kind_of_fault_happens():
