@@ -88,7 +88,9 @@ class Shard:
         """
         async with self._busy:
             try:
-                if self._claim is None:
+                if self._claim is None or token not in (None, self._claim.token):
+                    # With a later token the shard may have been another's meanwhile.
+                    self._close()
                     self._open(await unlocked(lambda: self._checkpoints.claim(self.key, owner, token)), owner)
                 return await self._take(batch)
             except BaseException:

@@ -185,7 +185,8 @@ class Worker:
         for name, feed in list(self._feeds.items()):
             if feed.done():
                 del self._feeds[name]
-                feed.result()
+                if not feed.cancelled():
+                    feed.result()
             elif not self._to_read.owns(name):
                 feed.cancel()
         offsets = await unlocked(self._offsets.all)
