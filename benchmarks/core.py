@@ -9,6 +9,7 @@ what a step costs in which nobody expires. The clock is moved by hand; costs are
 from __future__ import annotations
 
 import gc
+import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -106,7 +107,7 @@ class Crowd:
     def round(self, members: list[Ownership], per_heartbeat: float) -> float:
         """One idle heartbeat of each of `members`, so many seconds apart; processor seconds that they took."""
         start = self.now
-        requests = [member.request(start + at * per_heartbeat) for at, member in enumerate(members, 1)]
+        requests = [received(member.request(start + at * per_heartbeat)) for at, member in enumerate(members, 1)]
         replies: list[dict[str, Any]] = []
         took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
         for member, reply in zip(members, replies, strict=True):
@@ -117,14 +118,16 @@ class Crowd:
     def _serve(self, requests: list[dict[str, Any]], per_heartbeat: float, replies: list[dict[str, Any]]) -> None:
         """The calls of ``PartitionActor.sync`` and ``_settle`` for heartbeats that are held and have no news."""
         membership = self.membership
+        alarm = membership.deadline()
         for request in requests:
             self.advance(per_heartbeat)
             key = (request["member"], request["session"])
+            if self.now >= alarm:
+                self.settle()
+                alarm = membership.deadline()
             membership.sync(self.now, request)
-            membership.tick(self.now)
-            for other in membership.take_news():
-                membership.has_news(other)
-            membership.deadline()
+            if not membership.is_calm:
+                self.settle()
             if not membership.has_news(key):
                 membership.hold_for(key)
             replies.append(membership.reply(self.now, key, request["seq"]))
@@ -176,6 +179,12 @@ class Crowd:
         for member in self.members:
             self.membership.sync(self.now, member.request(self.now))
         self._take_replies()
+
+
+def received(request: dict[str, Any]) -> dict[str, Any]:
+    """The request as it comes off the wire: equal to what the coordinator knows already, and never the same object."""
+    copy: dict[str, Any] = pickle.loads(pickle.dumps(request))
+    return copy
 
 
 def sequence_of(member: Ownership) -> int:

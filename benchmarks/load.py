@@ -1,0 +1,210 @@
+"""What idle members cost their coordinator, at the pace that it chooses.
+
+Members in groups of 100, simulated by few processes that speak the real protocol with real Ray calls. Measured over a
+steady time: processor time and memory of the coordinator's process, how late replies come, and members that were
+expired though they lived. Against an async Ray actor whose method is empty, called as often by as many callers, and
+against tooz with redis, whose members heartbeat and look at their group as often, so that a crash is seen as soon.
+
+About a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+from _load_peers import empty_calls, tooz_duty
+from _members import (
+    Crowd,
+    Guest,
+    Tally,
+    coordinator_for,
+    groups_of,
+    percentile,
+    resident_bytes,
+    settings_for,
+)
+from _processes import processor_seconds
+from _report import Target, arguments, save, show, show_targets
+
+PACKAGES = ["partition-actor", "ray", "tooz", "redis"]
+GROUP_SIZE = 100
+JOINS_PER_SECOND = 250.0
+PROBE_EVERY = 0.5
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes as {members: seconds of steady time}; the promises are about ``main``."""
+
+    sizes: dict[int, float]
+    main: int
+    peer_seconds: float
+    tooz: tuple[int, ...]
+
+
+FULL = Plan({100: 20.0, 1000: 30.0, 5000: 300.0, 10_000: 60.0}, 5000, 20.0, (100, 1000))
+QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,))
+
+
+def heartbeats(count: int, seconds: float) -> dict[str, Any]:
+    """The coordinator of `count` idle members for so many seconds."""
+    with coordinator_for(count) as (coordinator, _, settings):
+        guest = Guest(coordinator, "guest", "group-0")
+        guest.join()
+        pid = ray.get(coordinator.status.remote())["pid"]
+        empty = resident_bytes(pid)
+        guest.leave()
+        crowd = Crowd(coordinator, groups_of(count, GROUP_SIZE), settings)
+        crowd.start(count / JOINS_PER_SECOND)
+        crowd.wait_for_size(min(count, GROUP_SIZE))
+        interval = ray.get(coordinator.status.remote())["interval"]
+        time.sleep(interval)  # until all have heard of the last pace
+        joining, taken, started = crowd.tally(), processor_seconds([pid]), time.monotonic()
+        probes = probe(coordinator, seconds)
+        tally, taken, passed = crowd.tally(), processor_seconds([pid]) - taken, time.monotonic() - started
+        resident = resident_bytes(pid)
+        status = ray.get(coordinator.status.remote())
+        crowd.end()
+    calls = tally.heartbeats + len(probes)
+    return {
+        "members": count,
+        "interval": interval,
+        "ttl": status["ttl"],
+        "seconds": passed,
+        "heartbeats_per_second": tally.heartbeats / passed,
+        "seconds_per_heartbeat": taken / calls,
+        "seconds_per_member_hour": taken / count * HOUR / passed,
+        "bytes_per_member": (resident - empty) / count,
+        "lateness": spread(tally.lateness),
+        "probes": spread(probes),
+        "false_expiries": false_expiries(joining, tally, count - status["sessions"]),
+        "errors": sorted({*joining.errors, *tally.errors}),
+        "stalled": status["stalled"],
+    }
+
+
+def probe(coordinator: Any, seconds: float) -> list[float]:
+    """Seconds that calls take which are not held: the jitter of a held one could hide that it was late."""
+    took = []
+    until = time.monotonic() + seconds
+    while (start := time.monotonic()) < until:
+        ray.get(coordinator.hello.remote())
+        took.append(time.monotonic() - start)
+        time.sleep(PROBE_EVERY)
+    return took
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {f"p{percent}": percentile(seconds, percent) for percent in (50, 99, 100)}
+
+
+def false_expiries(joining: Tally, steady: Tally, missing: int) -> int:
+    """Members that were expired though all lived: those that are back, and those that are missing."""
+    return joining.rejoined + steady.rejoined + max(0, missing)
+
+
+def measure(count: int, seconds: float, plan: Plan) -> dict[str, Any]:
+    row = heartbeats(count, seconds)
+    wait = max(plan.peer_seconds, row["interval"])
+    row["empty"] = empty_calls(count, row["interval"], wait, held=False)
+    row["empty_held"] = empty_calls(count, row["interval"], wait, held=True)
+    row["over_empty"] = row["seconds_per_heartbeat"] / row["empty"]["seconds_per_call"]
+    return row
+
+
+def tooz_peer(count: int, plan: Plan) -> dict[str, Any] | str:
+    settings = settings_for(count)
+    interval, ttl = settings.interval_for(count), settings.ttl_for(count)
+    return tooz_duty(groups_of(count, GROUP_SIZE), interval, ttl, max(plan.peer_seconds, interval))
+
+
+def show_costs(rows: list[dict[str, Any]]) -> None:
+    columns = ["members", "interval, s", "heartbeats/s", "CPU s a member an hour", "a heartbeat, µs"]
+    columns += ["empty call, µs", "held empty call, µs", "heartbeat / empty call", "kB a member"]
+    table = [
+        [
+            row["members"],
+            row["interval"],
+            row["heartbeats_per_second"],
+            row["seconds_per_member_hour"],
+            1e6 * row["seconds_per_heartbeat"],
+            1e6 * row["empty"]["seconds_per_call"],
+            1e6 * row["empty_held"]["seconds_per_call"],
+            row["over_empty"],
+            row["bytes_per_member"] / 1000,
+        ]
+        for row in rows
+    ]
+    show("What members cost the process of their coordinator", columns, table)
+
+
+def show_lateness(rows: list[dict[str, Any]]) -> None:
+    columns = ["members", "seconds", "late p50, ms", "late p99", "late worst", "unheld call p50, ms", "p99", "worst"]
+    columns += ["false expiries", "errors"]
+    table = [
+        [row["members"], row["seconds"]]
+        + [1000 * row[what][percent] for what in ("lateness", "probes") for percent in ("p50", "p99", "p100")]
+        + [row["false_expiries"], len(row["errors"])]
+        for row in rows
+    ]
+    show("How late replies come", columns, table)
+
+
+def show_tooz(rows: list[dict[str, Any] | str]) -> None:
+    columns = ["members", "wanted/s", "done/s", "redis-server, µs", "members' side, µs", "errors"]
+    table = [
+        [
+            row["members"],
+            row["wanted_per_second"],
+            row["duties_per_second"],
+            1e6 * row["server_seconds_per_duty"],
+            1e6 * row["client_seconds_per_duty"],
+            len(row["errors"]),
+        ]
+        for row in rows
+        if isinstance(row, dict)
+    ]
+    if table:
+        show("tooz with redis: CPU for one heartbeat and one get_members", columns, table)
+    for why in {row for row in rows if isinstance(row, str)}:
+        print(f"left out: {why}")
+
+
+def promises(rows: list[dict[str, Any]], main_size: int) -> list[Target]:
+    chosen = next(row for row in rows if row["members"] == main_size)
+    # With fewer members the process's own idling is most of what both cost.
+    busy = [row for row in rows if row["members"] >= 1000] or [chosen]
+    late = max(chosen["lateness"]["p99"], chosen["probes"]["p99"])
+    who = f"{main_size:,} members"
+    return [
+        Target("a heartbeat over an empty call", 1.3, max(row["over_empty"] for row in busy), at_least=False),
+        Target(f"{who}: false expiries", 0, chosen["false_expiries"], "", at_least=False),
+        Target(f"{who}: lateness p99, held or not", 1, late, "s", at_least=False),
+        Target(f"{who}: memory a member", 70, chosen["bytes_per_member"] / 1000, "kB", at_least=False),
+    ]
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    plan = QUICK if options.quick else FULL
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    rows = [measure(count, seconds, plan) for count, seconds in plan.sizes.items()]
+    tooz = [tooz_peer(count, plan) for count in plan.tooz]
+    ray.shutdown()
+    show_costs(rows)
+    show_lateness(rows)
+    show_tooz(tooz)
+    targets = promises(rows, plan.main)
+    show_targets(targets)
+    save("load", options.out, options.quick, PACKAGES, targets, {"load": rows, "tooz": tooz})
+
+
+if __name__ == "__main__":
+    main()
