@@ -3,6 +3,7 @@
 ::
 
     joining.py    which Ray to join; the command line's errors
+    cluster.py    on that Ray: with a coordinator, and agents on this machine
     config.py     what the user asked for: YAML and command line, checked before anything starts
     targets.py    a line of the YAML's ``targets`` becomes a resource id
     resources.py  what there is to poll now: processes, disks, interfaces, cores, targets

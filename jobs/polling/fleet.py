@@ -7,14 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polling.agent import Agent, AgentSpec, Progress, View
+from polling.cluster import on_this_node
 from polling.config import PollConfig
 from polling.report import Kill
 
@@ -59,7 +58,7 @@ class Fleet:
         while len(self.members) + len(self._starting) < self._config.agents:
             self._born += 1
             spec = self._spec(f"agent-{self._born}")
-            handle = _on_this_node().remote(spec)
+            handle = on_this_node(Agent).remote(spec)
             self._starting[spec] = (handle, handle.start.remote())
             names.append(spec.name)
         return names
@@ -180,15 +179,3 @@ class Fleet:
 
 def _half_done(progress: Progress) -> bool:
     return progress.done * 2 >= progress.total
-
-
-def _on_this_node() -> Any:
-    # A machine's processes and disks can be polled, and its agents be killed, from that machine only.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Ray tells workers where the driver's script lies, but not those of a job with a working_dir.
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return ray.remote(Agent).options(
-        num_cpus=0,
-        scheduling_strategy=here,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-    )

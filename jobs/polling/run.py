@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-import partition_actor
-from partition_actor.errors import CoordinatorNotFound
+from polling.cluster import coordinator, joined
 from polling.config import PollConfig
 from polling.display import Display
 from polling.fleet import AgentError, Fleet
-from polling.joining import join
 from polling.report import Kill, Outcome, read_report
 from polling.resources import discover
 from polling.store import write_roster
@@ -39,7 +34,7 @@ def run(config: PollConfig, address: str, directory: Path, display: Display) -> 
         AgentError: agents could not be started or do not find together, or one could not write its samples.
         PartitionError: the coordinator could not be deployed.
     """
-    with _joined(address), _coordinator(config):
+    with joined(address), coordinator(config.name, config.namespace):
         fleet = Fleet(config, directory.name, str(directory), display.say)
         try:
             kills = _poll_all(config, fleet, directory, display)
@@ -107,37 +102,3 @@ class _Cycle:
         started = self._fleet.launch()
         self._display.say(f"{', '.join(started)} start{'s' if len(started) == 1 else ''} instead")
         return kills
-
-
-@contextmanager
-def _joined(address: str) -> Iterator[None]:
-    join(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _coordinator(config: PollConfig) -> Iterator[None]:
-    name, namespace = config.name, config.namespace
-    try:
-        partition_actor.connect(name=name, namespace=namespace)
-        found = True
-    except CoordinatorNotFound:
-        found = False
-    handle = partition_actor.deploy(name=name, namespace=namespace)
-    try:
-        yield
-    finally:
-        # One that was there is somebody's; one that is ours may have become somebody's meanwhile.
-        if not found and not _in_use(handle):
-            partition_actor.shutdown(name=name, namespace=namespace)
-
-
-def _in_use(coordinator: Any) -> bool:
-    try:
-        groups = ray.get(coordinator.status.remote(), timeout=10)["groups"]
-    except (RayError, GetTimeoutError):
-        return True  # not known, so it stays
-    return any(group["members"] for group in groups.values())
