@@ -72,6 +72,7 @@ class PartitionActor:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._watch: DeathWatch | None = None
+        self._never: Any = None
         self._node = ""
         self._dead: dict[SessionKey, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,7 +157,7 @@ class PartitionActor:
     async def sync(self, request: dict[str, Any], watch: list[Any] | None = None) -> dict[str, Any] | None:
         """The heartbeat of a ``PartitionCoordinator``; see ``protocol``. Held until there is news or one is due.
 
-        `watch` is a ``deathwatch.Life`` as a list, of a member that is an actor. None is the answer to a request that a
+        `watch` is a ``deathwatch.Life`` as a list. None is the answer to a request that a
         later one of the same session has overtaken.
         """
         membership = self._start()
@@ -262,6 +263,11 @@ class PartitionActor:
         """Never return: the argument that death watches wait for."""
         await asyncio.get_running_loop().create_future()
 
+    async def lend_never(self) -> list[Any]:
+        """A list with a reference that is never ready."""
+        self._start()
+        return [self._never]
+
     def _start(self) -> Membership:
         """The state machine; made with the first call, because only then does the event loop run."""
         if self._failure is not None:
@@ -272,7 +278,8 @@ class PartitionActor:
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             self._membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
-            self._watch = DeathWatch(own_handle().never.remote(), self._on_ending, self._on_death)
+            self._never = own_handle().never.remote()
+            self._watch = DeathWatch(self._never, self._on_ending, self._on_death)
             self._spawn(self._keep_proving())
             self._settle()
         return self._membership

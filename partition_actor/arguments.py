@@ -106,10 +106,13 @@ def check_request(value: object) -> None:
 
 
 def check_watch(value: object) -> None:
-    """None, or an actor's handle and four texts; see ``deathwatch.Life``."""
+    """None, or what ``deathwatch.Life`` has: a handle, four texts and a list."""
     if value is None:
         return
-    if not isinstance(value, (list, tuple)) or len(value) != 5 or not all(isinstance(each, str) for each in value[1:]):
-        refuse("watch", value, "None or an actor's handle and the ids of its node, actor, worker and process")
-    if not hasattr(value[0], "__ray_call__"):
+    if not isinstance(value, (list, tuple)) or len(value) != 6 or not all(isinstance(each, str) for each in value[1:5]):
+        refuse("watch", value, "None or an actor's handle, the ids of its node, actor, worker and process, and a list")
+    if value[2] and not hasattr(value[0], "__ray_call__"):
         refuse("watch", value[0], "an actor's handle")
+    owned = value[5]
+    if owned is not None and not (isinstance(owned, list) and all(hasattr(each, "task_id") for each in owned)):
+        refuse("watch", owned, "None or a list with a reference")

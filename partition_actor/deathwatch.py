@@ -1,18 +1,21 @@
-"""Notices within milliseconds that a worker actor's process is dead, without touching the worker.
+"""Notices that a member's process is dead, within milliseconds where that can be, without touching the member.
 
-The watch is a call to the watched actor whose argument is never ready. It waits for its argument here, in the caller,
-so the worker's own queue never sees it; when the worker's process dies, Ray fails it with ``ActorDiedError``.
+- A process of the coordinator's own node: its kernel tells, by a ``pidfd``.
+- An actor: the watch is a call to it whose argument is never ready. It waits for its argument here, in the caller, so
+  the worker's own queue never sees it; when the worker's process dies, Ray fails it with ``ActorDiedError``.
+- A task or a driver: it owns a reference that is never ready, and the watch waits for that. When its process dies, Ray
+  fails that with ``OwnerDiedError``, about two seconds later.
 
 Whoever is told "dead" may take the member's keys at once, so the verdict must be certain, and Ray's error is not:
 
 - Ray gives it as well when it merely lost touch with a node; a worker on such a node may run on. Hence the node is
   asked about, and of one that is lost nothing is concluded.
-- Of a process that ends in an orderly way (terminated, killed by ``ray.kill``, out of scope) Ray gives it early. It is
+- Of an actor that ends in an orderly way (terminated, killed by ``ray.kill``, out of scope) Ray gives it early. It is
   *ending*, and dead when the kernel of its node says so. One that broke its connection to Ray, as ``kill -9`` and
   crashes make it, is dead already.
 
-The call outlives a restart of the actor by Ray, and says nothing then. But a session of the actor's new process tells
-that the former one is ending, if its node lives: an actor has one process at a time.
+The call to an actor outlives a restart of the actor by Ray, and says nothing then. But a session of the actor's new
+process tells that the former one is ending, if its node lives: an actor has one process at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, OwnerDiedError
+from ray.util import client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from partition_actor import processes
@@ -54,25 +58,35 @@ class Life(NamedTuple):
     """The process that a session lives in, by what others can watch: Ray's ids in hex, and the kernel's."""
 
     handle: Any
+    """The actor's; None of a task or a driver."""
     node: str
     actor: str
+    """Empty for a task or a driver."""
     worker: str
     process: str
+    owned: Any = None
+    """Of a task or a driver: a list with a reference that its process owns and that is never ready."""
 
 
 def own_life() -> Life | None:
-    """This process, when it runs an actor."""
-    if not ray.is_initialized():
+    """This process, if it is part of a Ray cluster; what a task or a driver owns is still to be added."""
+    if not ray.is_initialized() or client.ray.is_connected():  # type: ignore[no-untyped-call]  # a Ray client's process is no part of it
         return None
     context = ray.get_runtime_context()
     actor = context.get_actor_id()
-    if actor is None:
-        return None
-    return Life(own_handle(), context.get_node_id(), actor, context.get_worker_id(), processes.own_process())
+    handle = None if actor is None else own_handle()
+    return Life(handle, context.get_node_id(), actor or "", context.get_worker_id(), processes.own_process())
+
+
+async def watch_here(life: Life) -> bool:
+    """Wait until a process of this very node has ended; False at once when that cannot be told without polling."""
+    return life.node == ray.get_runtime_context().get_node_id() and await processes.watch(life.process)
 
 
 async def process_ended(life: Life) -> bool:
     """Wait until the process of a life has ended, as the kernel of its node says. False: that cannot be told."""
+    if await watch_here(life):
+        return True
     if life.node == ray.get_runtime_context().get_node_id():
         while (ended := processes.has_ended(life.process)) is False:
             await asyncio.sleep(processes.POLL)
@@ -80,6 +94,12 @@ async def process_ended(life: Life) -> bool:
     there = NodeAffinitySchedulingStrategy(life.node, soft=False)
     look = ray.remote(processes.wait_until_ended).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     return bool(await look.remote(life.process, LOOK_FOR))
+
+
+def never_called(handle: Any, never: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:
+    """The result of a call that waits, here, for an argument that is `never` ready: nothing is sent."""
+    reference: ray.ObjectRef[Any] = handle.__ray_call__.remote(_noop, never)
+    return reference
 
 
 def _noop(_actor: Any, _never: Any) -> None:
@@ -100,6 +120,7 @@ class DeathWatch:
         on_death: Callable[[SessionKey], None],
         nodes: Callable[[], Awaitable[set[str]]] = alive_nodes,
         ended: Callable[[Life], Awaitable[bool]] = process_ended,
+        here: Callable[[Life], Awaitable[bool]] = watch_here,
         cancel: Callable[[Any], None] = ray.cancel,
     ) -> None:
         self._never = never
@@ -107,6 +128,7 @@ class DeathWatch:
         self._on_death = on_death
         self._nodes = nodes
         self._ended = ended
+        self._here = here
         self._cancel = cancel
         self._watches: dict[SessionKey, asyncio.Task[None]] = {}
         self._lives: dict[SessionKey, Life] = {}
@@ -123,13 +145,13 @@ class DeathWatch:
         """Watch the process that a session lives in; a second watch changes nothing."""
         if key in self._watches:
             return
-        sessions = self._sessions.setdefault(life.actor, set())
+        sessions = self._sessions.setdefault(life.actor or life.worker, set())
         for former in list(sessions):
             if self._lives[former].worker != life.worker:
-                self._spawn(former, self._conclude(former, self._lives[former], dead=False))
+                self._spawn(former, self._follow(former, self._lives[former], self._by_successor))
         sessions.add(key)
         self._lives[key] = life
-        self._spawn(key, self._follow(key, life))
+        self._spawn(key, self._follow(key, life, self._by_actor if life.actor else self._by_owner))
 
     def forget(self, key: SessionKey) -> None:
         """Stop watching, for a session that is over."""
@@ -138,9 +160,10 @@ class DeathWatch:
             task.cancel()
         life = self._lives.pop(key, None)
         if life is not None:
-            self._sessions[life.actor].discard(key)
-            if not self._sessions[life.actor]:
-                del self._sessions[life.actor]
+            sessions = self._sessions[life.actor or life.worker]
+            sessions.discard(key)
+            if not sessions:
+                del self._sessions[life.actor or life.worker]
 
     def _spawn(self, key: SessionKey, following: Coroutine[Any, Any, None]) -> None:
         before = self._watches.pop(key, None)
@@ -153,35 +176,57 @@ class DeathWatch:
         if self._watches.get(key) is task:
             self.forget(key)
 
-    async def _follow(self, key: SessionKey, life: Life) -> None:
-        reference = life.handle.__ray_call__.remote(_noop, self._never)
+    async def _follow(self, key: SessionKey, life: Life, by_ray: Callable[..., Awaitable[bool]]) -> None:
+        """Wait for the first certain verdict."""
+        verdicts = [asyncio.ensure_future(by_ray(key, life)), asyncio.ensure_future(self._here(life))]
+        try:
+            for verdict in asyncio.as_completed(verdicts):
+                if await self._is_dead(key, verdict):
+                    self._on_death(key)
+                    return
+            log.warning("nobody can tell whether the process of member %r runs, its lease decides", key[0])
+        finally:
+            for verdict in verdicts:
+                verdict.cancel()
+
+    async def _is_dead(self, key: SessionKey, verdict: Awaitable[bool]) -> bool:
+        try:
+            return await verdict
+        except Exception as error:
+            log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
+            return False
+
+    async def _by_actor(self, key: SessionKey, life: Life) -> bool:
+        reference = never_called(life.handle, self._never)
         try:
             await reference
         except asyncio.CancelledError:
             self._cancel(reference)  # a call that waits holds about 9 kB
             raise
         except ActorDiedError as error:
-            dead = CONNECTION_BROKE in str(error)
-        except (RayError, ValueError) as error:
-            log.warning("cannot watch member %r any more, its lease decides: %s", key[0], error)
-            return
-        else:
-            return
-        await self._conclude(key, life, dead=dead)
+            if CONNECTION_BROKE in str(error):
+                return await self._on_living_node(key, life)
+            return await self._by_successor(key, life)
+        return False
 
-    async def _conclude(self, key: SessionKey, life: Life, *, dead: bool) -> None:
-        """The actor's process is gone, says Ray: find out whether it is, and if not yet, wait for it."""
+    async def _by_successor(self, key: SessionKey, life: Life) -> bool:
+        """Ray has given the actor up: its process ends, if it has not yet."""
+        if not await self._on_living_node(key, life):
+            return False
+        self._on_ending(key)
+        return await self._ended(life)
+
+    async def _by_owner(self, key: SessionKey, life: Life) -> bool:
+        if not life.owned:
+            return False
         try:
-            if life.node not in await self._nodes():
-                log.warning("member %r was on a node that Ray lost; it may still run, so its lease decides", key[0])
-                return
-            if not dead:
-                self._on_ending(key)
-                dead = await self._ended(life)
-        except Exception:
-            log.warning("member %r is gone and its node cannot be asked, its lease decides", key[0], exc_info=True)
-            return
-        if dead:
-            self._on_death(key)
-        else:
-            log.warning("member %r is gone and its node cannot tell whether it runs, its lease decides", key[0])
+            await life.owned[0]
+        except OwnerDiedError:
+            return await self._on_living_node(key, life) and await self._ended(life)
+        return False
+
+    async def _on_living_node(self, key: SessionKey, life: Life) -> bool:
+        if life.node in await self._nodes():
+            return True
+        log.warning("member %r was on a node that Ray lost; it may still run, so its lease decides", key[0])
+        return False

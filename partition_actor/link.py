@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from partition_actor import clock
-from partition_actor.deathwatch import Life
+from partition_actor.deathwatch import Life, never_called
 from partition_actor.deployment import find
 from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable, PartitionError, VersionMismatch
 from partition_actor.ownership import Change, Ownership
@@ -38,7 +38,7 @@ COMPLAIN_EVERY = 60.0
 class Link:
     """The heartbeats of one session. `lock` guards `ownership`, which users' threads read.
 
-    `life` is that of a member that is an actor. `on_reply` is called on the loop with the
+    `life` is that of this process, if it can be watched. `on_reply` is called on the loop with the
     changes of each reply, and with none when the coordinator has been found or lost; `failure` holds the refusal that
     the last request met, if it met one.
     """
@@ -58,7 +58,9 @@ class Link:
         self._lock = lock
         self._actor = actor
         self._namespace = namespace
-        self._watch = None if life is None else list(life)
+        self._life = life
+        self._watch: list[Any] | None = None
+        self._lent: list[Any] | None = None
         self._on_reply = on_reply
         self._handle: Any = None
         self._wake = asyncio.Event()
@@ -77,6 +79,7 @@ class Link:
         """Send no more. Call it on the loop."""
         self._stopped = True
         self._wake.set()
+        self._disown()
 
     async def run(self) -> None:
         """Exchange heartbeats until stopped."""
@@ -158,12 +161,33 @@ class Link:
             handle = await loop.run_in_executor(None, find, self._actor, self._namespace, LOOKUP_WITHIN)
         hello = await asyncio.wait_for(asyncio.wrap_future(handle.hello.remote().future()), LOOKUP_WITHIN)
         check_protocol(hello["protocol"], f"the coordinator runs version {hello['version']}")
+        await self._be_watched_by(handle)
         with self._lock:
             self._ownership.meet(Settings.from_dict(hello["settings"]))
         if self._complained > float("-inf"):
             log.info("member %r has the coordinator back", self._ownership.member_id)
             self._complained = float("-inf")
         return handle
+
+    async def _be_watched_by(self, handle: Any) -> None:
+        """Get ready what the coordinator watches: for a task or a driver, a reference that dies with its process."""
+        if self._life is None:
+            return
+        owned = None
+        if not self._life.actor:
+            lent = await asyncio.wait_for(asyncio.wrap_future(handle.lend_never.remote().future()), LOOKUP_WITHIN)
+            if lent == self._lent:
+                return  # it is the coordinator that watches already
+            owned, self._lent = [never_called(handle, lent[0])], lent
+            asyncio.wrap_future(owned[0].future()).add_done_callback(_ignore)
+        self._disown()
+        self._watch, self._watched_by = list(self._life._replace(owned=owned)), 0
+
+    def _disown(self) -> None:
+        """Withdraw the call that a former watch waited for."""
+        for reference in (self._watch and self._watch[-1]) or ():
+            ray.cancel(reference)
+        self._watch = None
 
     def _connected(self, changes: list[Change] | None = None) -> None:
         self.connected, self.failure = True, None

@@ -6,12 +6,13 @@ on for 0.3 s or so, its threads at work all the while (measured with Ray 2.60).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
 
 POLL = 0.01
-"""Seconds between two looks at a process that is to end."""
+"""Seconds between two looks at a process that is to end, where nothing better can be done."""
 
 
 def own_process() -> str:
@@ -38,6 +39,32 @@ def has_ended(process: str) -> bool | None:
         return started != start or (state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1)
     except OSError:
         return False  # it is just going, or hidden: the next look tells
+
+
+async def watch(process: str) -> bool:
+    """Wait until a process of this node has ended, without polling; False at once when that cannot be done.
+
+    See ``pidfd_open(2)``: the descriptor is readable when the process has ended with all its threads.
+    """
+    try:
+        descriptor = os.pidfd_open(int(process.split()[1]))  # before the look: then the number means this process
+    except ProcessLookupError:
+        return has_ended(process) is True
+    except (AttributeError, IndexError, OSError, ValueError):
+        return False
+    try:
+        known = has_ended(process)
+        if known is None or known:
+            return bool(known)
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(descriptor, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def wait_until_ended(process: str, timeout: float) -> bool:

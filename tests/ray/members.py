@@ -163,3 +163,14 @@ def deploy_and_tell_pid(name, namespace):
     import partition_actor
 
     return ray.get(partition_actor.deploy(name, namespace).status.remote())["pid"]
+
+
+def member_in_a_task(name, namespace, my_id, group, path):
+    """Be a member of an exclusive group until killed; the pid is in the file at `path` before."""
+    from partition_actor import PartitionCoordinator
+
+    Path(path).write_text(str(os.getpid()))
+    with PartitionCoordinator(my_id, name, namespace) as coordinator:
+        coordinator.join_group(group, exclusive=True)
+        while True:
+            time.sleep(1.0)

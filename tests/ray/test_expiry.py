@@ -3,12 +3,14 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import ray
 from deployments import LIMIT, STEADY, wait_until
-from members import Restless, Worker
+from members import Restless, Worker, member_in_a_task
 
 from partition_actor import Settings
 from partition_actor.ownership import Ownership
@@ -81,18 +83,18 @@ def test_a_killed_worker_is_gone_long_before_its_lease_ends(make_deployment, gro
     victim = spawn(Worker, *deployment.worker_arguments("victim", group))
     pid = ray.get(victim.pid.remote(), timeout=LIMIT)
     wait_until(lambda: survivor.members(group) == ["survivor", "victim"])
-    assert deployment.call("status")["watched"] == 1
+    assert deployment.call("status")["watched"] == 2
 
     # One that was forgotten and came back is watched as before.
     before = survivor.epoch(group)
     deployment.call("forget", group, "victim")
     wait_until(lambda: survivor.epoch(group) > before and survivor.members(group) == ["survivor", "victim"])
-    wait_until(lambda: deployment.call("status")["watched"] == 1)
+    wait_until(lambda: deployment.call("status")["watched"] == 2)
 
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: survivor.members(group) == ["survivor"], SOON)
     assert survivor.extract_my_subset(group, ITEMS) == ITEMS
-    wait_until(lambda: deployment.call("status")["watched"] == 0)
+    wait_until(lambda: deployment.call("status")["watched"] == 1)
 
 
 ENDS = {
@@ -121,7 +123,7 @@ def test_however_a_worker_ends_its_keys_are_taken_over_soon_and_never_while_it_m
     wait_until(lambda: any(survivor.owns(group, item) for item in theirs), SOON)
     taken = time.monotonic()
     wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
-    wait_until(lambda: steady.call("status")["watched"] == 0)  # and so its process is no more
+    wait_until(lambda: steady.call("status")["watched"] == 1)  # and so its process is no more
     assert float((tmp_path / "owned").read_text().split()[-1]) <= taken
     assert steady.members(group) == ["survivor"]
 
@@ -135,6 +137,42 @@ def test_a_worker_on_another_node_that_ends_in_an_orderly_way(steady, group, ano
     wait_until(lambda: survivor.members(group) == ["survivor", "victim"])
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
+
+
+DRIVER = """
+import sys, ray
+from partition_actor import PartitionCoordinator
+ray.init(address=sys.argv[1], log_to_driver=False)
+coordinator = PartitionCoordinator("victim", sys.argv[2], sys.argv[3])
+coordinator.start()
+coordinator.join_group(sys.argv[4], exclusive=True)
+sys.stdin.read()
+"""
+
+
+def test_a_driver_that_is_killed_is_gone_long_before_its_lease_ends(steady, group, cluster):
+    survivor = steady.member("survivor")
+    survivor.join_group(group, exclusive=True)
+    command = [sys.executable, "-c", DRIVER, cluster.address_info["gcs_address"], steady.name, steady.namespace, group]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as driver:
+        wait_until(lambda: survivor.members(group) == ["survivor", "victim"])
+        driver.kill()
+        wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
+    wait_until(lambda: steady.call("status")["watched"] == 1)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_task_that_is_killed_is_gone_long_before_its_lease_ends(steady, group, another_node, tmp_path, elsewhere):
+    survivor = steady.member("survivor")
+    survivor.join_group(group, exclusive=True)
+    where = {"resources": {another_node: 0.001}} if elsewhere else {}
+    task = ray.remote(member_in_a_task).options(num_cpus=0, max_retries=0, **where)
+    result = task.remote(*steady.worker_arguments("victim", group), str(tmp_path / "pid"))
+    wait_until(lambda: survivor.members(group) == ["survivor", "victim"])
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: survivor.extract_my_subset(group, ITEMS) == ITEMS, SOON)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(result, timeout=LIMIT)
 
 
 def test_a_watched_actor_works_undisturbed_and_ends_when_nobody_holds_it(make_deployment, group, tmp_path):

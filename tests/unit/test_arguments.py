@@ -123,7 +123,19 @@ def test_requests_that_are_refused(request_):
 
 
 @pytest.mark.parametrize(
-    "watch", [7, "abcde", [], ["handle"], ["handle", "node"], [None] * 5, [1, 2, 3], ["handle", "n", "a", "w", "p"]]
+    "watch",
+    [
+        7,
+        "abcde",
+        [],
+        ["handle"],
+        ["handle", "node"],
+        [None] * 6,
+        [1, 2, 3],
+        ["handle", "n", "a", "w", "p", None],
+        [None, "n", "", "w", "p", 7],
+        [None, "n", "", "w", "p", ["r"]],
+    ],
 )
 def test_watches_that_are_refused(watch):
     with pytest.raises(InvalidArgument, match=r"^watch: got .*, expected "):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OwnerDiedError
 
 from partition_actor.deathwatch import CONNECTION_BROKE, DeathWatch, Life
 
@@ -28,17 +28,29 @@ class FakeActor:
 class Ray:
     """What the watch asks about nodes and processes, and what it says of members."""
 
-    def __init__(self, alive=(NODE,), failure=None):
+    def __init__(self, alive=(NODE,), failure=None, here=False):
         self.alive, self.failure, self.ending, self.dead, self.asked = set(alive), failure, [], [], 0
         self.cancelled = []
         self.process = asyncio.get_running_loop().create_future()
+        self.kernel = asyncio.get_running_loop().create_future()
+        if not here:
+            self.kernel.set_result(False)
         self.watch = DeathWatch(
-            "never", self.ending.append, self.dead.append, self.nodes, self.process_ended, self.cancelled.append
+            "never",
+            self.ending.append,
+            self.dead.append,
+            self.nodes,
+            self.process_ended,
+            self.process_here,
+            self.cancelled.append,
         )
 
     async def process_ended(self, life):
         assert life.node == NODE
         return await self.process
+
+    async def process_here(self, life):
+        return await self.kernel
 
     async def nodes(self):
         self.asked += 1
@@ -288,5 +300,86 @@ def test_two_sessions_of_one_process_live_side_by_side():
         await settle()
         assert ray.dead == []
         assert len(ray.watch) == 2
+
+    run(scenario)
+
+
+def test_the_kernel_of_the_coordinators_own_node_is_believed_at_once():
+    async def scenario():
+        ray, actor = Ray(alive=[], here=True), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        assert ray.dead == []
+        ray.kernel.set_result(True)
+        await settle()
+        assert ray.dead == [KEY]
+        assert ray.cancelled == [actor.life]
+        assert len(ray.watch) == 0
+
+    run(scenario)
+
+
+def test_what_ray_fails_to_tell_the_kernel_still_does(caplog):
+    async def scenario():
+        ray, actor = Ray(here=True), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        actor.life.set_exception(ValueError("the handle is of another cluster"))
+        await settle()
+        assert KEY in ray.watch
+        ray.kernel.set_result(True)
+        await settle()
+        assert ray.dead == [KEY]
+
+    run(scenario)
+    assert "its lease decides" not in caplog.text
+
+
+def owner(reference, process="process"):
+    """A task or a driver."""
+    return Life(None, NODE, "", "worker", process, [reference])
+
+
+def test_an_owner_that_died_is_dead_when_its_kernel_says_so():
+    async def scenario():
+        ray, owned = Ray(), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
+        await settle()
+        owned.set_exception(OwnerDiedError("id", None, ""))
+        await settle()
+        assert (ray.ending, ray.dead) == ([], [])
+        ray.process.set_result(True)
+        await settle()
+        assert (ray.ending, ray.dead) == ([], [KEY])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("alive", [[], [NODE]])
+def test_an_owner_that_is_out_of_sight_or_runs_on_keeps_its_keys(alive, caplog):
+    async def scenario():
+        ray, owned = Ray(alive=alive), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
+        await settle()
+        owned.set_exception(OwnerDiedError("id", None, ""))
+        ray.process.set_result(False)
+        await settle()
+        assert (ray.ending, ray.dead) == ([], [])
+        assert len(ray.watch) == 0
+
+    run(scenario)
+    assert "its lease decides" in caplog.text
+
+
+def test_the_end_of_what_an_owner_waits_for_is_not_its_own():
+    async def scenario():
+        ray, owned = Ray(), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
+        ray.watch.watch(("another", "session-2"), Life(None, NODE, "", "worker", "process", None))
+        await settle()
+        owned.set_exception(killed())
+        await settle()
+        assert ray.dead == []
+        assert len(ray.watch) == 0
 
     run(scenario)
