@@ -278,7 +278,7 @@ class Group:
             "base": base,
             "changed": self.members if changed is None else changed,
             "laggards": laggards,
-            "rings": [(at, self._handoff.differing(at)) for at in claimed if at != base],
+            "rings": [self._handoff.ring_at(at) for at in claimed if at != base],
         }
 
     def waits_for(self, key: SessionKey) -> list[str]:

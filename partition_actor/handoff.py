@@ -54,7 +54,7 @@ class Handoff:
         self._blocks: dict[SessionKey, set[SessionKey]] = {}
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
         self._moved: dict[Epoch, dict[str, list[str]]] = {}
-        self._differing: dict[Epoch, Changes] = {}
+        self._told: dict[Epoch, tuple[Epoch, bool, Changes]] = {}
 
     def learn(self, epoch: Epoch, members: Members) -> None:
         """Take in the membership of an epoch of a former coordinator, as a member reported it."""
@@ -74,7 +74,7 @@ class Handoff:
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
         self._moved.clear()
-        self._differing.clear()
+        self._told.clear()
         self._blocks.clear()
         self._blockers.clear()
         for key, seat in seats.items():
@@ -100,13 +100,16 @@ class Handoff:
         """The epochs by which a seat may still act on keys, oldest first, the published one left out."""
         return [epoch for epoch, _ in self._claims(seat)]
 
-    def differing(self, epoch: Epoch) -> Changes:
-        """What made the members at an `epoch` that somebody claims differ from the published ones."""
-        changes = self._differing.get(epoch)
-        if changes is None:
+    def ring_at(self, epoch: Epoch) -> tuple[Epoch, bool, Changes]:
+        """The members at an `epoch` that somebody claims, as ``protocol`` describes it, in the shorter way."""
+        told = self._told.get(epoch)
+        if told is None:
             assert self._epoch is not None
-            changes = self._differing[epoch] = difference(self._history[epoch], self._history[self._epoch])
-        return changes
+            members = self._history[epoch]
+            changes = difference(members, self._history[self._epoch])
+            is_whole = len(members) <= len(changes)
+            told = self._told[epoch] = (epoch, is_whole, members if is_whole else changes)
+        return told
 
     def lagging_since(self, seat: Seat) -> float | None:
         """When the first epoch was published that the seat has not acknowledged; None if it does not lag."""

@@ -50,8 +50,8 @@ View, a dict::
     changed      {member_id: weight, None for one that is gone}
     laggards     [(member_id, [epoch, ...]), ...]: who may still act on keys that are this member's now, and the epochs
                  that it may act on; with the epoch of `base`, those of them that still may
-    rings        [(epoch, changed), ...]: the members at these epochs as what differs from those of the view; left out
-                 are the epoch of `base`, and with the same epoch as `base` all
+    rings        [(epoch, whole, changed), ...]: the members at these epochs, whole or as what differs from those of the
+                 view; left out are the epoch of `base`, and with the same epoch as `base` all
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ class View:
                 raise ValueError(f"the view of {epoch} starts from the one of {base}, which is not held")
             members = applied(told["changed"], held.members) if told["changed"] else held.members
             known = {**held.rings, base: held.members} if base == epoch else {base: held.members}
-        known.update(((ring[0], ring[1]), applied(changed, members)) for ring, changed in told["rings"])
+        for at, is_whole, changed in told["rings"]:
+            known[(at[0], at[1])] = changed if is_whole else applied(changed, members)
         laggards = tuple((member, tuple((at[0], at[1]) for at in epochs)) for member, epochs in told["laggards"])
         rings = {at: known[at] for _, epochs in laggards for at in epochs}
         return cls(epoch, told["rev"], told["exclusive"], members, told["mine"], laggards, rings)

@@ -25,7 +25,7 @@ ENTRIES = st.one_of(
                 "base": None,
                 "changed": members,
                 "laggards": [(name, [(0, at)]) for at, name in enumerate(laggards)],
-                "rings": [((0, at), difference(ring, members)) for at, ring in enumerate(laggards.values())],
+                "rings": [((0, at), False, difference(ring, members)) for at, ring in enumerate(laggards.values())],
             }
         },
         st.integers(1, 3),

@@ -58,8 +58,9 @@ def test_a_view_starts_from_the_one_held():
     assert (fewer.members, fewer.laggards, fewer.rings) == (view.members, (), {})
 
 
-def test_laggards_of_epochs_that_the_member_never_held_come_with_their_members():
-    view = View.of(told((1, 3), changed={"a": 1}, laggards=[("b", [(1, 1)])], rings=[((1, 1), {"b": 2})]))
+@pytest.mark.parametrize(("is_whole", "changed"), [(True, {"a": 1, "b": 2}), (False, {"b": 2})])
+def test_laggards_of_epochs_that_the_member_never_held_come_with_their_members(is_whole, changed):
+    view = View.of(told((1, 3), changed={"a": 1}, laggards=[("b", [(1, 1)])], rings=[((1, 1), is_whole, changed)]))
     assert view.rings == {(1, 1): {"a": 1, "b": 2}}
     fewer = View.of(told((1, 3), (1, 3), rev=1, laggards=[("b", [(1, 1)])]), view)
     assert fewer.rings == view.rings
@@ -123,7 +124,7 @@ def test_a_storm_of_joins_takes_few_epochs_and_tells_nobody_more_than_two_views_
                 reply = member.fetch(member.asked) if member.asked else {"groups": {}}
                 for entry in reply["groups"].values():
                     view = entry["view"]
-                    told_of[member.id] += len(view["changed"]) + sum(len(changed) for _, changed in view["rings"])
+                    told_of[member.id] += len(view["changed"]) + sum(len(changed) for _, _, changed in view["rings"])
                 member.asked = member.send()
 
     for number in range(200):
