@@ -113,7 +113,7 @@ def test_groups_are_filled_one_after_another():
 
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_the_core_alone_serves_idle_heartbeats_and_expires_exactly_the_silent(exclusive):
-    crowd = core.Crowd(30, 3, exclusive=exclusive)
+    crowd = core.Crowd(30, 3, 3, exclusive=exclusive)
     for _ in range(2):
         crowd.round(crowd.members, crowd.membership.interval / 30)
         crowd.expire(4, groups=2)
