@@ -9,10 +9,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from partition_actor.group import Group, Standing
+from partition_actor.group import Group
 from partition_actor.leases import LeaseQueue
 from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey
+from partition_actor.reports import Standing
 from partition_actor.settings import Settings
+from partition_actor.watchers import Watchers
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Expiry:
         self.restarted = restarted
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, Session] = {}
+        self.watchers = Watchers()
         self.interval: float
         """Seconds between two heartbeats of a member, at the present number of members."""
         self.ttl: float
@@ -131,6 +134,7 @@ class Expiry:
             due = group.publish_due
             if due is not None and due <= now:
                 group.publish(self._next_epoch(), now)
+                self._news.update(self.watchers.of(group.name))
             group.tell_untold(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self.settings.ttl
@@ -220,6 +224,7 @@ class Expiry:
         self._leases.drop(key)
         self._overdue.pop(key, None)
         self._ended[key] = now
+        self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
             if name in self.groups:
                 self.groups[name].drop_seat(key, now)

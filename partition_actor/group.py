@@ -10,65 +10,17 @@ Pure: no clock, no threads, no Ray.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from partition_actor.handoff import Handoff, Seat
-from partition_actor.protocol import Epoch, Members, SessionKey, as_epoch, ring_for
+from partition_actor.protocol import Epoch, Members, SessionKey, ring_for
+from partition_actor.reports import Report, Standing
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
 from partition_actor.views import ChangeLog
 
 LATEST: Epoch = (1 << 63, 0)
 """Later than every epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a member says of one group; see ``protocol``."""
-
-    have: Epoch | None
-    rev: int
-    acked: Epoch | None
-    weight: int
-    exclusive: bool | None
-    metadata: Any
-    views: list[tuple[Epoch, Members, bool]]
-    wants_in: bool
-    met: bool
-    """The member has had a reply from this coordinator, so that this is no late message from before its time."""
-    leased: bool
-    """The member's lease of exclusive groups ran when it sent this."""
-
-    @classmethod
-    def of(cls, report: dict[str, Any], request: dict[str, Any], incarnation: int, drained: int) -> Report:
-        """Read a report off the wire; joins asked for up to `seq` `drained` are over."""
-        return cls(
-            have=as_epoch(report["have"]),
-            rev=report["rev"],
-            acked=as_epoch(report["acked"]),
-            weight=report["weight"],
-            exclusive=report["exclusive"],
-            metadata=report.get("metadata"),
-            views=[((e[0], e[1]), members, mine) for e, members, mine in report.get("views", ())],
-            wants_in=report["want"] == "in" and report["since"] > drained,
-            met=request["incarnation"] == incarnation,
-            leased=request["leased"],
-        )
-
-
-@dataclass(slots=True)
-class Standing:
-    """What a session holds of one group by its latest request, and what came of it beside the view."""
-
-    have: Epoch | None
-    rev: int
-    wants_in: bool = False
-    state: dict[str, Any] | None = None
-    """What the reply says instead of a view."""
-    again: bool = False
-    want_views: bool = False
-    rejoined: bool = False
 
 
 class Group:
@@ -280,6 +232,20 @@ class Group:
             "laggards": laggards,
             "rings": [self._handoff.ring_at(at) for at in claimed if at != base],
         }
+
+    def view_for_watcher(self, known: Standing) -> dict[str, Any] | None:
+        """The view of one who is no member; None when there is nothing later than what it has heard of.
+
+        While the group recovers that is the latest view of those who outlived the former coordinator: they work by it.
+        """
+        epoch, members = self._handoff.latest() if self.recovering else (self.epoch, self.members)
+        if epoch is None or (known.have is not None and known.have >= epoch):
+            return None
+        changed = None if known.have is None or known.unknown or self.recovering else self._log.since(known.have)
+        told = {"epoch": epoch, "rev": 0, "exclusive": self.exclusive, "mine": False, "laggards": [], "rings": []}
+        if changed is None:
+            return {**told, "base": None, "changed": members}
+        return {**told, "base": known.have, "changed": changed}
 
     def waits_for(self, key: SessionKey) -> list[str]:
         """The ids of the members whose hand-off this seat waits for, sorted."""

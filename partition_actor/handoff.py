@@ -60,6 +60,10 @@ class Handoff:
         """Take in the membership of an epoch of a former coordinator, as a member reported it."""
         self._history.setdefault(epoch, dict(members))
 
+    def latest(self) -> tuple[Epoch | None, Members]:
+        """The latest epoch known, and its membership."""
+        return max(self._history.items(), default=(None, {}))
+
     def publish(
         self,
         epoch: Epoch,

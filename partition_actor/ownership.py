@@ -18,7 +18,7 @@ from partition_actor.protocol import PROTOCOL, Epoch, Want, as_epoch, check_same
 from partition_actor.settings import Settings
 from partition_actor.views import View
 
-State = Literal["joining", "member", "out", "superseded", "conflict"]
+State = Literal["joining", "member", "out", "superseded", "conflict", "watching"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,11 @@ class Standing:
     want: Want = "in"
     state: State = "joining"
     acked: Epoch | None = None
+    """Of one who watches: the latest epoch that it has heard of."""
     views: list[View] = field(default_factory=list)
     """In ascending order, from the last one acknowledged to the one held."""
+    unknown: bool = False
+    """Of one who watches: the coordinator has said that there is no such group."""
 
     @property
     def view(self) -> View | None:
@@ -89,7 +92,7 @@ class Ownership:
         held = self.groups.get(group)
         if held is not None and held.state in ("joining", "member") and None not in (exclusive, held.exclusive):
             check_same_mode(group, bool(held.exclusive), exclusive)
-        if held is None or held.state in ("out", "conflict"):
+        if held is None or held.state in ("out", "conflict", "watching"):
             self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1)
             return
         held.weight = weight
@@ -99,10 +102,16 @@ class Ownership:
             held.want, held.since = "in", self._seq + 1
 
     def leave(self, group: str) -> None:
-        """Want to be out; the keys go through the ordinary hand-off."""
+        """Want to be out; the keys go through the ordinary hand-off. A group that is watched is just forgotten."""
         held = self.groups.get(group)
-        if held is not None:
+        if held is not None and held.state == "watching":
+            del self.groups[group]
+        elif held is not None:
             held.want = "out"
+
+    def watch(self, group: str) -> None:
+        """Want to hear of a group, of which this session is no member."""
+        self.groups[group] = Standing(1, None, None, self._seq + 1, want="watch", state="watching")
 
     def meet(self, settings: Settings) -> None:
         """Take over the coordinator's settings; views of a ring that is built otherwise are worth nothing."""
@@ -125,7 +134,7 @@ class Ownership:
         self._sent = now
         tell_views, self._tell_views = self._tell_views, False
         lapsed = now >= self.lease_until  # it may have been forgotten
-        live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member")}
+        live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member", "watching")}
         return {
             "protocol": PROTOCOL,
             "member": self.member_id,
@@ -144,12 +153,14 @@ class Ownership:
             "since": held.since,
             "weight": held.weight,
             "exclusive": held.exclusive,
-            "have": view.epoch if view else None,
+            "have": view.epoch if view else held.acked,
             "rev": view.rev if view else 0,
             "acked": held.acked,
         }
         if view is None or tell_views or lapsed:
             report["metadata"] = held.metadata
+        if held.state == "watching":
+            report["unknown"] = held.unknown
         if tell_views:
             report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
         return report
@@ -173,6 +184,8 @@ class Ownership:
     def _take_entry(self, name: str, entry: dict[str, Any], seq: int) -> Change | None:
         held = self.groups[name]
         before = held.view
+        if held.state == "watching":
+            return self._watch_entry(name, held, entry)
         if "state" in entry:
             held.state = entry["state"]
             if held.state == "conflict":
@@ -196,6 +209,20 @@ class Ownership:
         if held.acked is None:
             held.acked = view.epoch
         return Change(name, before, view, "member", bool(entry.get("rejoined")))
+
+    def _watch_entry(self, name: str, held: Standing, entry: dict[str, Any]) -> Change | None:
+        before, view = held.view, None
+        if "view" in entry:
+            base = as_epoch(entry["view"]["base"])
+            if base is not None and (before is None or before.epoch != base):
+                return None
+            view = View.of(entry["view"], before)
+            if held.acked is not None and view.epoch <= held.acked:
+                return None
+            held.acked = view.epoch
+        held.unknown = view is None
+        held.views = [] if view is None else [view]
+        return Change(name, before, view, "watching")
 
     def adopted(self, group: str, epoch: Epoch) -> bool:
         """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3. True: others wait to hear."""

@@ -16,13 +16,14 @@ Request, a dict::
 
 Report on one group, a dict::
 
-    want         "in" | "out"
+    want         "in" | "out" | "watch": follow the group without being a member
     since        int   the `seq` at which the user last asked to join
     weight       int
     exclusive    bool | None
-    have         epoch of the view held, or None
+    have         epoch of the view held, or None; of a watcher the latest epoch that it has heard of
     rev          int   revision of that view
     acked        epoch up to which the callbacks for lost keys have returned, or None
+    unknown      (of a watcher) bool  it has been told that there is no such group
     metadata     (while `have` is None, the lease is over, or with `views`) what the user told about this member
     views        (when asked for) [[epoch, members, mine], ...]: from the view acknowledged to the view held
 
@@ -38,7 +39,8 @@ Reply, a dict::
     groups       {group: entry}, only where there is something to say
 
 An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
-drained), "superseded" (another session has the id), "conflict" (the group is of the other mode).
+drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "unknown" (told to a
+watcher: there is no such group).
 
 View, a dict::
 
@@ -74,7 +76,7 @@ Members = Mapping[str, int]
 SessionKey = tuple[str, str]
 """``(member_id, session)``."""
 
-Want = Literal["in", "out"]
+Want = Literal["in", "out", "watch"]
 
 COUNTER_BITS = 22
 """An incarnation is in milliseconds since 2020 (41 bits last until 2089); a token fits a signed 64-bit column."""

@@ -11,8 +11,10 @@ from typing import Any
 
 from partition_actor.errors import CoordinatorUnavailable, GroupFull
 from partition_actor.expiry import Expiry, Session
-from partition_actor.group import Group, Report, Standing
+from partition_actor.group import Group
 from partition_actor.protocol import SessionKey
+from partition_actor.reports import Report, Standing
+from partition_actor.watchers import entry_for_watcher
 
 
 class Sessions(Expiry):
@@ -38,6 +40,8 @@ class Sessions(Expiry):
             return False
         session.seq, session.interval = request["seq"], request["interval"]
         session.standings.clear()
+        watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
+        self.watchers.watch(key, frozenset(watched))
         for name, report in request["groups"].items():
             known = Report.of(report, request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, known)
@@ -99,8 +103,13 @@ class Sessions(Expiry):
             self.groups[name].drop_seat(key, now)
 
     def _take_report(self, now: float, key: SessionKey, session: Session, name: str, report: Report) -> None:
-        standing = session.standings[name] = Standing(report.have, report.rev, report.wants_in)
+        known = (report.have, report.rev, report.wants_in, report.watches, report.unknown)
+        standing = session.standings[name] = Standing(*known)
         group = self.groups.get(name)
+        if report.watches:
+            if name in session.groups:
+                self._quit(now, key, session, name)
+            return
         if group is None:
             if not report.wants_in and report.have is None:
                 return
@@ -111,6 +120,7 @@ class Sessions(Expiry):
             standing.state = {"state": "conflict", "exclusive": group.exclusive}
         elif group.recovering:
             group.take_recovery_report(key, report, standing)
+            self._news.update(self.watchers.of(name))
         elif key in group.seats:
             group.take_seated_report(now, key, report, barred=session.barred)
         elif report.wants_in and not session.barred:
@@ -150,6 +160,9 @@ class Sessions(Expiry):
         standing, group = session.standings[name], self.groups.get(name)
         if standing.state is not None:
             return standing.state
+        if standing.watches:
+            # A group of before a restart may still be heard of.
+            return entry_for_watcher(group, standing, is_certain=self._recovery_end is None)
         if group is None:
             return {"state": "out"}
         if group.recovering or standing.again:
@@ -170,7 +183,7 @@ class Sessions(Expiry):
         A lease would bring such a view back to life: it must come together with the next view.
         """
         standing, group = session.standings[name], self.groups.get(name)
-        if group is None or not group.exclusive or standing.have is None:
+        if group is None or not group.exclusive or standing.have is None or standing.watches:
             return False
         seat = group.seats.get(key)
         return seat is None or seat.acked is None or standing.want_views

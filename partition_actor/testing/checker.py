@@ -66,6 +66,7 @@ class Checker:
             self._check_views(group, members)
             if exclusive and members:
                 self._check_coverage(group, members)
+            self._check_watchers(group, members)
 
     def _is_member(self, worker: Worker, group: str) -> bool:
         """Whether this worker has to be a member by now; one that is out must have a reason to be."""
@@ -91,6 +92,14 @@ class Checker:
                 self._fail(f"{worker} holds {view} of {group}, whose members should be {ids}")
         if len({worker.epochs()[group] for worker in members}) > 1:
             self._fail(f"the members of {group} hold {[(worker, worker.epochs()[group]) for worker in members]}")
+
+    def _check_watchers(self, group: str, members: list[Worker]) -> None:
+        for watcher in self._cluster.watchers:
+            view = watcher.ownership.view(group)
+            if watcher.alive and (view.members if view else {}).keys() != {worker.member_id for worker in members}:
+                self._fail(f"{watcher} watches {group} and holds {view}; the members are {members}")
+            if watcher.alive and members and watcher.epochs()[group] != members[0].epochs()[group]:
+                self._fail(f"{watcher} holds epoch {watcher.epochs()[group]} of {group}")
 
     def _check_coverage(self, group: str, members: list[Worker]) -> None:
         place = members[0].holdings[group].place

@@ -17,8 +17,10 @@ from partition_actor.testing.conditions import Conditions
 from partition_actor.testing.coordinators import Coordinator
 from partition_actor.testing.faults import FAULTS, inject
 from partition_actor.testing.process import Actor, Handler, Process
-from partition_actor.testing.workers import BareCaller, Worker
+from partition_actor.testing.workers import BareCaller, Watcher, Worker
 
+WATCHED = 0.3
+"""Fraction of the seeds with a process that only follows the groups."""
 TRACE_KEPT = 200
 """Events that a trace keeps."""
 
@@ -51,6 +53,7 @@ class SimulatedCluster:
         self.counts: Counter[str] = Counter()
         self.coordinators: list[Coordinator] = []
         self.workers: list[Worker] = []
+        self.watchers: list[Watcher] = []
         self.callers: list[BareCaller] = []
         self.actors: list[Actor] = []
         self.dismissed: set[tuple[str, str]] = set()
@@ -64,6 +67,8 @@ class SimulatedCluster:
         self.start_coordinator(first=True)
         for number in range(members or self.rng.randint(2, 4)):
             self.start_worker(f"m{number}")
+        if random.Random(f"watchers of {seed}").random() < WATCHED:  # leaves the other seeds' dice as they are
+            self.start_watcher("w0")
         if self.conditions.fault_rate:
             self.later(self.rng.expovariate(self.conditions.fault_rate), None, self._next_fault)
 
@@ -174,6 +179,13 @@ class SimulatedCluster:
         self.workers.append(worker)
         self.actors.append(worker)
         return worker
+
+    def start_watcher(self, member_id: str) -> Watcher:
+        """Start a process that follows every group and is a member of none."""
+        watcher = Watcher(self, member_id, self.coordinators[-1])
+        self.watchers.append(watcher)
+        self.actors.append(watcher)
+        return watcher
 
     def start_caller(self, member_id: str) -> BareCaller:
         """Start a process that calls `get_subset` by a bare handle, in any exclusive group."""

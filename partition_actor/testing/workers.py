@@ -188,6 +188,16 @@ class Worker(Actor):
         return mask
 
 
+class Watcher(Worker):
+    """A process that follows every group and is a member of none: it never works."""
+
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator) -> None:
+        super().__init__(cluster, member_id, route, weight=1)
+        self.holdings.clear()
+        for name in list(self.ownership.groups):
+            self.ownership.watch(name)
+
+
 class BareCaller(Actor):
     """A process that has nothing but the actor's handle, and calls `get_subset` in exclusive groups now and then."""
 

@@ -53,6 +53,12 @@ class World:
         join.setdefault("exclusive", True)
         return Member(self, member_id, group, join)
 
+    def watcher(self, member_id: str, group: str = "g") -> Member:
+        """A process that follows the group and is no member."""
+        made = Member(self, member_id, group, {})
+        made.ownership.watch(group)
+        return made
+
 
 class Member:
     """A process under an id, which lets lost keys go at once."""
