@@ -8,8 +8,10 @@ __version__ = "0.1.0"
 from partition_actor.callbacks import GroupEvent
 from partition_actor.coordinator import PartitionCoordinator
 from partition_actor.deployment import connect, deploy, shutdown
+from partition_actor.owned import owned_by
 from partition_actor.partition import Partition
 from partition_actor.ring import KeyIndex, Ring
+from partition_actor.router import Router
 from partition_actor.settings import Settings
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "Partition",
     "PartitionCoordinator",
     "Ring",
+    "Router",
     "Settings",
     "connect",
     "deploy",
+    "owned_by",
     "shutdown",
 ]

@@ -14,7 +14,6 @@ import logging
 import os
 import random
 import time
-import warnings
 from typing import Any
 
 import ray
@@ -24,6 +23,8 @@ from partition_actor import arguments, clock
 from partition_actor.deathwatch import DeathWatch, Life, alive_nodes, own_handle
 from partition_actor.errors import PartitionError
 from partition_actor.group import Group
+from partition_actor.handles import Handles
+from partition_actor.lineage import was_first, was_restarted
 from partition_actor.membership import Membership
 from partition_actor.ownership import subset_of
 from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, check_protocol, fencing_token, incarnation_at
@@ -35,24 +36,6 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 1000
 """How many sessions of dead processes are remembered, so that a late request of theirs brings none of them back."""
-
-
-def _was_restarted() -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's property warns about another one that it uses itself
-        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
-
-
-def _was_first(name: str | None) -> bool:
-    """Whether the GCS remembers no other actor of this name; False when it cannot be asked."""
-    try:
-        from ray._private import state
-
-        mine = ray.get_runtime_context().get_actor_id()
-        return not any(found["Name"] == name and key != mine for key, found in state.actors().items())
-    except Exception:
-        log.debug("cannot tell whether a coordinator of this name ran before", exc_info=True)
-        return False
 
 
 class PartitionActor:
@@ -73,6 +56,7 @@ class PartitionActor:
         self._timer_at = float("inf")
         self._watch: DeathWatch | None = None
         self._never: Any = None
+        self._handles = Handles(0)
         self._node = ""
         self._dead: dict[SessionKey, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -171,6 +155,7 @@ class PartitionActor:
         if not membership.sync(clock.now(), request):
             return None
         if watch and self._watch is not None and not membership.sessions[key].again:
+            self._handles.register(key, watch[0])
             self._watch.watch(key, Life(*watch))  # a new process has its former one's place by now
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:
@@ -209,6 +194,17 @@ class PartitionActor:
         """
         found = await self._find(arguments.check_text("group", group))
         return found.ring().owner(key)
+
+    async def get_actors(self, group: str, since: int = -1) -> dict[str, Any]:
+        """The handles of a group's members that are actors; they keep no actor alive. Returns::
+
+            {"actors": {member_id: handle}, "upto": int, "complete": bool}
+
+        With the `upto` of an earlier reply as `since`, only what has been registered after that. Not `complete` while
+        the coordinator recovers: some members have still to report. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        """
+        found = self._start().find(arguments.check_text("group", group))
+        return self._handles.of(found, arguments.check_number("since", since))
 
     async def status(self) -> dict[str, Any]:
         """Everything that an operator asks, as builtins; see ``partition_actor.status``."""
@@ -273,11 +269,12 @@ class PartitionActor:
         if self._failure is not None:
             raise self._failure
         if self._membership is None:
-            restarted = _was_restarted()
-            first = not restarted and _was_first(self._name)
+            restarted = was_restarted()
+            first = not restarted and was_first(self._name)
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             self._membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
+            self._handles = Handles(incarnation)
             self._never = own_handle().never.remote()
             self._watch = DeathWatch(self._never, self._on_ending, self._on_death)
             self._spawn(self._keep_proving())
@@ -311,6 +308,7 @@ class PartitionActor:
         for key in membership.take_news():
             if self._watch is not None and key not in membership.sessions:
                 self._watch.forget(key)
+                self._handles.forget(key)
             waiter = self._waiters.get(key)
             if waiter is not None and membership.has_news(key):
                 _wake(waiter)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from partition_actor.errors import InvalidArgument
+from partition_actor.settings import Settings
 
 # An id is part of every view that every member holds, so a long one costs n times n.
 MAX_ID_BYTES = 1024
@@ -76,12 +77,34 @@ def check_items(value: object) -> list[Any]:
     return list(value)
 
 
+def check_coordinator(actor: Any, namespace: object, settings: object, *, alone: bool = False) -> None:
+    """A coordinator's name or handle (or None, where one may be `alone`), a namespace, and a Settings or None."""
+    if isinstance(actor, str):
+        check_text("actor", actor)
+    elif not (actor is None and alone) and not hasattr(actor, "sync"):
+        refuse(
+            "actor",
+            actor,
+            "the coordinator's name, its handle or None" if alone else "the coordinator's name or handle",
+        )
+    if settings is not None and not isinstance(settings, Settings):
+        refuse("settings", settings, "a Settings or None")
+    check_text("namespace", namespace)
+
+
 def check_seconds(name: str, value: object) -> float:
     """An ``int`` or ``float`` above 0 and finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         refuse(name, value, f"a number of seconds above 0, not {type(value).__name__}")
     if not 0 < value <= MAX_SECONDS or math.isnan(value):
         refuse(name, value, f"a number of seconds above 0, and at most {MAX_SECONDS}")
+    return value
+
+
+def check_number(name: str, value: object, least: int = -1) -> int:
+    """An ``int`` of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        refuse(name, value, f"an int of at least {least}")
     return value
 
 

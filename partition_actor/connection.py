@@ -98,6 +98,12 @@ class Connection:
         """The refusal that the last request met, if it met one."""
         return None if self._link is None else self._link.failure
 
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the coordinator returns; see ``Link.ask``. Call it on the background loop."""
+        if self._link is None:
+            raise NotStarted(f"member {self.member_id!r} has no session with a coordinator")
+        return await self._link.ask(method, *arguments)
+
     def forget_failure(self) -> None:
         """Let the next request decide anew whether there is a refusal."""
         if self._link is not None:

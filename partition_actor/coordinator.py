@@ -19,6 +19,7 @@ from partition_actor.datasets import DatasetPartition, is_dataset
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
 from partition_actor.notifier import Notifier
+from partition_actor.owned import Guard
 from partition_actor.partition import Partition, Share
 from partition_actor.protocol import Epoch, check_same_mode
 from partition_actor.ring import KeyIndex, Ring
@@ -59,22 +60,18 @@ class PartitionCoordinator:
         namespace: str = NAMESPACE,
         settings: Settings | None = None,
     ) -> None:
-        if isinstance(actor, str):
-            arguments.check_text("actor", actor)
-        elif actor is not None and not hasattr(actor, "sync"):
-            arguments.refuse("actor", actor, "the coordinator's name, its handle or None")
-        if settings is not None and not isinstance(settings, Settings):
-            arguments.refuse("settings", settings, "a Settings or None")
+        arguments.check_coordinator(actor, namespace, settings, alone=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._actor = actor
-        arguments.check_text("namespace", namespace)
         self._notifier = Notifier(self.my_id, self._adopted, self._lease_end)
         self._connection = Connection(self.my_id, actor, namespace, settings or Settings(), self._notifier.take)
+        self._guard = Guard(self._connection, self._notifier, is_alone=actor is None)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect and begin to send heartbeats. A coordinator that cannot be reached is logged, and sought on."""
+        self._guard.enter()
         if self._actor is None or self._connection.active:
             return
         self._notifier.open()
@@ -82,6 +79,7 @@ class PartitionCoordinator:
 
     def stop(self) -> None:
         """Hand all keys over, leave all groups, and send no more heartbeats."""
+        self._guard.leave()
         if not self._connection.active:
             return
         out = self._connection.stop()

@@ -13,12 +13,19 @@
     ├── MemberNotFound           (LookupError)      the group has no such member
     ├── GroupModeConflict        (ValueError)       the group is exclusive and the call says it is not, or the reverse
     ├── GroupFull                (RuntimeError)     the coordinator serves as many members as its settings allow
-    └── SessionSuperseded        (RuntimeError)     another process has taken this member's id
+    ├── SessionSuperseded        (RuntimeError)     another process has taken this member's id
+    ├── NotOwner                 (RuntimeError)     the member called may not work on the key; the call has not run
+    ├── NoOwner                  (TimeoutError)     nobody was found in time that may; the call has not run
+    ├── MemberHasNoActor         (LookupError)      the owner of the key is a task or a driver, which nobody can call
+    ├── CallMayHaveRun           (ConnectionError)  the owner died under a call that is not safe to repeat
+    └── TooManyCalls             (RuntimeError)     the owner has as many calls under way as the router allows
 
 All of them take one ``str``, so they cross a Ray call and pickle unchanged.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PartitionError(Exception):
@@ -67,3 +74,30 @@ class GroupFull(PartitionError, RuntimeError):
 
 class SessionSuperseded(PartitionError, RuntimeError):
     """Another process joined under the same member id; this one owns nothing any more and stays out."""
+
+
+class NotOwner(PartitionError, RuntimeError):
+    """A call reached a member that may not work on its key now: the call has not run."""
+
+    epoch: tuple[int, int] | None = None
+    """The epoch of the view by which the member judged; None when it had none."""
+    task: str | None = None
+    """Ray's id, in hex, of the task that did not run; None where some of the work may have been done."""
+    call: tuple[Any, str, tuple[Any, ...], dict[str, Any]] | None = None
+    """Key, method, positional and keyword arguments of the call, for its sender to send it elsewhere."""
+
+
+class NoOwner(PartitionError, TimeoutError):
+    """Nobody was found in time that may work on the key: the group is empty, or a hand-off takes long; nothing ran."""
+
+
+class MemberHasNoActor(PartitionError, LookupError):
+    """The owner of the key is a member that is no actor but a task or a driver, which nobody can call."""
+
+
+class CallMayHaveRun(PartitionError, ConnectionError):
+    """The owner died or went out of reach under a call whose method was not declared safe to repeat."""
+
+
+class TooManyCalls(PartitionError, RuntimeError):
+    """The owner of the key has as many of this router's calls under way as its limit allows; nothing ran."""

@@ -102,12 +102,23 @@ class Link:
         if self._handle is not None:
             self._handle.goodbye.remote(self._ownership.member_id, self._ownership.session)
 
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the coordinator returns. Call it on the loop.
+
+        Raises ``CoordinatorUnavailable`` when there is none, what Ray raises, and ``asyncio.TimeoutError``.
+        """
+        if self._handle is None:
+            raise CoordinatorUnavailable("there is no coordinator to ask at the moment")
+        reply = getattr(self._handle, method).remote(*arguments).future()
+        return await asyncio.wait_for(asyncio.wrap_future(reply), LOOKUP_WITHIN)
+
     async def _exchange(self) -> bool:
         """One request and its reply. False: wait a little before the next."""
         self._wake.clear()
         with self._lock:
             request = self._ownership.request(clock.now())
-            joining = any(report["have"] is None for report in request["groups"].values())
+            reports = request["groups"].values()
+            joining = any(report["have"] is None and report["want"] != "watch" for report in reports)
             watch = self._watch if joining or self._watched_by != self._ownership.incarnation else None
         reference = self._handle.sync.remote(request, watch)
         reply = await self._reply_or_wake(reference)

@@ -5,16 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from partition_actor import clock
 from partition_actor.callbacks import Callback, CallbackQueue, GroupEvent
 from partition_actor.ownership import Change
-from partition_actor.partition import Partition
 from partition_actor.protocol import Epoch
 
 # Timers may be early by the resolution of a clock.
 _TICK = 0.001
+
+
+class Watched(Protocol):
+    """What has to hear of the keys that this member gains and loses: a ``Partition``, mostly."""
+
+    @property
+    def group(self) -> str:
+        """The group that it is about."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody wants to hear."""
+
+    def tell_lost(self) -> None:
+        """Hear of lost keys; they are the next owner's when this has returned."""
+
+    def tell_gained(self) -> None:
+        """Hear of gained keys."""
 
 
 class Notifier:
@@ -32,7 +49,7 @@ class Notifier:
         self._ends = ends
         self._queue = CallbackQueue(f"partition-actor-callbacks-{member_id}")
         self._watchers: dict[str, list[Callback]] = {}
-        self._partitions: dict[str, list[Partition]] = {}
+        self._partitions: dict[str, list[Watched]] = {}
         self._lapse: asyncio.TimerHandle | None = None
         self._lapsed: set[str] = set()
 
@@ -40,7 +57,7 @@ class Notifier:
         """Call `callback` with each change of the group's membership."""
         self._watchers.setdefault(group, []).append(Callback(callback))
 
-    def add(self, partition: Partition) -> None:
+    def add(self, partition: Watched) -> None:
         """Tell `partition` of what this member gains and loses."""
         self._partitions.setdefault(partition.group, []).append(partition)
 
@@ -72,7 +89,7 @@ class Notifier:
         self._queue.post(last)
         self._queue.close()
 
-    def _watched(self, group: str) -> list[Partition]:
+    def _watched(self, group: str) -> list[Watched]:
         return [partition for partition in self._partitions.get(group, ()) if partition.is_watched]
 
     def _deliver(self, change: Change) -> None:
