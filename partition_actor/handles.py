@@ -25,7 +25,9 @@ class Handles:
         self._handles: dict[SessionKey, tuple[int, Any]] = {}
 
     def register(self, key: SessionKey, handle: Any) -> None:
-        """Note the handle of the actor that a session lives in."""
+        """Note the handle of the actor that a session lives in; None where it is a task or a driver."""
+        if handle is None:
+            return
         self._latest = next(self._numbers)
         self._handles[key] = (self._latest, handle)
 

@@ -261,7 +261,9 @@ def _admit(group: str | None, keys: list[Any]) -> Call | NotOwner | None:
         raise InvalidArgument(f"group: got None, expected one of those that this process has joined: {names}")
     if not names and any(guard.is_alone for guard in list(_guards)):
         return None
-    group = names[0] if group is None and names else group
+    if group is None and not names:
+        return NotOwner("this process is no member of any group")
+    group = group or names[0]
     epoch: Epoch | None = None
     for guard, groups in joined.items():
         if group in groups:
