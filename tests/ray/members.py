@@ -1,6 +1,7 @@
 """Workers that the tests start as Ray actors; pickled by value, for the workers cannot import this module."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import threading
@@ -50,6 +51,10 @@ class Worker:
         while not Path(path).exists():
             sum(range(10_000))
             time.sleep(0.001)
+
+    def hold_gil(self, seconds):
+        """Let no other thread of this process run for so long."""
+        ctypes.PyDLL(None).usleep(int(1e6 * seconds))  # unlike CDLL it keeps the lock
 
     def note(self, value):
         self.values.append(value)

@@ -42,6 +42,21 @@ def test_a_stopped_agent_leaves_after_its_ttl_and_comes_back_by_itself(hasty, gr
     wait_until(shared)
 
 
+def test_a_worker_that_holds_its_gil_for_three_intervals_is_not_expired(make_deployment, group, spawn):
+    settings = Settings()  # the default ones
+    deployment = make_deployment(settings)
+    deployment.deploy()
+    agent = spawn(Worker, *deployment.worker_arguments("agent", group))
+    other = deployment.member("other")
+    other.join_group(group)
+    wait_until(lambda: other.members(group) == ["agent", "other"])
+    before = other.epoch(group)
+    ray.get(agent.hold_gil.remote(3 * settings.hold), timeout=LIMIT)
+    assert other.epoch(group) == before
+    assert not any("has rejoined" in line for line in ray.get(agent.log.remote(), timeout=LIMIT))
+    assert other.members(group) == ["agent", "other"]
+
+
 def test_a_bare_caller_that_asks_no_more_expires(hasty, group):
     assert hasty.call("get_subset", group, "bare", ITEMS) == ITEMS
     wait_until(lambda: hasty.members(group) == [])

@@ -276,3 +276,22 @@ def test_a_lapsed_member_of_a_recovering_exclusive_group_goes_on_in_the_others()
     member.beat()
     assert member.works_on == []
     assert member.ownership.subset(world.now, "h", KEYS) == KEYS
+
+
+def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
+    world = World(Settings(**{**PLAIN.to_dict(), "max_heartbeats_per_second": 1.0}))
+    few = [world.member(name) for name in "ab"]
+    beat(*few)
+    assert (world.membership.interval, world.membership.ttl) == (PLAIN.hold, PLAIN.ttl)
+    many = [world.member(f"more-{number}") for number in range(8)]
+    beat(*few, *many)
+    assert (world.membership.interval, world.membership.ttl) == (10.0, 50.0)
+    assert few[0].ownership.interval == 10.0
+    assert world.membership.hold_for(few[0].key) == 10.0
+    for member in many:
+        member.ownership.leave("g")
+        member.beat()
+        world.membership.release(world.now, member.key)
+    beat(*few)
+    assert (world.membership.interval, world.membership.ttl) == (PLAIN.hold, PLAIN.ttl)
+    assert few[0].ownership.interval == PLAIN.hold
