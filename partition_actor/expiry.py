@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from partition_actor.group import Group
-from partition_actor.leases import LeaseQueue
+from partition_actor.leases import Alarms, LeaseQueue
 from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey
 from partition_actor.reports import Standing
 from partition_actor.settings import Settings
@@ -70,7 +70,7 @@ class Expiry:
         self.sessions: dict[SessionKey, Session] = {}
         self.watchers = Watchers()
         self.interval: float
-        """Seconds between two heartbeats of a member, at the present number of members."""
+        """Seconds between two heartbeats of a member, at about the present number of members."""
         self.ttl: float
         """Length in seconds of a lease granted now."""
         self._lease: float
@@ -91,6 +91,8 @@ class Expiry:
         self._next_sweep = now
         self._news: set[SessionKey] = set()
         self._dirty: dict[str, Group] = {}
+        self._alarms: Alarms[str] = Alarms()
+        """When a group has an epoch to publish or something to tell."""
         self._recovery_end = None if first and not restarted else now + self._grace(settings.max_ttl)
         self._waited_at: float | None = None
         """When the wait of rule 7 was found to be over."""
@@ -109,8 +111,12 @@ class Expiry:
         return self.interval if session is None else min(self.interval, session.interval)
 
     def _set_pace(self) -> None:
-        self.interval = self.settings.interval_for(len(self.sessions))
-        self.ttl = self.settings.ttl_for(len(self.sessions))
+        """For a number of members rounded up by a sixteenth at most: so there are few lengths of leases at a time."""
+        members = len(self.sessions)
+        step = 1 << max(0, members.bit_length() - 5)
+        members = min(-(-members // step) * step, self.settings.max_members)
+        self.interval = self.settings.interval_for(members)
+        self.ttl = self.settings.ttl_for(members)
         self._lease = self._grace(self.ttl)
 
     def lease_left(self, now: float, key: SessionKey) -> float:
@@ -130,16 +136,29 @@ class Expiry:
             self._end_overdue(now)
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
-        for group in list(self._dirty.values()):
-            due = group.publish_due
-            if due is not None and due <= now:
-                group.publish(self._next_epoch(), now)
-                self._news.update(self.watchers.of(group.name))
-            group.tell_untold(now)
+        self._set_alarms(now)
+        for name in self._alarms.ring(now):
+            if name in self.groups:
+                self._see_to(self.groups[name], now)
+        self._set_alarms(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self.settings.ttl
             self._sweep(now)
         self._due = min(self.deadline(), self._next_sweep)
+
+    def _set_alarms(self, now: float) -> None:
+        for group in self._dirty.values():
+            group.tell_untold(now)
+            self._alarms.set(group.name, group.due)
+        self._dirty.clear()
+
+    def _see_to(self, group: Group, now: float) -> None:
+        due = group.publish_due
+        if due is not None and due <= now:
+            group.publish(self._next_epoch(), now)
+            self._news.update(self.watchers.of(group.name))
+        group.tell_untold(now)
+        self._alarms.set(group.name, group.due)
 
     def _end_overdue(self, now: float) -> None:
         """End the sessions whose lease is over; those of exclusive groups once this coordinator is proven (rule 8).
@@ -164,9 +183,10 @@ class Expiry:
     def deadline(self) -> float:
         """When `tick` has something to do next at the latest, on the coordinator's clock."""
         moments = [self._last_tick + self.settings.hold / 2]
-        moments += [due for group in self._dirty.values() if (due := group.due) is not None]
         wait = self._recovery_end if self._waited_at is None else None
         moments += [at + self.stalled for at in (self._leases.next_end(), wait) if at is not None]
+        if (alarm := self._alarms.next()) is not None:
+            moments.append(alarm)
         return min(moments)
 
     def take_news(self) -> set[SessionKey]:

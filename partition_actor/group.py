@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from partition_actor.handoff import Handoff, Seat
-from partition_actor.protocol import Epoch, Members, SessionKey, ring_for
+from partition_actor.protocol import WHOLE, Epoch, Members, SessionKey, ring_for
 from partition_actor.reports import Report, Standing
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
@@ -26,7 +26,7 @@ LATEST: Epoch = (1 << 63, 0)
 class Group:
     """The state of one group; ``desired`` is what the next epoch will publish, as ``{id: (weight, session)}``.
 
-    `news` collects the sessions whose view has changed, `dirty` the groups whose next epoch differs.
+    `news` collects the sessions whose view has changed, `dirty` the groups in which there is something to do.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Group:
     def _touch(self, now: float) -> None:
         if self.dirty_since is None:
             self.dirty_since = now
-            self._dirty[self.name] = self
+        self._dirty[self.name] = self
 
     def _tell(self, key: SessionKey) -> None:
         """Let a seat hear of fewer laggards: at once when there are none, else together with those to come soon."""
@@ -176,8 +176,6 @@ class Group:
     def _all_told(self) -> None:
         self._untold.clear()
         self._tell_at = None
-        if self.dirty_since is None:
-            self._dirty.pop(self.name, None)
 
     def publish(self, epoch: Epoch, now: float) -> None:
         """Make the desired places the membership of `epoch`, which must be higher than every epoch before."""
@@ -241,7 +239,8 @@ class Group:
         epoch, members = self._handoff.latest() if self.recovering else (self.epoch, self.members)
         if epoch is None or (known.have is not None and known.have >= epoch):
             return None
-        changed = None if known.have is None or known.unknown or self.recovering else self._log.since(known.have)
+        whole = known.have is None or known.unknown or known.rev == WHOLE or self.recovering
+        changed = None if whole or known.have is None else self._log.since(known.have)
         told = {"epoch": epoch, "rev": 0, "exclusive": self.exclusive, "mine": False, "laggards": [], "rings": []}
         if changed is None:
             return {**told, "base": None, "changed": members}

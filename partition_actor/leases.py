@@ -1,4 +1,4 @@
-"""When leases end, at a cost that grows with those that end and not with those that are held.
+"""What comes when: at a cost that grows with what comes, and not with what is waited for.
 
 Leases of one length end in the order in which they were last renewed, so each length has a queue of its own
 whose head ends first. The coordinator uses few lengths at a time (see ``Settings.ttl_for``).
@@ -8,9 +8,43 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+
+class Alarms(Generic[K]):
+    """A moment for each key, at which there is something to do. Pure: times are seconds on any one clock."""
+
+    def __init__(self) -> None:
+        self._moments: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        """Those of the past among them are dropped when they come up."""
+        self._set = 0
+
+    def set(self, key: K, moment: float | None) -> None:
+        """Put `moment` in the place of the one that `key` had; None: there is nothing to do any more."""
+        if moment is None:
+            self._moments.pop(key, None)
+        elif self._moments.get(key) != moment:
+            self._set += 1
+            self._moments[key] = moment
+            heappush(self._heap, (moment, self._set, key))
+
+    def next(self) -> float | None:
+        """The first moment, or None."""
+        while self._heap and self._moments.get(self._heap[0][2]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def ring(self, now: float) -> list[K]:
+        """Drop and return the keys whose moment is at or before `now`, in their order."""
+        keys = []
+        while (moment := self.next()) is not None and moment <= now:
+            keys.append(heappop(self._heap)[2])
+            del self._moments[keys[-1]]
+        return keys
 
 
 class LeaseQueue(Generic[K]):

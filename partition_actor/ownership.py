@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from partition_actor.protocol import PROTOCOL, Epoch, Want, as_epoch, check_same_mode, fencing_token
+from partition_actor.protocol import PROTOCOL, WHOLE, Epoch, Want, check_same_mode, fencing_token
 from partition_actor.settings import Settings
 from partition_actor.views import View
 
@@ -56,6 +56,8 @@ class Standing:
     """Of one who watches: the latest epoch that it has heard of."""
     views: list[View] = field(default_factory=list)
     """In ascending order, from the last one acknowledged to the one held."""
+    wants_whole: bool = False
+    """It was told of changes in another view than the one held."""
     unknown: bool = False
     """Of one who watches: the coordinator has said that there is no such group."""
 
@@ -63,6 +65,16 @@ class Standing:
     def view(self) -> View | None:
         """The view held."""
         return self.views[-1] if self.views else None
+
+    def read(self, told: dict[str, Any]) -> View | None:
+        """A view off the wire; None when it starts from another than the one held, such as after `meet`."""
+        try:
+            view = View.of(told, self.view)
+        except ValueError:
+            self.wants_whole = True
+            return None
+        self.wants_whole = False
+        return view
 
 
 class Ownership:
@@ -154,7 +166,7 @@ class Ownership:
             "weight": held.weight,
             "exclusive": held.exclusive,
             "have": view.epoch if view else held.acked,
-            "rev": view.rev if view else 0,
+            "rev": WHOLE if held.wants_whole else view.rev if view else 0,
             "acked": held.acked,
         }
         if view is None or tell_views or lapsed:
@@ -194,11 +206,8 @@ class Ownership:
                 held.state = "joining"  # asked for since: the coordinator has still to hear of it
             held.views, held.acked = [], None
             return Change(name, before, None, held.state)
-        base = as_epoch(entry["view"]["base"])
-        if base is not None and (before is None or before.epoch != base):
-            return None  # the view was dropped after the request was sent; the next one says so
-        view = View.of(entry["view"], before)
-        if before is not None and (view.epoch, view.rev) <= (before.epoch, before.rev):
+        view = held.read(entry["view"])
+        if view is None or (before is not None and (view.epoch, view.rev) <= (before.epoch, before.rev)):
             return None
         held.state = "member"
         held.exclusive = view.exclusive
@@ -213,11 +222,8 @@ class Ownership:
     def _watch_entry(self, name: str, held: Standing, entry: dict[str, Any]) -> Change | None:
         before, view = held.view, None
         if "view" in entry:
-            base = as_epoch(entry["view"]["base"])
-            if base is not None and (before is None or before.epoch != base):
-                return None
-            view = View.of(entry["view"], before)
-            if held.acked is not None and view.epoch <= held.acked:
+            view = held.read(entry["view"])
+            if view is None or (held.acked is not None and view.epoch <= held.acked):
                 return None
             held.acked = view.epoch
         held.unknown = view is None

@@ -21,7 +21,7 @@ Report on one group, a dict::
     weight       int
     exclusive    bool | None
     have         epoch of the view held, or None; of a watcher the latest epoch that it has heard of
-    rev          int   revision of that view
+    rev          int   revision of that view; WHOLE: it is to be told whole
     acked        epoch up to which the callbacks for lost keys have returned, or None
     unknown      (of a watcher) bool  it has been told that there is no such group
     metadata     (while `have` is None, the lease is over, or with `views`) what the user told about this member
@@ -66,6 +66,9 @@ from partition_actor.ring import Ring, ring_of
 from partition_actor.settings import Settings
 
 PROTOCOL = 1
+
+WHOLE = -1
+"""In place of a revision: lower than each."""
 
 Epoch = tuple[int, int]
 """``(incarnation, counter)``; compares in the order in which epochs were published."""

@@ -12,7 +12,7 @@ from typing import Any
 from partition_actor.errors import CoordinatorUnavailable, GroupFull
 from partition_actor.expiry import Expiry, Session
 from partition_actor.group import Group
-from partition_actor.protocol import SessionKey
+from partition_actor.protocol import WHOLE, SessionKey
 from partition_actor.reports import Report, Standing
 from partition_actor.watchers import entry_for_watcher
 
@@ -174,7 +174,7 @@ class Sessions(Expiry):
             return None if standing.wants_in else {"state": "out"}  # forgotten: it comes back
         if seat.acked is None or (group.epoch, seat.rev) == (standing.have, standing.rev):
             return None
-        entry = {"view": group.view_for(key, standing.have)}
+        entry = {"view": group.view_for(key, None if standing.rev == WHOLE else standing.have)}
         return {**entry, "rejoined": True} if standing.rejoined else entry
 
     def _unsure(self, key: SessionKey, session: Session, name: str) -> bool:

@@ -88,7 +88,7 @@ class View:
 
     @classmethod
     def of(cls, told: dict[str, Any], held: View | None = None) -> View:
-        """Read a view off the wire. Raises ``ValueError`` when it says how another view than the one `held` changed."""
+        """Read a view off the wire. Raises ``ValueError`` when it starts from another view than the one `held`."""
         epoch, base = (told["epoch"][0], told["epoch"][1]), as_epoch(told["base"])
         members, known = told["changed"], {}
         if base is not None:
@@ -99,7 +99,10 @@ class View:
         for at, is_whole, changed in told["rings"]:
             known[(at[0], at[1])] = changed if is_whole else applied(changed, members)
         laggards = tuple((member, tuple((at[0], at[1]) for at in epochs)) for member, epochs in told["laggards"])
-        rings = {at: known[at] for _, epochs in laggards for at in epochs}
+        claimed = dict.fromkeys(at for _, epochs in laggards for at in epochs)
+        if claimed.keys() - known.keys():
+            raise ValueError(f"the view of {epoch} takes the members at {sorted(claimed)} for known")
+        rings = {at: known[at] for at in claimed}
         return cls(epoch, told["rev"], told["exclusive"], members, told["mine"], laggards, rings)
 
     def ring(self, settings: Settings) -> Ring:

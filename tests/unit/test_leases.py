@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition_actor.leases import LeaseQueue
+from partition_actor.leases import Alarms, LeaseQueue
 
 
 def test_leases_end_in_order_and_renewing_puts_off_the_end():
@@ -73,3 +73,20 @@ def test_it_is_a_dict_of_ends(calls):
         assert len(queue) == len(ends)
         assert queue.next_end() == min(ends.values(), default=None)
         assert all(queue.end(key) == end for key, end in ends.items())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.one_of(st.none(), st.integers(0, 9))), max_size=30), st.integers(0, 9)
+)
+def test_alarms_ring_once_in_order_at_the_moment_set_last(sets, now):
+    alarms, wanted = Alarms(), {}
+    for key, moment in sets:
+        alarms.set(key, moment)
+        wanted[key] = moment
+    wanted = {key: moment for key, moment in wanted.items() if moment is not None}
+    assert alarms.next() == min(wanted.values(), default=None)
+    rung = alarms.ring(now)
+    assert sorted(rung) == sorted(key for key, moment in wanted.items() if moment <= now)
+    assert [wanted[key] for key in rung] == sorted(wanted[key] for key in rung)
+    assert alarms.ring(now) == []
+    assert alarms.next() == min((moment for moment in wanted.values() if moment > now), default=None)

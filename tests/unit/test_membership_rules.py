@@ -295,3 +295,15 @@ def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
     beat(*few)
     assert (world.membership.interval, world.membership.ttl) == (PLAIN.hold, PLAIN.ttl)
     assert few[0].ownership.interval == PLAIN.hold
+
+
+def test_leases_come_in_few_lengths_however_many_members_join():
+    world = World(Settings(**{**PLAIN.to_dict(), "max_heartbeats_per_second": 1.0, "max_members": 1000, "vnodes": 1}))
+    terms = set()
+    for number in range(400):
+        request = world.member(f"member-{number}", exclusive=False).send()
+        terms.add(world.membership.ttl)
+        exact = world.settings.ttl_for(number + 1)
+        assert exact <= world.membership.ttl <= exact * 17 / 16
+        assert request["seq"] == 1
+    assert len(terms) < 100

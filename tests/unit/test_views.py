@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from machines import PLAIN, World
 
 from partition_actor import Settings
+from partition_actor.protocol import WHOLE
 from partition_actor.views import ChangeLog, View, applied, difference
 
 MEMBERS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 3))
@@ -83,6 +84,16 @@ def test_a_member_that_has_dropped_its_view_asks_again_and_gets_a_whole_one():
     first.ownership.meet(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
     assert first.ownership.receive(reply) == []
     assert first.ownership.view("g") is None
+    world.membership.sync(world.now, again := first.ownership.request(world.now))
+    whole = world.membership.reply(world.now, first.key, again["seq"])["groups"]["g"]["view"]
+    assert again["groups"]["g"]["rev"] == WHOLE
+    assert (whole["base"], whole["changed"]) == (None, {"a": 1, "b": 1})
+
+
+def test_a_view_that_takes_unknown_epochs_for_known_is_refused():
+    held = View.of(told((1, 2), changed={"a": 1}))
+    with pytest.raises(ValueError, match=r"takes the members at \[\(1, 1\)\] for known"):
+        View.of(told((1, 2), (1, 2), rev=1, laggards=[("b", [(1, 1)])]), held)
 
 
 def test_who_waits_for_many_hears_of_the_last_at_once_and_of_the_others_together():
