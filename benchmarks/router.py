@@ -1,0 +1,141 @@
+"""What it costs to call the owner of a key, against a call by the actor's handle.
+
+Three actors of an exclusive group, calls to all of them in turn. Rounds of bare calls and of routed ones alternate, so
+that both meet the same machine. *Submit* is the time until the reference is there; *round trip* until its result is;
+*awaited* the same on an event loop, `acall` against an awaited reference, many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+from _report import Target, arguments, save, show, show_targets
+
+import partition_actor
+from partition_actor import PartitionCoordinator, Router, owned_by
+
+GROUP, NAME, WORKERS, LIMIT = "workers", "routed", 3, 60.0
+Call = Callable[[str], Any]
+"""Calls the owner of a key."""
+Round = Callable[[], float]
+"""Does some calls, and returns the seconds that one took."""
+
+
+class Worker:
+    """A member with a method as cheap as can be, and the same with the check of its key."""
+
+    def __init__(self, number: int) -> None:
+        self._coordinator = PartitionCoordinator(f"worker-{number}", NAME)
+        self._coordinator.start()
+        self._coordinator.join_group(GROUP, exclusive=True)
+
+    def echo(self, key: str) -> str:
+        return key
+
+    @owned_by("key")
+    def checked(self, key: str) -> str:
+        return key
+
+
+def submit(call: Call, keys: list[str]) -> float:
+    gc.disable()
+    start = time.perf_counter()
+    references = [call(key) for key in keys]
+    seconds = time.perf_counter() - start
+    gc.enable()
+    ray.get(references, timeout=LIMIT)
+    return seconds / len(keys)
+
+
+def round_trip(call: Call, keys: list[str]) -> float:
+    start = time.perf_counter()
+    for key in keys:
+        ray.get(call(key))
+    return (time.perf_counter() - start) / len(keys)
+
+
+def awaited(loop: asyncio.AbstractEventLoop, call: Call, keys: list[str]) -> float:
+    async def one(key: str) -> None:
+        await call(key)
+
+    async def every() -> float:
+        start = time.perf_counter()
+        await asyncio.gather(*(one(key) for key in keys))
+        return (time.perf_counter() - start) / len(keys)
+
+    return loop.run_until_complete(every())
+
+
+def alternate(rounds: int, ways: dict[str, Round]) -> dict[str, list[float]]:
+    """The seconds a call of each way, round by round; who goes first changes from round to round."""
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 2):
+        order = list(ways) if number % 2 else list(reversed(ways))
+        for way in order:
+            seconds = ways[way]()
+            if number >= 2:  # the first ones warm up
+                took[way].append(seconds)
+    return took
+
+
+def measure(router: Router, rounds: int, calls: int) -> dict[str, dict[str, list[float]]]:
+    keys = [f"key-{number}" for number in range(calls)]
+    handle_of = {key: router.actor(key) for key in keys}
+
+    def bare(key: str) -> Any:
+        return handle_of[key].echo.remote(key)
+
+    def routed(key: str) -> Any:
+        return router.call(key, "echo", key)
+
+    def checked(key: str) -> Any:
+        return router.call(key, "checked", key)
+
+    loop, few = asyncio.new_event_loop(), keys[: max(20, calls // 10)]
+    ways: dict[str, Call] = {"handle": bare, "call": routed, "call, owned_by": checked}
+    by_loop: dict[str, Call] = {"handle": bare, "acall": lambda key: router.acall(key, "echo", key)}
+    result = {
+        "submit": alternate(rounds, {way: partial(submit, call, keys) for way, call in ways.items()}),
+        "round trip": alternate(rounds, {way: partial(round_trip, call, few) for way, call in ways.items()}),
+        "awaited": alternate(rounds, {way: partial(awaited, loop, call, keys) for way, call in by_loop.items()}),
+    }
+    loop.close()
+    return result
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    rounds, calls = (9, 200) if options.quick else (61, 1000)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    partition_actor.deploy(NAME)
+    workers: list[Any] = [ray.remote(Worker).options(num_cpus=0).remote(number) for number in range(WORKERS)]
+    ray.get([worker.__ray_ready__.remote() for worker in workers], timeout=LIMIT)
+    with Router(GROUP, NAME, max_calls=10 * calls) as router:
+        results = measure(router, rounds, calls)
+    ray.shutdown()
+    medians = {what: {way: statistics.median(took) for way, took in ways.items()} for what, ways in results.items()}
+    ratios = {what: {way: took / ways["handle"] for way, took in ways.items()} for what, ways in medians.items()}
+    rows = [
+        (what, way, 1e6 * seconds, ratios[what][way]) for what, ways in medians.items() for way, seconds in ways.items()
+    ]
+    show(f"Microseconds a call, median of {rounds} rounds", ["", "by", "µs", "of a bare call"], rows)
+    targets = [
+        Target("router.call to submit, of handle.method.remote", 1.15, ratios["submit"]["call"], at_least=False),
+        Target("round trip by router.call, of one by handle", 1.15, ratios["round trip"]["call"], at_least=False),
+    ]
+    show_targets(targets)
+    save("router", options.out, options.quick, ["partition-actor", "ray"], targets, {"seconds": results})
+
+
+if __name__ == "__main__":
+    main()
