@@ -36,9 +36,10 @@ bench: $(STAMP) ## the benchmarks, each against a named peer in the same run
 plot: $(STAMP) ## docs/*.png from the JSON of the last `make bench`
 	$(BIN)/python benchmarks/_plot_ring.py
 
-chaos: $(STAMP) ## ten minutes of real kills and stops on a real cluster, judged by a ledger; SECONDS=… for another time
+chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluster, judged by a ledger; SECONDS=… for another time
 	$(BIN)/python tests/chaos/ledger.py --seconds $(or $(SECONDS),600)
 	$(BIN)/python tests/chaos/cut_off.py
+	$(BIN)/python tests/chaos/routed.py --calls 100000
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis out

@@ -14,8 +14,12 @@ CHAOS = Path(__file__).parents[1] / "chaos"
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "command",
-    [["ledger.py", "--seconds", "25", "--seed", "7"], ["cut_off.py"]],
-    ids=["workers and the coordinator under attack", "the coordinator cut off from the GCS"],
+    [["ledger.py", "--seconds", "25", "--seed", "7"], ["cut_off.py"], ["routed.py", "--calls", "3000", "--seed", "7"]],
+    ids=[
+        "workers and the coordinator under attack",
+        "the coordinator cut off from the GCS",
+        "calls to the owners of keys under attack",
+    ],
 )
 def test_no_key_ever_has_two_owners_and_no_token_goes_back(command: list[str]) -> None:
     program = subprocess.run(

@@ -1,0 +1,310 @@
+"""Call the owners of keys while workers join, are drained, leave and are killed, and judge by what was written.
+
+Workers append ``[key, token, start, end, worker, call]`` around each call of an exclusive group's key that they run.
+Callers note how each call ended. Afterwards: no two workers ran calls of one key at a time and no token of a key went
+back, so none ran where its key was not owned; every call ended, with a result or one of the library's errors; one with
+a result ran, once if it is not safe to repeat; and one whose error says that it has not run, did not.
+
+    python tests/chaos/routed.py --calls 5000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+from ledger import Chaos
+
+from partition_actor import PartitionCoordinator, Router, clock, errors, owned_by
+
+GROUP = "ledger"
+KEYS = [f"key-{number}" for number in range(16)]
+LONGEST_CALL = 0.1
+"""Seconds; one call in ten takes up to that long, the others no time."""
+PAUSE = 0.5
+"""Seconds between two faults."""
+AT_ONCE = 48
+"""Calls under way."""
+HANGS_AFTER = 120.0
+"""Seconds; a call may wait for an owner for a quarter of it."""
+HAS_NOT_RUN = (errors.NotOwner, errors.NoOwner, errors.TooManyCalls)
+BATCH = 20
+"""Items of a `map`, each of which counts as a call."""
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class Worker:
+    """Runs calls, and writes down which, when and with what token."""
+
+    def __init__(self, worker_id: str, life: str, actor: str, ledger: str, exclusive: bool) -> None:
+        self._life = life
+        self._file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
+        self._coordinator.start()
+        self._coordinator.join_group(GROUP, exclusive=exclusive)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def stop(self) -> None:
+        self._coordinator.stop()
+
+    @owned_by("key", group=GROUP)
+    def once(self, key: str, call: str, seconds: float) -> str:
+        self._run([(key, call)], seconds)
+        return call
+
+    @owned_by("key", group=GROUP)
+    def again(self, key: str, call: str, seconds: float) -> str:
+        self._run([(key, call)], seconds)
+        return call
+
+    @owned_by("items", group=GROUP, each=True, key=lambda item: item[0])
+    def batch(self, items: list[tuple[str, str]]) -> list[str]:
+        self._run(items, 0.0)
+        return [call for _, call in items]
+
+    def _run(self, items: list[tuple[str, str]], seconds: float) -> None:
+        token, start = self._coordinator.fencing_token(GROUP), clock.now()
+        time.sleep(seconds)
+        end = clock.now()
+        lines = [json.dumps([key, token, start, end, self._life, call]) for key, call in items]
+        os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
+
+
+class Attacked(Chaos):
+    """Workers of a group under attack."""
+
+    def add(self, worker_id: str) -> None:
+        """Start a worker."""
+        self.lives += 1
+        life = f"{worker_id}-{self.lives}"
+        path = self.folder / f"{life}.jsonl"
+        worker = Worker.remote(worker_id, life, self.name, str(path), self.exclusive)  # type: ignore[attr-defined]
+        self.pids[worker_id] = ray.get(worker.pid.remote())
+        self.workers[worker_id] = worker
+
+    def join(self) -> None:
+        """Start one worker more, and let another leave when there are many."""
+        self.add(f"worker-{self.lives + 100}")
+        if len(self.workers) > 6:
+            self.leave()
+
+    def attack(self, over: threading.Event) -> None:
+        """One fault after another until it is over: not before each kind has happened."""
+        faults: list[Callable[[], None]] = [
+            self.kill,
+            self.drain,
+            self.leave,
+            self.join,
+            self.restart,
+            self.coordinator,
+        ]
+        plan: list[Callable[[], None]] = []
+        while not over.wait(PAUSE):
+            if not plan:
+                plan = self.dice.sample(faults, len(faults))
+            fault = plan.pop()
+            fault()
+            self.faults[fault.__name__] += 1
+
+    @property
+    def has_tried_all(self) -> bool:
+        """Whether each kind of fault has happened."""
+        return len(self.faults) == 6
+
+
+class Callers:
+    """Whoever makes the calls, and how each of them ended: a result, or an error."""
+
+    def __init__(self, router: Router, seed: int, enough: Callable[[int], bool]) -> None:
+        self.router = router
+        self.ended: dict[str, str] = {}
+        self.hanging: list[str] = []
+        self.strange: list[str] = []
+        self._dice = random.Random(seed)
+        self._started = 0
+        self._enough = enough
+
+    async def run(self) -> None:
+        """Make all calls, some at a time."""
+        ways = [self._acall] * 14 + [self._get] * 4 + [self._map]
+
+        async def caller() -> None:
+            while not self._enough(self._started):
+                way = self._dice.choice(ways)
+                calls = [f"{way.__name__}-{self._started + at}" for at in range(BATCH if way == self._map else 1)]
+                self._started += len(calls)
+                try:
+                    await asyncio.wait_for(way(calls), HANGS_AFTER)
+                except asyncio.TimeoutError:
+                    self.hanging += calls
+
+        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+
+    def _end(self, call: str, outcome: object) -> None:
+        """Note how a call ended."""
+        self.ended[call] = type(outcome).__name__ if isinstance(outcome, Exception) else "result"
+        if isinstance(outcome, Exception) and not isinstance(outcome, errors.PartitionError):
+            self.strange.append(f"{call}: {outcome!r}")
+        elif not isinstance(outcome, Exception) and outcome != call:
+            self.strange.append(f"{call} has the result {outcome!r}")
+
+    def _some_seconds(self) -> float:
+        return self._dice.uniform(0.0, LONGEST_CALL) if self._dice.random() < 0.1 else 0.0
+
+    async def _acall(self, calls: list[str]) -> None:
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        calls[0] = f"{method}-{calls[0]}"
+        try:
+            self._end(calls[0], await self.router.acall(key, method, key, calls[0], self._some_seconds()))
+        except Exception as error:
+            self._end(calls[0], error)
+
+    async def _get(self, calls: list[str]) -> None:
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        calls[0] = f"{method}-{calls[0]}"
+        seconds = self._some_seconds()
+
+        def call_and_get() -> Any:
+            return self.router.get(self.router.call(key, method, key, calls[0], seconds))
+
+        try:
+            self._end(calls[0], await asyncio.to_thread(call_and_get))
+        except Exception as error:
+            self._end(calls[0], error)
+
+    async def _map(self, calls: list[str]) -> None:
+        items = [(self._dice.choice(KEYS), f"once-{call}") for call in calls]
+
+        def map_all() -> list[tuple[list[Any], Any]]:
+            return list(self.router.map("batch", items, key=lambda item: item[0], return_exceptions=True))
+
+        for sent, result in await asyncio.to_thread(map_all):
+            for at, (_, call) in enumerate(sent):
+                self._end(call, result if isinstance(result, Exception) else result[at])
+
+
+Entry = tuple[str, int, float, float, str, str]
+
+
+def read(folder: Path) -> list[Entry]:
+    """Every whole line of every worker's file; a killed worker may leave half a line."""
+    entries: list[Entry] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                key, token, start, end, worker, call = json.loads(line)
+            except ValueError:
+                continue
+            entries.append((key, token, start, end, worker, call))
+    return entries
+
+
+def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
+    """Calls of one key that two workers ran at a time, and tokens that went back."""
+    overlaps, reversals = [], []
+    by_key: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_key[entry[0]].append(entry)
+    for key, units in by_key.items():
+        until: dict[str, float] = {}
+        highest = 0
+        for _, token, start, end, worker, call in sorted(units, key=lambda unit: unit[2]):
+            others = [other for other, its_end in until.items() if other != worker and its_end > start]
+            if others:
+                overlaps.append(f"{call} of {key} at {worker} from {start} to {end}, and at {others}")
+            if token < highest:
+                reversals.append(f"{call} of {key} at {worker}: token {token} after {highest}")
+            highest = max(highest, token)
+            until[worker] = max(end, until.get(worker, end))
+    return overlaps, reversals
+
+
+def judge_calls(ended: dict[str, str], entries: list[Entry]) -> list[str]:
+    """Calls that ran more or less often than what they ended with says."""
+    ran = Counter(entry[5] for entry in entries)
+    not_run = {error.__name__ for error in HAS_NOT_RUN}
+    wrong = []
+    for call, outcome in ended.items():
+        if (
+            (outcome == "result" and ran[call] == 0)
+            or (call.startswith("once") and ran[call] > 1)
+            or (call.startswith("once") and outcome in not_run and ran[call] > 0)
+        ):
+            wrong.append(f"{call} ended with {outcome} and ran {ran[call]} times")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument(
+        "--plain", action="store_true", help="in a group that is not exclusive: this must find overlaps or reversals"
+    )
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    ray.init(address="local", num_cpus=16, include_dashboard=False, logging_level="error", log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            chaos = Attacked(Path(folder), options.seed, options.workers, not options.plain)
+            callers = call_under_attack(chaos, options.calls, options.seed)
+            entries = read(Path(folder))
+    finally:
+        ray.shutdown()
+    return report(chaos, callers, entries)
+
+
+def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
+    """Make the calls while the faults happen."""
+    over = threading.Event()
+    attack = threading.Thread(target=chaos.attack, args=(over,))
+    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["again"]) as router:
+        callers = Callers(router, seed, lambda started: started >= calls and chaos.has_tried_all)
+        attack.start()
+        try:
+            asyncio.run(callers.run())
+        finally:
+            over.set()
+            attack.join()
+    return callers
+
+
+def report(chaos: Attacked, callers: Callers, entries: list[Entry]) -> int:
+    """Print the verdict; 0 when all is well."""
+    overlaps, reversals = judge_owners(entries)
+    wrong = judge_calls(callers.ended, entries)
+    print(f"faults: {dict(chaos.faults)}")
+    print(f"calls: {len(callers.ended)}, ended with {dict(Counter(callers.ended.values()))}")
+    findings = {
+        "overlaps": overlaps,
+        "reversals": reversals,
+        "hanging": callers.hanging,
+        "wrong": wrong,
+        "strange": callers.strange,
+    }
+    print(", ".join(f"{what}: {len(found)}" for what, found in findings.items()))
+    for found in findings.values():
+        for line in found[:10]:
+            print("  " + line)
+    return 1 if any(findings.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
