@@ -40,6 +40,7 @@ chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluste
 	$(BIN)/python tests/chaos/ledger.py --seconds $(or $(SECONDS),600)
 	$(BIN)/python tests/chaos/cut_off.py
 	$(BIN)/python tests/chaos/routed.py --calls 100000
+	$(BIN)/python tests/chaos/locks.py --holds 10000
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis out

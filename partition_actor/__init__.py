@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 from partition_actor.callbacks import GroupEvent
 from partition_actor.coordinator import PartitionCoordinator
 from partition_actor.deployment import connect, deploy, shutdown
+from partition_actor.elections import Elected
+from partition_actor.locking import Lock
 from partition_actor.owned import owned_by
 from partition_actor.partition import Partition
 from partition_actor.ring import KeyIndex, Ring
@@ -15,8 +17,10 @@ from partition_actor.router import Router
 from partition_actor.settings import Settings
 
 __all__ = [
+    "Elected",
     "GroupEvent",
     "KeyIndex",
+    "Lock",
     "Partition",
     "PartitionCoordinator",
     "Ring",

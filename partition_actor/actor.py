@@ -25,6 +25,7 @@ from partition_actor.errors import PartitionError
 from partition_actor.group import Group
 from partition_actor.handles import Handles
 from partition_actor.lineage import was_first, was_restarted
+from partition_actor.lock_calls import LockCalls
 from partition_actor.membership import Membership
 from partition_actor.ownership import subset_of
 from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, check_protocol, fencing_token, incarnation_at
@@ -38,7 +39,7 @@ REMEMBERED = 1000
 """How many sessions of dead processes are remembered, so that a late request of theirs brings none of them back."""
 
 
-class PartitionActor:
+class PartitionActor(LockCalls):
     """Who is alive, and which keys are whose. Deploy it with ``partition_actor.deploy()``."""
 
     def __init__(self, name: str | None = None, settings: dict[str, Any] | None = None) -> None:

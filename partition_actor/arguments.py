@@ -68,6 +68,13 @@ def check_metadata(value: object) -> Any:
     return value
 
 
+def check_flag(name: str, value: object) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        refuse(name, value, "True or False")
+    return value
+
+
 def check_items(value: object) -> list[Any]:
     """Any iterable of keys, as a list; a lone str or bytes is refused, being nearly always a mistake."""
     if isinstance(value, (str, bytes, bytearray)):

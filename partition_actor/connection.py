@@ -6,15 +6,20 @@ users' threads together.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
 from partition_actor.background import background_loop, run_in_background
 from partition_actor.deathwatch import own_life
-from partition_actor.errors import NotStarted, PartitionError
+from partition_actor.errors import CoordinatorUnavailable, NotStarted, PartitionError
 from partition_actor.link import Link, log_change
+from partition_actor.locking import until
 from partition_actor.ownership import Change, Ownership
 from partition_actor.settings import Settings
 
@@ -38,6 +43,7 @@ class Connection:
         self.active = False
         self.lock = threading.RLock()
         self._replied = threading.Condition(self.lock)
+        self._listeners: set[Callable[[], None]] = set()
         self._actor = actor
         self._namespace = namespace
         self._settings = settings
@@ -66,13 +72,17 @@ class Connection:
             groups = list(ownership.groups)
             for group in groups:
                 ownership.leave(group)
+            had_locks = bool(ownership.locks.stated())
+            ownership.locks.clear()
+            told = ownership.ask() if had_locks else 0
         out = False
         if link.connected:
             self.send_now()
-            out = self.wait(lambda: all(self.is_out(group) for group in groups))
-        with self.lock:
+            out = self.wait(lambda: ownership.answered >= told and all(self.is_out(group) for group in groups))
+        with self._replied:
             self.active = False
             ownership.end()
+            self._wake()
         background_loop().call_soon_threadsafe(link.stop)
         return out
 
@@ -118,10 +128,47 @@ class Connection:
         """Whether it is no member of a group and does not wait to be one."""
         return self.state(group) in (None, "out", "superseded", "conflict")
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a call waits for the coordinator."""
+        return self._settings.call_timeout
+
     def wait(self, done: Callable[[], bool]) -> bool:
         """Wait until `done`, at most `call_timeout`; whether it came to be."""
+        return self.wait_for(done, self.patience)
+
+    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `done`, at most `timeout` seconds, or without end; whether it came to be."""
         with self._replied:
-            return self._replied.wait_for(done, self._settings.call_timeout)
+            return self._replied.wait_for(done, timeout)
+
+    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """`wait_for`, for asyncio."""
+        return await until(self, done, timeout, self._listeners)
+
+    def ask_now(self, method: str, *arguments: Any) -> Any:
+        """The answer of a method of the coordinator, which must come within `call_timeout`.
+
+        Raises what the method raises, and ``CoordinatorUnavailable``.
+        """
+        link = self._link
+        if link is None or not self.active:
+            raise NotStarted(f"member {self.member_id!r}: call start() first")
+        self.wait(lambda: link.handle is not None)
+        if link.handle is None:
+            raise CoordinatorUnavailable(f"no coordinator was found within {self.patience} s, so not asked: {method}")
+        try:
+            return ray.get(getattr(link.handle, method).remote(*arguments), timeout=self.patience)
+        except PartitionError:
+            raise
+        except GetTimeoutError:
+            raise CoordinatorUnavailable(f"the coordinator did not answer {method} within {self.patience} s") from None
+        except RayError as error:
+            raise CoordinatorUnavailable(f"the coordinator did not answer {method}: {error}") from error
+
+    async def aask_now(self, method: str, *arguments: Any) -> Any:
+        """`ask_now`, for asyncio."""
+        return await asyncio.to_thread(self.ask_now, method, *arguments)
 
     def send_now(self) -> None:
         """Let a request go out at once."""
@@ -133,4 +180,9 @@ class Connection:
             log_change(self.member_id, change)
         self._on_changes(changes)
         with self._replied:
-            self._replied.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._replied.notify_all()
+        for listener in self._listeners:
+            listener()

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, overload
 from partition_actor import arguments, clock
 from partition_actor.callbacks import GroupEvent
 from partition_actor.connection import Connection
+from partition_actor.coordinator_locks import CoordinatorLocks
 from partition_actor.datasets import DatasetPartition, is_dataset
 from partition_actor.deployment import NAME, NAMESPACE
+from partition_actor.elections import Elections
 from partition_actor.errors import GroupFull, SessionSuperseded
 from partition_actor.notifier import Notifier
 from partition_actor.owned import Guard
+from partition_actor.ownership import Change
 from partition_actor.partition import Partition, Share
 from partition_actor.protocol import Epoch, check_same_mode
 from partition_actor.ring import KeyIndex, Ring
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class PartitionCoordinator:
+class PartitionCoordinator(CoordinatorLocks):
     """One member: shares keys with the other members of its groups, and is alive as long as its process runs.
 
     ::
@@ -64,7 +67,8 @@ class PartitionCoordinator:
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._actor = actor
         self._notifier = Notifier(self.my_id, self._adopted, self._lease_end)
-        self._connection = Connection(self.my_id, actor, namespace, settings or Settings(), self._notifier.take)
+        self._connection = Connection(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
+        self._elections = Elections(self._connection, self._notifier.post)
         self._guard = Guard(self._connection, self._notifier, is_alone=actor is None)
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -82,6 +86,7 @@ class PartitionCoordinator:
         self._guard.leave()
         if not self._connection.active:
             return
+        self._elections.end()
         out = self._connection.stop()
         # After the callbacks, for until they have returned this member may still be at work.
         self._notifier.close(lambda: self._connection.goodbye() if out else None)
@@ -300,6 +305,10 @@ class PartitionCoordinator:
             return self._connection.ownership.token(clock.now(), group_id)
 
     # -- insides ------------------------------------------------------------------------------------------------
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        self._notifier.take(changes)
+        self._elections.look()
 
     def _view(self, group: str) -> View | None:
         arguments.check_text("group_id", group)

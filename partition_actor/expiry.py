@@ -5,12 +5,14 @@ The rules named in comments are those of ``docs/guarantees.md``. Pure: `now` is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 from partition_actor.group import Group
 from partition_actor.leases import Alarms, LeaseQueue
+from partition_actor.locks import LockTable
 from partition_actor.protocol import COUNTER_BITS, Epoch, SessionKey
 from partition_actor.reports import Standing
 from partition_actor.settings import Settings
@@ -36,6 +38,8 @@ class Session:
     """The reports of its latest request, when all was well: another like it is a mere sign of life."""
     drained: dict[str, int] = field(default_factory=dict)
     """By group: joins asked for up to this `seq` do not count, an operator has drained the member."""
+    prompt: bool = False
+    """Its latest request is to be answered at once."""
     barred: bool = False
     """An operator has forgotten it in an exclusive group: no lease any more; it may come back after it."""
 
@@ -50,7 +54,7 @@ class Session:
         return any(standing.again for standing in self.standings.values())
 
 
-class Expiry:
+class Expiry(ABC):
     """Sessions, their leases, and the epochs of their groups. See ``Membership``."""
 
     def __init__(
@@ -90,6 +94,7 @@ class Expiry:
         self.stalled = 0.0
         self._next_sweep = now
         self._news: set[SessionKey] = set()
+        self.locks = LockTable(self._news)
         self._dirty: dict[str, Group] = {}
         self._alarms: Alarms[str] = Alarms()
         """When a group has an epoch to publish or something to tell."""
@@ -141,6 +146,8 @@ class Expiry:
             if name in self.groups:
                 self._see_to(self.groups[name], now)
         self._set_alarms(now)
+        if self.locks.due and self._recovery_end is None:
+            self.locks.grant(self._may_hold, self._next_epoch)
         if now >= self._next_sweep:
             self._next_sweep = now + self.settings.ttl
             self._sweep(now)
@@ -160,6 +167,10 @@ class Expiry:
         group.tell_untold(now)
         self._alarms.set(group.name, group.due)
 
+    @abstractmethod
+    def _may_hold(self, key: SessionKey) -> bool:
+        """Whether the next reply to a session brings a lease, without which a lock is of no use to it."""
+
     def _end_overdue(self, now: float) -> None:
         """End the sessions whose lease is over; those of exclusive groups once this coordinator is proven (rule 8).
 
@@ -167,7 +178,8 @@ class Expiry:
         """
         for key, since in list(self._overdue.items()):
             groups = [self.groups[name] for name in self.sessions[key].groups if name in self.groups]
-            if self.proven_since(since) or not any(group.exclusive for group in groups):
+            plain = key not in self.locks and not any(group.exclusive for group in groups)
+            if plain or self.proven_since(since):
                 self._end(key, now)
 
     def _end_recovery(self, now: float) -> None:
@@ -230,8 +242,8 @@ class Expiry:
 
     def _fenced(self, now: float, key: SessionKey, session: Session) -> bool:
         """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
-        for name in session.groups:
-            since = self.groups[name].lagging_since(key) if name in self.groups else None
+        lagging = [self.groups[name].lagging_since(key) for name in session.groups if name in self.groups]
+        for since in (*lagging, self.locks.broken_since(key)):
             if since is not None and now > since + max(self.settings.handoff_timeout, self.interval):
                 return True
         return False
@@ -243,6 +255,7 @@ class Expiry:
         self._set_pace()
         self._leases.drop(key)
         self._overdue.pop(key, None)
+        self.locks.end(key)
         self._ended[key] = now
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):

@@ -71,6 +71,11 @@ class Link:
         self._complained = float("-inf")
         self._watched_by = 0
 
+    @property
+    def handle(self) -> Any:
+        """The coordinator's, while it is known."""
+        return self._handle
+
     def send_now(self) -> None:
         """Let a request go out at once, overtaking one that is held. Call it on the loop."""
         self._wake.set()
@@ -119,7 +124,9 @@ class Link:
             request = self._ownership.request(clock.now())
             reports = request["groups"].values()
             joining = any(report["have"] is None and report["want"] != "watch" for report in reports)
-            watch = self._watch if joining or self._watched_by != self._ownership.incarnation else None
+            forgotten = not request["leased"]  # or it may have been, and its watch with it
+            known = self._watched_by == self._ownership.incarnation and not forgotten
+            watch = self._watch if joining or not known else None
         reference = self._handle.sync.remote(request, watch)
         reply = await self._reply_or_wake(reference)
         if reply is None:

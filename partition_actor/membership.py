@@ -133,6 +133,17 @@ class Membership(Sessions):
                 session.standings[group].again = True
         self.tick(now)
 
+    def break_lock(self, now: float, name: str) -> int:
+        """Take a lock from whoever holds it; returns how many did. It is free when they know, or lose their lease."""
+        broken = self.locks.break_(now, name)
+        self.tick(now)
+        return broken
+
+    @property
+    def locks_unknown(self) -> bool:
+        """Whether somebody may hold a lock that this coordinator has not heard of."""
+        return self._recovery_end is not None
+
     def ending(self, now: float, key: SessionKey) -> None:
         """The process of this session is about to end: what it can still hand over need not wait for that."""
         session = self.sessions.get(key)

@@ -74,6 +74,10 @@ class Notifier:
                 self._adopted(change.group, change.after.epoch)
         self._guard_lapse()
 
+    def post(self, job: Callable[[], None]) -> None:
+        """Run a job where the callbacks run, after those that are pending."""
+        self._queue.post(job)
+
     def run_pending(self) -> None:
         """Run the callbacks that are pending in the caller's thread; see ``CallbackQueue.run_pending``."""
         self._queue.run_pending()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from partition_actor.claims import Claim, Claims
 from partition_actor.protocol import PROTOCOL, WHOLE, Epoch, Want, check_same_mode, fencing_token
 from partition_actor.settings import Settings
 from partition_actor.views import View
@@ -88,9 +89,13 @@ class Ownership:
         self.interval = settings.hold
         """Seconds until a heartbeat is due, as the coordinator said last."""
         self.groups: dict[str, Standing] = {}
+        self.locks = Claims()
         self.lease_until = float("-inf")
         self.exclusive_until = float("-inf")
+        self.answered = 0
+        """The `seq` of the latest request that has had a reply."""
         self._seq = 0
+        self._asked = 0
         self._sent: float | None = None
         self._tell_views = False
 
@@ -136,7 +141,13 @@ class Ownership:
     def end(self) -> None:
         """This session is over: it holds nothing any more, whatever replies still come."""
         self.groups.clear()
+        self.locks.clear()
         self._sent = None
+
+    def ask(self) -> int:
+        """Have the next request answered at once; returns its `seq`, to be compared with `answered`."""
+        self._asked = self._seq + 1
+        return self._asked
 
     # -- the exchange with the coordinator ----------------------------------------------------------------------
 
@@ -147,7 +158,7 @@ class Ownership:
         tell_views, self._tell_views = self._tell_views, False
         lapsed = now >= self.lease_until  # it may have been forgotten
         live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member", "watching")}
-        return {
+        request = {
             "protocol": PROTOCOL,
             "member": self.member_id,
             "session": self.session,
@@ -157,6 +168,13 @@ class Ownership:
             "leased": now < self.exclusive_until,
             "groups": {name: self._report(held, tell_views, lapsed) for name, held in live.items()},
         }
+        self._mind_lapse(now)
+        locks = self.locks.stated()
+        if locks:
+            request["locks"] = locks
+        if self._asked > self.answered:
+            request["prompt"] = True
+        return request
 
     def _report(self, held: Standing, tell_views: bool, lapsed: bool) -> dict[str, Any]:
         view = held.view
@@ -181,6 +199,7 @@ class Ownership:
         """Take in a reply; None: it does not count, being late, repeated or from a coordinator of the past."""
         if reply["seq"] != self._seq or self._sent is None or reply["incarnation"] < self.incarnation:
             return None
+        self.answered = reply["seq"]
         self.incarnation = reply["incarnation"]
         self.interval = reply["next"]
         self._tell_views = reply["views"]
@@ -189,6 +208,7 @@ class Ownership:
         if reply["exclusive_term"] > 0:
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
         self._sent = None
+        self.locks.take(reply.get("locks", {}))
         known = [(name, entry) for name, entry in reply["groups"].items() if name in self.groups]
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in known]
         return [change for change in changes if change is not None]
@@ -263,6 +283,19 @@ class Ownership:
         if view is None or view.ring(self.settings).owner(key) != self.member_id:
             return False
         return all(ring.owner(key) != laggard for ring, laggard in view.withheld(self.settings))
+
+    def holds(self, now: float, ticket: int) -> bool:
+        """Whether the lock that was asked for under `ticket` is held at `now`: rule 10."""
+        self._mind_lapse(now)
+        return self.locks.state(ticket) == "held"
+
+    def locks_held(self, now: float) -> dict[int, Claim]:
+        """What is held at `now`, by ticket."""
+        return self.locks.held() if now < self.exclusive_until else {}
+
+    def _mind_lapse(self, now: float) -> None:
+        if now >= self.exclusive_until:
+            self.locks.lapse()
 
     def subset(self, now: float, group: str, keys: Iterable[Any]) -> list[Any]:
         """Those of `keys` that this member may work on at `now`, in their order."""

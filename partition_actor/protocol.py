@@ -13,6 +13,8 @@ Request, a dict::
     interval     float seconds between two heartbeats, as far as this member knows
     leased       bool  the lease of exclusive groups runs
     groups       {group: report}
+    locks        (where there are any) {ticket: [name, shared, patient, token]}: what is wanted, with token 0, and held
+    prompt       (when somebody waits for the reply) True: it is not to be held back until there is news
 
 Report on one group, a dict::
 
@@ -37,6 +39,7 @@ Reply, a dict::
     again        bool  send the next request at once (with `views`, if the next key says so)
     views        bool  the coordinator has restarted and wants to hear every view
     groups       {group: entry}, only where there is something to say
+    locks        (where there is something to say) {ticket: token | "lost" | "refused"}
 
 An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
 drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "unknown" (told to a
@@ -96,6 +99,16 @@ def incarnation_at(unix_time: float) -> int:
 def fencing_token(epoch: Epoch) -> int:
     """One int that grows with every epoch, incarnation first."""
     return (epoch[0] << COUNTER_BITS) | epoch[1]
+
+
+def lock_name(name: str) -> str:
+    """What a request calls the lock of this name."""
+    return f"lock:{name}"
+
+
+def leader_name(group: str) -> str:
+    """What a request calls the lock whose holder leads this group."""
+    return f"leader:{group}"
 
 
 def check_protocol(protocol: object, other: str) -> None:

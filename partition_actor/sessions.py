@@ -7,6 +7,7 @@ completes it with the calls of operators and of those who hold a bare handle. Th
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from partition_actor.errors import CoordinatorUnavailable, GroupFull
@@ -47,6 +48,7 @@ class Sessions(Expiry):
             self._take_report(now, key, session, name, known)
         for name in sorted(session.groups - request["groups"].keys()):
             self._quit(now, key, session, name)
+        self._take_locks(key, session, request)
         self._renew(now, key, session)
         self.tick(now)
         session.settled = request["groups"] if self._is_settled(key, session) else None
@@ -62,6 +64,8 @@ class Sessions(Expiry):
             session is None
             or now >= self._due
             or request["groups"] != session.settled
+            or "locks" in request
+            or "prompt" in request
             or request["incarnation"] != self.incarnation
             or request["seq"] <= session.seq
             or key in self._news
@@ -76,10 +80,19 @@ class Sessions(Expiry):
 
     def _is_settled(self, key: SessionKey, session: Session) -> bool:
         """Whether the session has the place that it wants in each group, knows all of it, and blocks nobody."""
-        return not session.barred and all(
+        if session.barred or session.prompt or key in self.locks:
+            return False
+        return all(
             (group := self.groups.get(name)) is not None and group.is_settled(key, standing)
             for name, standing in session.standings.items()
         )
+
+    def _take_locks(self, key: SessionKey, session: Session, request: dict[str, Any]) -> None:
+        session.prompt = "prompt" in request
+        if "locks" in request or key in self.locks:
+            met = request["incarnation"] == self.incarnation
+            recovering, trusted = self._recovery_end is not None, met and request["leased"]
+            self.locks.take(key, request.get("locks", {}), recovering=recovering, trusted=trusted)
 
     def _outbid(self, now: float, incarnation: int) -> None:
         """Go beyond the incarnation of a coordinator of the past: its clock was ahead of ours.
@@ -134,9 +147,20 @@ class Sessions(Expiry):
         if session.settled is not None and key not in self._news:
             return self._reply(seq, session.term, self._proven_term(session), False, False, {})
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
+        again = session.again or key in self.locks.unsure
+        term = self._exclusive_term(key, session, entries)
+        reply = self._reply(seq, session.term, term, again, session.want_views, entries)
+        locks = self.locks.entries(key)
+        return {**reply, "locks": locks} if locks else reply
+
+    def _exclusive_term(self, key: SessionKey, session: Session, entries: Container[str]) -> float:
         unsure = any(name not in entries and self._unsure(key, session, name) for name in session.standings)
-        exclusive_term = 0.0 if unsure else self._proven_term(session)
-        return self._reply(seq, session.term, exclusive_term, session.again, session.want_views, entries)
+        return 0.0 if unsure or key in self.locks.unsure else self._proven_term(session)
+
+    def _may_hold(self, key: SessionKey) -> bool:
+        session = self.sessions[key]
+        entries = [name for name in session.standings if self._entry(key, session, name)]
+        return self._exclusive_term(key, session, entries) > 0
 
     def _proven_term(self, session: Session) -> float:
         """Rule 8: what the latest request is worth in exclusive groups, by the latest proof."""
@@ -147,14 +171,16 @@ class Sessions(Expiry):
     @property
     def is_calm(self) -> bool:
         """Whether nothing has changed for anybody and no epoch is to be published: there is nothing to do for now."""
-        return not self._news and not self._dirty
+        return not self._news and not self._dirty and not self.locks.due
 
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""
         session = self.sessions.get(key)
         if session is not None and session.settled is not None and key not in self._news:
             return False
-        return session is None or session.again or any(self._entry(key, session, name) for name in session.standings)
+        if session is None or session.again or session.prompt or key in self.locks.unsure or self.locks.entries(key):
+            return True
+        return any(self._entry(key, session, name) for name in session.standings)
 
     def _entry(self, key: SessionKey, session: Session, name: str) -> dict[str, Any] | None:
         standing, group = session.standings[name], self.groups.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from partition_actor.group import Group
+from partition_actor.locks import Lock
 from partition_actor.membership import Membership
 
 
@@ -18,7 +19,24 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "sessions": len(membership.sessions),
         "interval": membership.interval,
         "ttl": membership.ttl,
+        "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items())},
         "groups": {name: _group(membership, group, now) for name, group in sorted(membership.groups.items())},
+    }
+
+
+def _lock(lock: Lock) -> dict[str, Any]:
+    return {
+        "holders": [
+            {
+                "id": claim.key[0],
+                "session": claim.key[1],
+                "shared": claim.shared,
+                "token": claim.token,
+                "broken": claim.broken_at is not None,
+            }
+            for claim in lock.holders
+        ],
+        "waiting": [claim.key[0] for claim in lock.waiters],
     }
 
 

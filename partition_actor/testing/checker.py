@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partition_actor.protocol import Epoch
+from partition_actor.testing.lockers import LockChecker
 from partition_actor.testing.process import Actor
 from partition_actor.testing.workers import KEYS_A_GROUP, Worker, keys_of
 
@@ -26,6 +27,7 @@ class Checker:
         self._cluster = cluster
         self._epochs: dict[tuple[Actor, str], Epoch] = {}
         self._tokens: dict[int, tuple[int, Actor]] = {}
+        self._locks = LockChecker(cluster)
 
     def check(self, actor: Actor) -> None:
         """Raises ``Violation`` when `actor` may do what it must not, now that something has happened to it."""
@@ -39,6 +41,9 @@ class Checker:
             self._check_tokens(actor)
         if isinstance(actor, Worker):
             self._check_epochs(actor)
+            wrong = self._locks.check(actor)
+            if wrong:
+                self._fail(wrong)
 
     def _check_tokens(self, actor: Actor) -> None:
         for mask, token in actor.tokens():
@@ -60,7 +65,10 @@ class Checker:
     # -- once faults have stopped -------------------------------------------------------------------------------
 
     def check_settled(self) -> None:
-        """Raises ``Violation`` unless every key has one owner and all members hold the same view."""
+        """Raises ``Violation`` unless every key has one owner, all members hold the same view and no lock is stuck."""
+        wrong = self._locks.check_settled()
+        if wrong:
+            self._fail(wrong)
         for group, exclusive in self._cluster.conditions.groups:
             members = [worker for worker in self._cluster.workers if self._is_member(worker, group)]
             self._check_views(group, members)

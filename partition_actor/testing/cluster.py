@@ -63,7 +63,7 @@ class SimulatedCluster:
         self._order = count()
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACE_KEPT) if trace else None
         self._checker = Checker(self)
-        self._calm = False
+        self.calm = False
         self.start_coordinator(first=True)
         for number in range(members or self.rng.randint(2, 4)):
             self.start_worker(f"m{number}")
@@ -240,13 +240,13 @@ class SimulatedCluster:
         self.counts[fault] += 1
 
     def _next_fault(self) -> None:
-        if self._calm:
+        if self.calm:
             return
         inject(self)
         self.later(self.rng.expovariate(self.conditions.fault_rate), None, self._next_fault)
 
     def _heal(self) -> None:
-        self._calm = True
+        self.calm = True
         self.conditions.calm()
         self.cuts.clear()
         for process in (*self.actors, *self.coordinators):

@@ -39,6 +39,8 @@ class Conditions:
     """Which kinds there are."""
     groups: tuple[tuple[str, bool], ...]
     """The groups and whether they are exclusive."""
+    locks: int = 0
+    """How many locks the members vie for."""
 
     def calm(self) -> None:
         """Let the network deliver, callbacks return and nothing break from now on."""
@@ -88,4 +90,5 @@ def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:
         fault_rate=rng.choice((0.3, 1.0, 3.0)),
         faults=frozenset(kind for kind in kinds if rng.random() < share),
         groups=groups,
+        locks=rng.choice((0, 1, 2)),
     )

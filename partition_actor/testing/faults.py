@@ -238,6 +238,15 @@ def _command(name: str) -> Callable[[SimulatedCluster], bool]:
     return command
 
 
+def _break_lock(cluster: SimulatedCluster) -> bool:
+    coordinator = _current(cluster)
+    if not cluster.conditions.locks or coordinator is None or coordinator.paused:
+        return False
+    name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
+    cluster.later(0.0, coordinator, coordinator.command, "break_lock", name)
+    return True
+
+
 def _bare_caller(cluster: SimulatedCluster) -> bool:
     if _running(cluster) >= MAX_PROCESSES:
         return False
@@ -263,4 +272,5 @@ FAULTS: dict[str, Callable[[SimulatedCluster], bool]] = {
     "drain": _command("drain"),
     "forget": _command("forget"),
     "bare caller": _bare_caller,
+    "lock broken": _break_lock,
 }

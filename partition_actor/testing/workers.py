@@ -9,6 +9,7 @@ from partition_actor import ownership as production
 from partition_actor.ownership import Change, Ownership
 from partition_actor.protocol import Epoch
 from partition_actor.testing.coordinators import Coordinator
+from partition_actor.testing.lockers import Locker
 from partition_actor.testing.process import Actor
 from partition_actor.views import View
 
@@ -59,9 +60,12 @@ class Worker(Actor):
         self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
         self.lost_for_good: set[str] = set()
         self._generation = 0
+        self.locker: Locker | None = None
         for name, mode in cluster.conditions.groups:
             self.ownership.join(name, weight, exclusive=mode)
         self.send_soon()
+        if cluster.conditions.locks:
+            self.locker = Locker(self)
 
     # -- the exchange with the coordinator ----------------------------------------------------------------------
 

@@ -75,6 +75,33 @@ class ExclusiveWorker(Worker):
     exclusive = True
 
 
+class LockHolder:
+    """A worker that holds a lock."""
+
+    def __init__(self, name, namespace, my_id, lock):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.lock = self.coordinator.lock(lock)
+        assert self.lock.acquire()
+
+    def pid(self):
+        return os.getpid()
+
+    def holds(self):
+        return self.lock.held
+
+    def release(self):
+        return self.lock.release()
+
+    def elect(self):
+        self.coordinator.elect(self.lock.name)
+
+    def leads(self):
+        return self.coordinator.is_leader(self.lock.name)
+
+
 class Restless:
     """A worker whose thread writes down when it still owned anything of an exclusive group, to the very end."""
 

@@ -22,8 +22,20 @@ CHAOS = Path(__file__).parents[1] / "chaos"
     ],
 )
 def test_no_key_ever_has_two_owners_and_no_token_goes_back(command: list[str]) -> None:
+    shown = run(*command)
+    assert "overlaps: 0, reversals: 0" in shown
+
+
+@pytest.mark.timeout(400)
+def test_no_lock_ever_has_two_holders_and_its_tokens_grow() -> None:
+    shown = run("locks.py", "--holds", "300", "--seed", "7")
+    assert "overlaps: 0, reversals: 0" in shown
+    assert "'kill'" in shown
+
+
+def run(*command: str) -> str:
     program = subprocess.run(
         [sys.executable, *command], cwd=CHAOS, capture_output=True, text=True, check=False, timeout=380
     )
     assert program.returncode == 0, program.stdout[-4000:] + program.stderr[-4000:]
-    assert "overlaps: 0, reversals: 0" in program.stdout
+    return program.stdout

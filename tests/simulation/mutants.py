@@ -10,6 +10,7 @@ from typing import Any
 
 from partition_actor.group import Group, Report
 from partition_actor.handoff import Handoff
+from partition_actor.locks import Lock, LockTable
 from partition_actor.membership import Membership
 from partition_actor.ownership import Ownership
 from partition_actor.sessions import Sessions
@@ -24,6 +25,7 @@ _of = Report.of.__func__
 _init = Sessions.__init__
 _on_death = Coordinator.on_death
 _use = Membership.use
+_take = LockTable.take
 
 
 def lease_from_the_reply(patch: Any) -> None:
@@ -239,6 +241,93 @@ def later_coordinator_outbid(patch: Any) -> None:
 def token_without_incarnation(patch: Any) -> None:
     """Rule 9: a fencing token is the epoch's counter."""
     patch.setattr("partition_actor.ownership.fencing_token", lambda epoch: epoch[1])
+
+
+def lock_granted_during_recovery(patch: Any) -> None:
+    """Rule 10: a restarted coordinator gives away locks before former holders have had the time to report."""
+
+    def tick(self, now):
+        _tick(self, now)
+        self.locks.grant(self._may_hold, self._next_epoch)
+
+    _tick = Sessions.tick
+    patch.setattr(Sessions, "tick", tick)
+
+
+def lock_granted_without_proof(patch: Any) -> None:
+    """Rule 10: a coordinator that may have been replaced gives away locks when its wait is over."""
+
+    def tick(self, now):
+        _tick(self, now)
+        if not self.recovering(now):
+            self.locks.grant(self._may_hold, self._next_epoch)
+
+    _tick = Sessions.tick
+    patch.setattr(Sessions, "tick", tick)
+
+
+def lock_freed_without_proof(patch: Any) -> None:
+    """Rule 10: a coordinator cut off from the GCS ends the sessions that hold locks, as if they held none."""
+
+    def end_overdue(self, now):
+        for key in list(self._overdue):
+            groups = [self.groups[name] for name in self.sessions[key].groups if name in self.groups]
+            if not any(group.exclusive for group in groups):
+                self._end(key, now)
+        _end_overdue(self, now)
+
+    _end_overdue = Sessions._end_overdue
+    patch.setattr(Sessions, "_end_overdue", end_overdue)
+
+
+def lapsed_hold_goes_on(patch: Any) -> None:
+    """Rule 10: a member goes by what it last heard of its locks, though its lease is over."""
+    patch.setattr(Ownership, "_mind_lapse", lambda self, now: None)
+    patch.setattr(Ownership, "locks_held", lambda self, now: self.locks.held())
+
+
+def broken_lock_free_at_once(patch: Any) -> None:
+    """Rule 10: a lock that was broken goes to the next before its holder knows."""
+
+    def break_(self, now, name):
+        broken = self.holders(name)
+        for claim in broken:
+            self._drop(claim)
+            claim.token, claim.verdict = 0, "lost"
+            self._news.add(claim.key)
+        return len(broken)
+
+    patch.setattr(LockTable, "break_", break_)
+
+
+def lease_before_holds_are_known(patch: Any) -> None:
+    """Rule 10: a restarted coordinator renews a lease before it knows which locks are held by it."""
+
+    def take(self, key, stated, *, recovering, trusted):
+        _take(self, key, stated, recovering=recovering, trusted=trusted)
+        self.unsure.clear()
+
+    patch.setattr(LockTable, "take", take)
+
+
+def holds_unlearnt(patch: Any) -> None:
+    """Rule 10: a restarted coordinator does not take in who held which lock, and renews their leases."""
+
+    def take_hold(self, claim, token, *, recovering, trusted):
+        claim.token, claim.told = token, True
+        self._claims[claim.key].pop(claim.ticket)
+
+    patch.setattr(LockTable, "_take_hold", take_hold)
+
+
+def shared_beside_exclusive(patch: Any) -> None:
+    """Rule 10: who shares a lock is kept out by nobody."""
+    patch.setattr(Lock, "keeps_out", lambda self, claim: bool(self.holders) and not claim.shared)
+
+
+def lock_token_without_incarnation(patch: Any) -> None:
+    """Rule 10: the token of a lock is the counter of the coordinator that granted it."""
+    patch.setattr("partition_actor.locks.fencing_token", lambda epoch: epoch[1])
 
 
 MUTANTS = [

@@ -27,6 +27,13 @@ FOCUS = {
 }
 """Mutants that need faults which rarely meet in one run, and these faults."""
 
+LOCK_FOCUS = {
+    "lock_granted_without_proof": (("coordinator cut off", "coordinator crash"), 4.0, 0.0),
+    "lock_freed_without_proof": (("coordinator cut off",), 1.0, 0.0),
+    "lease_before_holds_are_known": (("coordinator crash",), 0.8, 0.2),
+}
+"""The same for locks, where nobody is in an exclusive group: the faults, how many a second, and the lost messages."""
+
 
 def conditions(seed: int, mutant: str) -> Conditions:
     drawn = draw(random.Random(seed), tuple(FAULTS))
@@ -36,6 +43,11 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.0
         drawn.any_route = "coordinator cut off" in drawn.faults and seed % 2 == 0
+    if mutant in LOCK_FOCUS:
+        faults, drawn.fault_rate, drawn.loss = LOCK_FOCUS[mutant]
+        drawn.faults, drawn.groups, drawn.locks = frozenset(faults), (("shared", False),), 1
+        drawn.holds, drawn.quick_gcs, drawn.any_route = True, True, False
+        drawn.slow = drawn.duplication = 0.0
     return drawn
 
 
@@ -54,7 +66,7 @@ def test_the_simulation_kills(mutant, monkeypatch):
     assert first_violation(mutant.__name__) is not None
 
 
-@pytest.mark.parametrize("mutant", FOCUS)
+@pytest.mark.parametrize("mutant", [*FOCUS, *LOCK_FOCUS])
 def test_the_code_holds_under_the_faults_that_kill(mutant):
     for seed in range(20):
         run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
@@ -62,4 +74,4 @@ def test_the_code_holds_under_the_faults_that_kill(mutant):
 
 def test_there_are_enough_mutants():
     assert len(MUTANTS) >= 12
-    assert set(FOCUS) <= {mutant.__name__ for mutant in MUTANTS}
+    assert set(FOCUS) | set(LOCK_FOCUS) <= {mutant.__name__ for mutant in MUTANTS}

@@ -45,6 +45,43 @@ def test_without_a_group_the_iterable_comes_back_as_it_is(alone, group):
     alone.watch_group(group, print)
 
 
+def test_a_lock_is_between_the_threads_of_the_process(alone):
+    first, second = alone.lock("l"), PartitionCoordinator("another", actor=None).lock("l")
+    with first:
+        assert first.held
+        assert not second.acquire(blocking=False)
+        taker = threading.Thread(target=second.acquire)
+        taker.start()
+        token = first.fencing_token
+    taker.join(LIMIT)
+    assert second.held
+    assert second.fencing_token > token
+    assert first.break_()
+    assert not second.release()
+    assert not first.break_()
+
+    async def vie():
+        async with alone.lock("l"):
+            assert not await alone.lock("l").aacquire(timeout=0.01)
+            return await second.abreak()
+
+    assert asyncio.run(vie())
+    assert first.acquire(shared=True)
+    assert second.acquire(shared=True)
+    assert first.release()
+    assert second.release()
+
+
+def test_it_leads_every_group(alone):
+    told = []
+    assert alone.is_leader("group")
+    alone.elect("group", told.append)
+    alone.run_watchers()
+    assert [event.group for event in told] == ["group"]
+    assert not alone.stand_down("group")
+    assert alone.is_leader("group")
+
+
 def test_every_method_is_a_no_op(alone, caplog):
     caplog.set_level(logging.INFO)
     events = []

@@ -1,0 +1,195 @@
+"""Try to have a lock held twice on a real cluster, and judge by what was written.
+
+Processes race for one lock. Who gets it appends ``["in", token, time, worker]`` to its own file, works for a moment,
+asks whether the lock is still held, appends ``["out", token, time, worker]`` and releases it. Meanwhile holders are
+killed, stopped and continued, the lock is broken and the coordinator is killed. Afterwards, and from the files alone:
+no two holds overlap, and tokens strictly grow.
+
+    python tests/chaos/locks.py --holds 1000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+
+import partition_actor
+from partition_actor import PartitionCoordinator, Settings, clock
+from partition_actor.errors import CoordinatorUnavailable
+
+LOCK = "ledger"
+SETTINGS = Settings(ttl=2.0, hold=0.4, handoff_timeout=1.0, node_proof_interval=0.4, max_members=100)
+LONGEST_HOLD = 0.01
+STOPPED = 0.2
+"""Seconds after which a hold must have been stopped in its middle: storage would refuse it by its token."""
+PROGRESS_WITHIN = 60.0
+"""Seconds after which a fault must have been overcome."""
+
+
+class Racer:
+    """Takes the lock round and round, and writes down when it held it."""
+
+    def __init__(self, worker_id: str, actor: str, path: str) -> None:
+        self._id = worker_id
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
+        self._coordinator.start()
+        threading.Thread(target=self._race, daemon=True).start()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def _write(self, what: str, token: int, moment: float) -> None:
+        os.write(self._file, (json.dumps([what, token, moment, self._id]) + "\n").encode())
+
+    def _race(self) -> None:
+        dice, lock = random.Random(self._id), self._coordinator.lock(LOCK)
+        while True:
+            with lock:
+                token, start = lock.fencing_token, clock.now()
+                if not lock.held:
+                    continue
+                self._write("in", token, start)
+                time.sleep(dice.uniform(0.0, LONGEST_HOLD))
+                end = clock.now()
+                if end - start < STOPPED and lock.fencing_token == token:
+                    self._write("out", token, end)
+
+
+def read(folder: Path) -> list[tuple[int, float, float, str]]:
+    """``(token, start, end, worker)`` of every hold; one that was cut short ends when it began."""
+    holds: dict[tuple[int, str], list[float]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                _, token, moment, worker = json.loads(line)
+            except ValueError:  # a killed process may leave half a line
+                continue
+            holds.setdefault((token, worker), []).append(moment)
+    return sorted((token, times[0], times[-1], worker) for (token, worker), times in holds.items())
+
+
+def judge(holds: list[tuple[int, float, float, str]]) -> tuple[list[str], list[str]]:
+    """Two holds that overlap, and tokens that do not grow with time."""
+    by_time = sorted(holds, key=lambda hold: hold[1])
+    pairs = list(itertools.pairwise(by_time))
+    overlaps = [f"{before} and {after}" for before, after in pairs if after[1] < before[2]]
+    reversals = [f"{before} and {after}" for before, after in pairs if after[0] <= before[0]]
+    return overlaps, reversals
+
+
+class Race:
+    """The racers, under attack."""
+
+    def __init__(self, folder: Path, seed: int, racers: int) -> None:
+        self.folder = folder
+        self.dice = random.Random(seed)
+        self.name = f"race-{os.getpid()}"
+        self.handle = partition_actor.deploy(self.name, settings=SETTINGS)
+        self.lives = 0
+        self.racers: dict[str, int] = {}
+        self.handles: list[object] = []
+        self.breaker = PartitionCoordinator("breaker", actor=self.name)
+        self.breaker.start()
+        for _ in range(racers):
+            self.add()
+
+    def add(self) -> None:
+        """Start another racer."""
+        self.lives += 1
+        worker_id = f"racer-{self.lives}"
+        options = ray.remote(Racer).options(num_cpus=0, max_concurrency=2)
+        racer = options.remote(worker_id, self.name, str(self.folder / f"{worker_id}.jsonl"))
+        self.racers[worker_id] = ray.get(racer.pid.remote())
+        self.handles.append(racer)
+
+    def holder(self) -> str:
+        """Who had the lock last, if it is still there; else some racer."""
+        last = read(self.folder)[-1:]
+        worker = last[0][3] if last else ""
+        return worker if worker in self.racers else self.dice.choice(sorted(self.racers))
+
+    def kill(self) -> None:
+        """kill -9 the holder, and start another process."""
+        os.kill(self.racers.pop(self.holder()), signal.SIGKILL)
+        self.add()
+
+    def stop(self) -> None:
+        """SIGSTOP the holder for less or for more than its lease."""
+        pid = self.racers[self.holder()]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(self.dice.choice([0.2, 1.5]) * SETTINGS.ttl)
+        os.kill(pid, signal.SIGCONT)
+
+    def break_(self) -> None:
+        """Break the lock, whoever has it."""
+        with contextlib.suppress(CoordinatorUnavailable):  # its holder is stopped, and has still to hear of it
+            self.breaker.lock(LOCK).break_()
+
+    def coordinator(self) -> None:
+        """kill -9 the coordinator; Ray restarts it with nothing."""
+        with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is dead already
+            os.kill(ray.get(self.handle.status.remote())["pid"], signal.SIGKILL)
+
+    def settle(self) -> int:
+        """Wait until the lock has been taken again; how often it has been taken by then."""
+        before, until = len(read(self.folder)), time.monotonic() + PROGRESS_WITHIN
+        while (now := len(read(self.folder))) < before + 3:
+            if time.monotonic() > until:
+                raise SystemExit(f"nobody took the lock for {PROGRESS_WITHIN} s")
+            time.sleep(0.05)
+        return now
+
+    def run(self, holds: int) -> dict[str, int]:
+        """One fault after another, most of them kills, each overcome before the next."""
+        faults = [self.kill, self.kill, self.kill, self.kill, self.stop, self.break_, self.break_, self.coordinator]
+        done: dict[str, int] = {}
+        plan: list[int] = []
+        while self.settle() < holds or sum(done.values()) < len(faults):
+            plan = plan or self.dice.sample(range(len(faults)), len(faults))
+            fault = faults[plan.pop()]
+            fault()
+            done[fault.__name__] = done.get(fault.__name__, 0) + 1
+            print(f"{len(read(self.folder)):6} holds, {fault.__name__}", flush=True)
+        return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--holds", type=int, default=1000)
+    parser.add_argument("--racers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            race = Race(Path(folder), options.seed, options.racers)
+            faults = race.run(options.holds)
+            holds = read(Path(folder))
+    finally:
+        ray.shutdown()
+    overlaps, reversals = judge(holds)
+    print(f"faults: {faults}")
+    print(f"holds: {len(holds)}, overlaps: {len(overlaps)}, reversals: {len(reversals)}")
+    for line in (overlaps + reversals)[:10]:
+        print("  " + line)
+    return 1 if overlaps or reversals else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
