@@ -123,7 +123,7 @@ class Notifier:
         if self._lapse is not None:
             self._lapse.cancel()
         now = clock.now()
-        ends = {group: end for group in self._partitions if self._watched(group) and (end := self._ends(group))}
+        ends = {group: end for group in list(self._partitions) if self._watched(group) and (end := self._ends(group))}
         for group, end in ends.items():
             if end > now and group in self._lapsed:
                 self._lapsed.discard(group)
@@ -134,7 +134,7 @@ class Notifier:
 
     def _on_lapse(self) -> None:
         now = clock.now()
-        for group in self._partitions:
+        for group in list(self._partitions):
             end = self._ends(group)
             if end is not None and end <= now:
                 self._lapsed.add(group)

@@ -124,10 +124,10 @@ class Follower:
             connection.forget_failure()
         connection.send_now()
         connection.wait(
-            lambda: standing.view is not None or standing.unknown or isinstance(connection.failure, GroupFull)
+            lambda: self.routes.epoch is not None or standing.unknown or isinstance(connection.failure, GroupFull)
         )
-        if isinstance(connection.failure, GroupFull) and standing.view is None:
-            failure = connection.failure
+        failure = connection.failure
+        if isinstance(failure, GroupFull) and standing.view is None:
             self.stop()
             raise failure
 

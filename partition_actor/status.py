@@ -62,5 +62,6 @@ def _group(membership: Membership, group: Group, now: float) -> dict[str, Any]:
             }
             for (member, session), seat in sorted(group.seats.items())
         ],
+        "watchers": len(list(membership.watchers.of(group.name))),
         "waiting": sorted(member for member, _ in group.joiners),
     }

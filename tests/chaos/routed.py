@@ -228,7 +228,7 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
             others = [other for other, its_end in until.items() if other != worker and its_end > start]
             if others:
                 overlaps.append(f"{call} of {key} at {worker} from {start} to {end}, and at {others}")
-            if token < highest:
+            if token and token < highest:  # 0: the worker had lost the key since the call began, and cannot write
                 reversals.append(f"{call} of {key} at {worker}: token {token} after {highest}")
             highest = max(highest, token)
             until[worker] = max(end, until.get(worker, end))

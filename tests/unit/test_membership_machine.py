@@ -32,6 +32,16 @@ class Calls(RuleBasedStateMachine):
                 self.world.member(name, group="g" if exclusive else "h", exclusive=exclusive, weight=weight)
             )
 
+    @rule(group=GROUPS)
+    def a_watcher_starts(self, group):
+        if len(self.members) < 6:
+            self.members.append(self.world.watcher("w", group=group))
+
+    @precondition(lambda self: self.members)
+    @rule(which=SESSIONS, group=GROUPS)
+    def watch(self, which, group):
+        self.members[which % len(self.members)].ownership.watch(group)
+
     @precondition(lambda self: self.members)
     @rule(which=SESSIONS, beats=st.integers(1, 3), adopts=st.booleans())
     def beat(self, which, beats, adopts):
@@ -104,6 +114,8 @@ class Calls(RuleBasedStateMachine):
                 assert group.seats[member, session].weight == weight
             for key in group.seats:
                 assert set(group.waits_for(key)) <= {other for other, _ in group.seats}
+            assert not any(member == "w" for member, _ in group.seats.keys() | group.joiners.keys())
+            assert set(membership.watchers.of(name)) <= membership.sessions.keys()
         for key in membership.sessions:
             assert key in membership._leases or key in membership._overdue
         assert membership.deadline() <= membership._last_tick + PLAIN.hold / 2
