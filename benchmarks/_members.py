@@ -135,7 +135,7 @@ class Host:
         while True:
             request = member.request(clock.now())
             try:
-                reply = await self._coordinator.sync.remote(request, None)
+                reply = await self._coordinator.sync.remote(request)
             except RayError as error:
                 self._tally.errors.append(str(error).strip().rpartition("\n")[2])
                 await asyncio.sleep(RETRY_AFTER)
@@ -243,7 +243,7 @@ class Guest:
         """When it asked to join, the counter of its first epoch, and the bytes of that view but for who lags in it."""
         start = clock.now()
         while True:
-            reply = ray.get(self._coordinator.sync.remote(self._member.request(clock.now()), None), timeout=LIMIT)
+            reply = ray.get(self._coordinator.sync.remote(self._member.request(clock.now())), timeout=LIMIT)
             self._member.take(reply, clock.now(), Tally())
             if self._member.size:
                 view = {**reply["groups"][self._group]["view"], "laggards": [], "rings": []}

@@ -32,6 +32,7 @@ from partition_actor.protocol import PROTOCOL, Epoch, SessionKey, check_protocol
 from partition_actor.settings import Settings
 from partition_actor.status import status_of
 from partition_actor.views import View
+from partition_actor.waiting import Turns, wake
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class PartitionActor(LockCalls):
             self._failure, self._settings = error, Settings()
         self._membership: Membership | None = None
         self._waiters: dict[SessionKey, asyncio.Future[None]] = {}
+        self._turns = Turns()
         self._unsettled: dict[str, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -160,7 +162,7 @@ class PartitionActor(LockCalls):
             self._watch.watch(key, Life(*watch))  # a new process has its former one's place by now
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:
-            _wake(overtaken)
+            wake(overtaken)
         if not membership.is_calm:
             self._settle()
         seq = request["seq"]
@@ -312,9 +314,9 @@ class PartitionActor(LockCalls):
                 self._handles.forget(key)
             waiter = self._waiters.get(key)
             if waiter is not None and membership.has_news(key):
-                _wake(waiter)
+                wake(waiter)
         for group in [name for name in self._unsettled if membership.settled(name)]:
-            _wake(self._unsettled.pop(group))
+            wake(self._unsettled.pop(group))
         due = membership.deadline()
         if due < self._timer_at:
             self._arm(due)
@@ -330,11 +332,8 @@ class PartitionActor(LockCalls):
         self._settle()
 
     async def _hold(self, key: SessionKey, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = self._waiters[key] = loop.create_future()
-        due = loop.call_later(seconds, _wake, waiter)
+        waiter = self._waiters[key] = self._turns.waiter(seconds)
         await waiter
-        due.cancel()
         if self._waiters.get(key) is waiter:
             del self._waiters[key]
 
@@ -387,8 +386,3 @@ class PartitionActor(LockCalls):
         finally:
             self._proving = None
         await asyncio.sleep(self._settings.node_proof_interval)
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

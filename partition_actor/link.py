@@ -127,7 +127,7 @@ class Link:
             forgotten = not request["leased"]  # or it may have been, and its watch with it
             known = self._watched_by == self._ownership.incarnation and not forgotten
             watch = self._watch if joining or not known else None
-        reference = self._handle.sync.remote(request, watch)
+        reference = self._handle.sync.remote(request, *([watch] if watch else []))  # each argument costs
         reply = await self._reply_or_wake(reference)
         if reply is None:
             return True
