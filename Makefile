@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate bench chaos clean
+.PHONY: help run pipelines test check simulate bench chaos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## the main job on an embedded local Ray: agents share out real resources, one is killed
 	$(BIN)/python jobs/poll.py --config jobs/poll.yaml --kill 1
+
+pipelines: $(STAMP) ## pipelines split across agents, over 200,000 samples of this machine; one is killed, one stopped, and compared
+	rm -rf out/pipelines
+	test -d out/recorded || $(BIN)/python jobs/record.py --out out/recorded --samples 200000
+	$(BIN)/python jobs/pipelines.py --kill 1 --stop 1 --compare
 
 test: $(STAMP) ## every test that CI runs
 	$(BIN)/python -m pytest

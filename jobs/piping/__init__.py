@@ -14,5 +14,10 @@
     checkpoints.py   what a pipeline's owner remembers; database.py: SQLite between processes that get killed
     publishers.py    where samples go
     shard.py         a pipeline at its owner: takes batches, publishes, remembers
-    worker.py        what an agent does, without Ray
+    worker.py        what an agent does, without Ray; lone.py: one that does it all
+    agent.py         the Ray actor: a worker among others, and the way to them
+    fleet.py         the agents from the driver's side: start, look, kill, stop, replace
+    run.py           a job with several agents
+    report.py        what it came to, out of its checkpoints and its published files
+    display.py       the progress bar and the summary
 """

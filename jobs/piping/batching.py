@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-# What sending may add to the work, as a fraction of it. Less would cost latency and win next to nothing.
-_OVERHEAD = 0.1
-# Seconds of work in one batch at the most: so long the owner does nothing else, and so much is repeated after a crash.
-_WORK = 0.5
+# Seconds of work in a batch. A call and a commit cost some milliseconds, whatever is in them: next to this that is
+# little. More would win little, and so long the batch's owner does nothing else, and so much is repeated after a crash.
+_WORK = 0.05
 _FEWEST, _MOST = 50, 20_000
-# How much the newest measurement counts: a batch that met a busy machine should not decide alone.
+# How much the newest measurement counts: one odd batch should not decide alone.
 _NEWEST = 0.3
 
 
 class BatchSize:
-    """The size of a pipeline's batches.
-
-    A batch costs a fixed time (the call, the commit) and a time for each sample. The size is the one at which the first
-    is a tenth of the second, unless the batch would be too much work to do in one go.
-    """
+    """The size of a pipeline's batches: as many samples as its owner works on for 50 ms."""
 
     def __init__(self) -> None:
         self.samples = 500
-        self._fixed: float | None = None  # seconds
         self._each: float | None = None  # seconds
 
-    def learn(self, samples: int, work: float, elapsed: float) -> None:
+    def learn(self, samples: int, work: float) -> None:
         """Takes a batch in.
 
         Args:
             samples: how many were in it that were new; one without any teaches nothing.
-            work: seconds that cost by the sample.
-            elapsed: seconds from sending to the receipt.
+            work: the CPU time, in seconds, that its owner spent on it.
         """
         if samples < 1 or work <= 0:
             return
-        self._fixed = _blend(self._fixed, max(elapsed - work, 0.0))
-        self._each = _blend(self._each, work / samples)
-        wanted = min(self._fixed / _OVERHEAD, _WORK) / self._each
-        self.samples = round(min(max(wanted, _FEWEST), _MOST))
-
-
-def _blend(known: float | None, new: float) -> float:
-    return new if known is None else known + _NEWEST * (new - known)
+        each = work / samples
+        self._each = each if self._each is None else self._each + _NEWEST * (each - self._each)
+        self.samples = round(min(max(_WORK / self._each, _FEWEST), _MOST))

@@ -7,6 +7,7 @@ samples in their order and without gaps, whoever its owner is meanwhile.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -25,6 +26,8 @@ Deliver = Callable[[str, Batch], Awaitable[Receipt]]
 
 # Samples of an input, over all shards, that wait or are under way: no more are read before some are published.
 _MOST_PENDING = 20_000
+# Seconds that a sample waits for its batch to be filled.
+_OLDEST = 2.0
 # Seconds between looks at whether a followed file has grown.
 _LOOK = 0.1
 
@@ -103,7 +106,7 @@ class Feed:
         try:
             at_end = False
             while not (at_end and not self._follow and self._all_published()):
-                if self._pending < _MOST_PENDING:
+                if not self._is_full:
                     at_end = not self._read_on()
                 self._send(at_end)
                 await self._wait(at_end)
@@ -143,9 +146,13 @@ class Feed:
         return self._streams[shard]
 
     def _send(self, at_end: bool) -> None:
-        hurry = at_end or self._pending >= _MOST_PENDING
-        for stream in self._streams.values():
-            if stream.call is None and stream.waiting and (hurry or len(stream.waiting) >= stream.size.samples):
+        idle = [stream for stream in self._streams.values() if stream.call is None and stream.waiting]
+        too_old = time.time() - _OLDEST
+        # When no more may be read, those go that make most room.
+        many = max((len(stream.waiting) for stream in idle), default=0) / 2 if self._is_full else math.inf
+        for stream in idle:
+            enough = len(stream.waiting) >= min(stream.size.samples, many)
+            if enough or stream.read_at <= too_old or (at_end and not self._follow):
                 stream.call = asyncio.create_task(self._deliver_next(stream))
 
     async def _deliver_next(self, stream: _Stream, ended: bool = False) -> None:
@@ -153,18 +160,16 @@ class Feed:
         samples, stream.waiting = stream.waiting[:most], stream.waiting[most:]
         end = stream.waiting[0][0] if stream.waiting else self._end.position
         stream.first_under_way = samples[0][0] if samples else None
-        read_at, stream.read_at = stream.read_at, time.time()
-        batch = Batch(self.name, stream.begin, end, ended, read_at or time.time(), samples)
-        began = time.perf_counter()
+        batch = Batch(self.name, stream.begin, end, ended, stream.read_at or time.time(), samples)
         receipt = await self._deliver(stream.shard, batch)
-        stream.size.learn(receipt.samples, receipt.work, time.perf_counter() - began)
+        stream.size.learn(receipt.samples, receipt.work)
         stream.begin, stream.first_under_way = end, None
         self._pending -= len(samples)
 
     async def _wait(self, at_end: bool) -> None:
         """Until something may be done: at once when there is more to read."""
         calls = [stream.call for stream in self._streams.values() if stream.call is not None]
-        if not at_end and self._pending < _MOST_PENDING:
+        if not at_end and not self._is_full:
             await asyncio.sleep(0)
         elif calls:
             limit = _LOOK if self._follow else None
@@ -175,6 +180,10 @@ class Feed:
             if stream.call is not None and stream.call.done():
                 call, stream.call = stream.call, None
                 call.result()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._pending >= _MOST_PENDING
 
     def _all_published(self) -> bool:
         return all(stream.first is None and stream.call is None for stream in self._streams.values())

@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import pyarrow as pa
+import pyarrow.parquet
+import pydantic_core
+
 from piping import definitions
 from piping.samples import Sample, to_line, to_record
 
@@ -80,9 +84,6 @@ class ParquetParts:
         self._parts = 0
 
     async def publish(self, samples: Sequence[Sample]) -> None:
-        import pyarrow as pa  # not for pipelines that do not need it: it takes half a second
-        import pyarrow.parquet
-
         columns = {
             "id": [sample.id for sample in samples],
             "name": [sample.name for sample in samples],
@@ -154,10 +155,8 @@ def read_published(directory: Path) -> Iterator[tuple[str, list[dict[str, Any]]]
     for file in sorted(directory.glob("*/[!.]*")):
         if file.suffix == ".jsonl":
             whole = file.read_bytes().rpartition(b"\n")[0]
-            yield file.parent.name, [json.loads(line) for line in whole.splitlines()]
+            yield file.parent.name, [pydantic_core.from_json(line) for line in whole.split(b"\n") if line]
         elif file.suffix == ".parquet":
-            import pyarrow.parquet
-
             rows = pyarrow.parquet.read_table(file).to_pylist()
             yield file.parent.name, [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
 

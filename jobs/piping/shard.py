@@ -37,7 +37,7 @@ class Receipt(NamedTuple):
 
     end: int  # all that the shard takes of the input before it, in bytes, is published
     samples: int  # of these, new
-    work: float  # seconds for what costs by the sample: to transform and to publish
+    work: float  # seconds of CPU time that the owner spent on it
 
 
 class LostSamples(Exception):
@@ -108,7 +108,7 @@ class Shard:
         reached, ended = claim.watermarks.get(batch.input, Watermark())
         if batch.begin > reached and self._acknowledged(batch.input) < batch.begin:
             raise LostSamples(f"{self.key}: {batch.input} is published up to {reached}, and comes from {batch.begin}")
-        began = time.perf_counter()
+        began = time.thread_time()
         new = [sample for position, sample in batch.samples if position >= reached]
         repeats = len(batch.samples) - len(new)
         flush = batch.ended and not (ended and reached >= batch.end)
@@ -118,12 +118,11 @@ class Shard:
                 for path, samples in self._pipeline.flush(batch.input, claim.memory).items():
                     out.setdefault(path, []).extend(samples)
             await self._publish(out)
-            work = time.perf_counter() - began
             mark, done = Watermark(max(batch.end, reached), flush), Done(len(new), repeats, time.time() - batch.read_at)
             await unlocked(lambda: self._checkpoints.commit(claim, batch.input, mark, done))
-            return Receipt(mark.position, len(new), work)
+            return Receipt(mark.position, len(new), time.thread_time() - began)
         await unlocked(lambda: self._checkpoints.count(claim, Done(0, repeats, 0.0)))
-        return Receipt(reached, 0, time.perf_counter() - began)
+        return Receipt(reached, 0, time.thread_time() - began)
 
     async def _publish(self, out: Published) -> None:
         for path, samples in out.items():

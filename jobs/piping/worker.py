@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _LOOK = 0.1
 _AGAIN = 0.02
 # Seconds between looks into a followed directory.
 _LIST = 1.0
+# Objects that may come before garbage is looked for: some thousand samples.
+_GARBAGE = 50_000
 # Inputs that are read at a time; with --follow all are.
 _AT_ONCE = 8
 
@@ -112,6 +115,7 @@ class Worker:
         self._pipelines = make_pipelines(job.config)
         self._sizes = {name: BatchSize() for name in self._pipelines}
         self._offsets = job.offsets()
+        self._checkpoints: list[Checkpoints] = []
         self._shards = {key: shard for p in self._pipelines.values() for key, shard in self._shards_of(p)}
         self._feeds: dict[str, asyncio.Task[None]] = {}
         self._names: list[str] = []
@@ -129,6 +133,9 @@ class Worker:
         Raises:
             PublishError, LostSamples, OSError, sqlite3.Error: and stops then.
         """
+        # What is there now stays, and need not be looked through whenever some thousand samples have come and gone.
+        gc.freeze()
+        gc.set_threshold(_GARBAGE)
         try:
             while not self._stopping.is_set():
                 if not await self._look():
@@ -142,10 +149,17 @@ class Worker:
             for feed in self._feeds.values():
                 feed.cancel()
             await asyncio.gather(*self._feeds.values(), return_exceptions=True)
+            await self.let_go(list(self._shards))
 
     def stop(self) -> None:
         """Lets `run` return soon."""
         self._stopping.set()
+
+    def close(self) -> None:
+        """Closes the databases."""
+        self._offsets.close()
+        for checkpoints in self._checkpoints:
+            checkpoints.close()
 
     async def take(self, shard: str, batch: Batch) -> Receipt:
         """Runs a batch through a shard that is this agent's.
@@ -211,6 +225,7 @@ class Worker:
 
     def _shards_of(self, pipeline: Pipeline) -> list[tuple[str, Shard]]:
         checkpoints = self._job.checkpoints(pipeline.name)
+        self._checkpoints.append(checkpoints)
         return [
             (key, Shard(key, pipeline, checkpoints, self._job.published, lambda name: self._offsets.get(name).position))
             for key in pipeline.keys

@@ -1,0 +1,122 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pipelines
+import pytest
+import town
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "piping.run", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "piping.agent", None)
+
+
+@pytest.fixture
+def recorded(tmp_path, line):
+    (tmp_path / "p.yaml").write_text(town.PIPELINES)
+    town.write_inputs(tmp_path / "in", line, moments=12)
+    return ["--config", "p.yaml", "--input", "in", "--out", "out"]
+
+
+def refused(capsys, *arguments):
+    assert pipelines.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines
+    assert all(line.startswith("pipelines.py: ") for line in lines)
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "gone.yaml"], "gone.yaml: No such file or directory"),
+        (["--input", "gone"], "--input gone: no such file or directory; jobs/record.py records"),
+        (["--input", "."], "--input .: expected *.jsonl in it"),
+        (["--agents", "0"], "--agents 0: "),
+        (["--agents", "many"], "argument --agents: invalid int value: 'many'"),
+        (["--kill", "4"], "one must be left in peace"),
+        (["--lease", "nan"], "--lease nan: "),
+        (["--follow", "--compare"], "--compare: what is followed has no end"),
+        (["--agent", "3"], "unrecognized arguments"),
+        (["--address", "nowhere"], "--address nowhere: expected auto, local or host:port"),
+    ],
+)
+def test_bad_input_is_said_with_status_2_and_nothing_is_started(capsys, tmp_path, arguments, said):
+    assert said in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_problem_of_a_yaml_file_is_a_line(capsys, tmp_path):
+    Path("p.yaml").write_text("agents: 0\nsources: 3\nsinks: []\n")
+    said = refused(capsys, "--config", "p.yaml")
+    assert [line.split(":")[2] for line in said.splitlines()] == ["1", "2", "3"]
+
+
+def test_one_agent_runs_without_ray_and_can_be_compared(capsys, recorded, tmp_path):
+    assert pipelines.main([*recorded, "--agents", "1", "--compare"]) == 0
+    printed = capsys.readouterr().out
+    assert "compared    equal: the same " in printed
+    assert "corrupt     3 lines, set aside in " in printed
+    aside = [json.loads(line) for line in (tmp_path / "out" / "corrupt.jsonl").open()]
+    assert aside[0] == {
+        "at": f"{tmp_path}/in/0.jsonl:67",
+        "reason": "Invalid JSON: key must be a string at line 1 column 2",
+        "line": "{corrupt",
+    }
+    assert pipelines.main([*recorded, "--agents", "1"]) == 0
+    assert "samples     0 in " in capsys.readouterr().out, "nothing is left to do"
+
+
+def test_other_pipelines_need_another_directory(capsys, recorded):
+    assert pipelines.main([*recorded, "--agents", "1"]) == 0
+    capsys.readouterr()
+    Path("p.yaml").write_text(town.PIPELINES.replace("size: 7", "size: 8"))
+    assert "--out out: was made with other pipelines" in refused(capsys, *recorded, "--agents", "1")
+
+
+def test_two_runs_do_not_share_a_directory(capsys, recorded):
+    with pipelines._only_run_in(Path("out").absolute()):
+        assert "another run is at work in it" in refused(capsys, *recorded, "--agents", "1")
+
+
+def test_an_out_that_is_a_file_is_refused(capsys, recorded):
+    Path("out").write_text("")
+    assert "out: File exists" in refused(capsys, *recorded)
+
+
+def test_a_publisher_that_fails_is_one_line_and_status_1(capsys, recorded):
+    Path("out").mkdir()
+    Path("out/published").write_text("")
+    assert pipelines.main([*recorded, "--agents", "1"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "out/published/" in said
+    assert "Not a directory" in said
+
+
+def test_a_follower_ends_well_when_it_is_told_to(recorded, tmp_path):
+    program = Path(pipelines.__file__)
+    with subprocess.Popen(
+        [sys.executable, program, *recorded, "--agents", "1", "--follow"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as run:
+        deadline = time.monotonic() + 60
+        while not list(Path("out").glob("published/cpu:archive/*.parquet")):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(run.pid, signal.SIGTERM)
+        printed = run.stdout.read()
+        assert run.wait(60) == 0
+    assert "published   " in printed
