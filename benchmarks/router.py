@@ -115,7 +115,7 @@ def measure(router: Router, rounds: int, calls: int) -> dict[str, dict[str, list
 
 def main() -> None:
     options = arguments(__doc__)
-    rounds, calls = (9, 200) if options.quick else (61, 1000)
+    rounds, calls = (9, 200) if options.quick else (31, 1000)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     partition_actor.deploy(NAME)
     workers: list[Any] = [ray.remote(Worker).options(num_cpus=0).remote(number) for number in range(WORKERS)]

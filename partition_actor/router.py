@@ -166,9 +166,11 @@ class Router:
         """The result of a `call`, which is sent again, as the class says, when it was refused or its owner died.
 
         What is repeated after an owner's death are the latest 10,000 calls of `repeatable` methods. `timeout` is in
-        seconds, over all tries. Raises what the method raises, ``ray.exceptions.GetTimeoutError``, and the errors that
-        the class describes.
+        seconds, over all tries. Raises what the method raises, ``ray.exceptions.GetTimeoutError``, ``InvalidArgument``,
+        and the errors that the class describes.
         """
+        if not isinstance(reference, ray.ObjectRef):
+            arguments.refuse("reference", reference, "what `call` has returned")
         until = None if timeout is None else time.monotonic() + timeout
         known = self._remembered.pop(reference.binary(), None)
         try:

@@ -78,6 +78,21 @@ class AsyncWorker(Worker):
         return self.my_id
 
 
+class Peer(AsyncWorker):
+    """A member that calls the others, and does itself what is its own."""
+
+    async def ask_all(self, keys):
+        async with Router(self.group, *self.where) as router:
+            mine = [key for key in keys if router.owner(key) == self.my_id]
+            others = [key for key in keys if key not in mine]
+            theirs = await asyncio.gather(*(router.acall(key, "who", key) for key in others))
+            return {**dict.fromkeys(mine, self.my_id), **dict(zip(others, theirs, strict=True))}
+
+    def __init__(self, name, namespace, my_id, group):
+        super().__init__(name, namespace, my_id, group)
+        self.where = (name, namespace)
+
+
 class Team:
     """Workers in a group, and routers to them."""
 
@@ -142,6 +157,25 @@ def test_acall_reaches_the_owner_from_any_loop(team):
 
     one, other = asyncio.run(many())
     assert one == other == [router.owner(key) for key in KEYS]
+
+
+def test_members_call_each_other(team):
+    router = team.add("a", "b", cls=Peer).router()
+    answers = ray.get([worker.ask_all.remote(KEYS) for worker in team.workers.values()], timeout=LIMIT)
+    assert answers == [{key: router.owner(key) for key in KEYS}] * 2
+
+
+def task_that_calls(name, namespace, group, key):
+    """A Ray task, no member, that calls the owner of a key."""
+    with Router(group, name, namespace) as router:
+        return router.get(router.call(key, "who", key))[0]
+
+
+def test_a_task_calls_the_owner(team):
+    router = team.add("a", "b").router()
+    where = (team.deployment.name, team.deployment.namespace)
+    task = ray.remote(task_that_calls).options(num_cpus=0)
+    assert ray.get(task.remote(*where, team.group, KEYS[0]), timeout=LIMIT) == router.owner(KEYS[0])
 
 
 def test_map_sends_one_call_an_owner(team):
@@ -529,6 +563,18 @@ def test_an_unknown_method_is_named(team, method):
         router.call("key", method)
     with pytest.raises(errors.InvalidArgument, match="method"):
         asyncio.run(router.acall("key", method))
+
+
+def test_get_takes_a_reference_and_a_time(team, tmp_path):
+    gate = str(tmp_path / "gate")
+    router = team.add("a").router(repeatable=["gated"])
+    with pytest.raises(errors.InvalidArgument, match="reference"):
+        router.get([router.call("key", "who", "key")])
+    reference = router.call("key", "gated", "key", gate)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        router.get(reference, timeout=0.1)
+    open(gate, "w").close()
+    assert router.get(reference, timeout=LIMIT) == "a"
 
 
 @pytest.mark.parametrize(("name", "value"), [("in_flight", 0), ("chunk", "x"), ("items", "text"), ("items", 3)])
