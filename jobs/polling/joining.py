@@ -65,7 +65,7 @@ def join(address: str) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has a bare one for processes of its own that did not come up in time
         raise InputError(f"--address {address}: cannot join Ray: {' '.join(str(error).split())}") from None
 
 
