@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import random
 import signal
 import statistics
 import time
@@ -109,6 +110,7 @@ class Failovers:
     """Our group; ``expired`` counts live members that were taken for dead, ``cores`` is what the idle workers use."""
 
     def __init__(self, plan: Plan) -> None:
+        self._chance = random.Random(0)
         self._members = {f"worker-{number}": start(Worker, number) for number in range(plan.workers)}
         self._pids = dict(zip(self._members, poll(list(self._members.values()), "pid"), strict=True))
         wait_until_all_know(list(self._members.values()), plan.workers)
@@ -126,6 +128,7 @@ class Failovers:
     def _kill(self, workers: int, round_: int) -> float:
         """Seconds from a kill until the last survivor had heard of it; another worker takes the victim's place."""
         wait_until_all_know(list(self._members.values()), workers)
+        time.sleep(self._chance.uniform(0.5, 1.5))  # for Ray to be done with the last start; then at any moment
         victim, successor = f"worker-{round_}", f"worker-{workers + round_}"
         del self._members[victim]
         killed_at = clock.now()
