@@ -47,6 +47,8 @@ class Group:
         self.joiners: dict[SessionKey, Seat] = {}
         """While recovering: those who wait to be admitted."""
         self.desired: dict[str, tuple[int, str]] = {}
+        self._displaced: set[SessionKey] = set()
+        """Sessions whose id another has taken, before they had a view perhaps: they do not take it back."""
         self.occupants: dict[str, str] = {}
         """Who has the place of each id in the published epoch."""
         self.dirty_since: float | None = None
@@ -71,7 +73,9 @@ class Group:
             return
         self.desired[member] = (seat.weight, session)
         self._touch(now)
+        self._displaced.discard(key)
         if before is not None and before[1] != session:
+            self._displaced.add((member, before[1]))
             self._lose_place((member, before[1]))
 
     def give_up_place(self, key: SessionKey, now: float) -> None:
@@ -97,6 +101,7 @@ class Group:
     def drop_seat(self, key: SessionKey, now: float) -> None:
         """The session has left, its lease has ended or its process is dead: it holds nothing any more."""
         self.joiners.pop(key, None)
+        self._displaced.discard(key)
         if self.has_place(key):
             del self.desired[key[0]]
             self._touch(now)
@@ -292,7 +297,7 @@ class Group:
         throw a live one out; for the same reason no session that has ended (`late`) takes an id over.
         """
         if self.holder_of(key[0]) is not None:
-            if report.have is not None or late:
+            if report.have is not None or late or key in self._displaced:
                 standing.state = {"state": "superseded"}
                 return
             if not report.met:

@@ -1,7 +1,9 @@
 """What becomes of a member that an operator has forgotten or drained while it lives."""
 
 import pytest
-from machines import KEYS, World, beat
+from machines import KEYS, PLAIN, World, beat
+
+from partition_actor.settings import Settings
 
 
 def shared(world, *members):
@@ -63,3 +65,17 @@ def test_a_drained_member_stays_out(exclusive, held):
         beat(a, b)
     assert b.state == "out"
     assert sorted(a.works_on) == sorted(KEYS)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_two_processes_that_start_under_one_id_do_not_take_it_from_each_other_for_ever(exclusive):
+    world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0}))
+    other = world.member("b", exclusive=exclusive)
+    other.beat()  # from now on the next epoch waits for its window, and every reply comes before it
+    first, second = world.member("a", exclusive=exclusive), world.member("a", exclusive=exclusive)
+    for _ in range(8):
+        first.beat(1)
+        second.beat(1)
+        world.wait(0.3)
+    assert (first.state, second.state) == ("superseded", "member")
+    assert world.membership.find("g").members == {"a": 1, "b": 1}
