@@ -23,6 +23,7 @@ from partition_actor import arguments, clock
 from partition_actor.deathwatch import DeathWatch, Life, alive_nodes, own_handle
 from partition_actor.errors import PartitionError
 from partition_actor.group import Group
+from partition_actor.group_calls import GroupCalls
 from partition_actor.handles import Handles
 from partition_actor.lineage import was_first, was_restarted
 from partition_actor.lock_calls import LockCalls
@@ -40,7 +41,7 @@ REMEMBERED = 1000
 """How many sessions of dead processes are remembered, so that a late request of theirs brings none of them back."""
 
 
-class PartitionActor(LockCalls):
+class PartitionActor(LockCalls, GroupCalls):
     """Who is alive, and which keys are whose. Deploy it with ``partition_actor.deploy()``."""
 
     def __init__(self, name: str | None = None, settings: dict[str, Any] | None = None) -> None:

@@ -126,7 +126,7 @@ class Connection:
 
     def is_out(self, group: str) -> bool:
         """Whether it is no member of a group and does not wait to be one."""
-        return self.state(group) in (None, "out", "superseded", "conflict")
+        return self.state(group) not in ("joining", "member")
 
     @property
     def patience(self) -> float:

@@ -93,6 +93,8 @@ class Expiry(ABC):
         """Before that moment, `tick` found when it last ran, it has nothing to do but what calls bring."""
         self.stalled = 0.0
         self._next_sweep = now
+        self.kept: set[str] = set()
+        """Groups that somebody made for good: they are not forgotten for being empty."""
         self._news: set[SessionKey] = set()
         self.locks = LockTable(self._news)
         self._dirty: dict[str, Group] = {}
@@ -269,5 +271,5 @@ class Expiry(ABC):
             self._ended.popitem(last=False)
         for name, group in list(self.groups.items()):
             unused = not (group.seats or group.joiners or group.recovering or group.dirty_since is not None)
-            if unused and group.empty_since is not None and now > group.empty_since + keep:
+            if unused and name not in self.kept and group.empty_since is not None and now > group.empty_since + keep:
                 del self.groups[name]

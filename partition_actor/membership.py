@@ -133,6 +133,26 @@ class Membership(Sessions):
                 session.standings[group].again = True
         self.tick(now)
 
+    def make_group(self, now: float, group: str) -> bool:
+        """Make a group that is there without members, until it is deleted; False when there is one already."""
+        self.tick(now)
+        made = group not in self.groups
+        if made:
+            self._open(group, False, now)
+        self.kept.add(group)
+        return made
+
+    def delete_group(self, now: float, group: str) -> bool:
+        """Forget a group; False when it has members. Raises ``GroupNotFound``."""
+        self.tick(now)
+        found = self.find(group)
+        if found.seats or found.joiners or found.desired:
+            return False
+        del self.groups[group]
+        self._dirty.pop(group, None)
+        self.kept.discard(group)
+        return True
+
     def break_lock(self, now: float, name: str) -> int:
         """Take a lock from whoever holds it; returns how many did. It is free when they know, or lose their lease."""
         broken = self.locks.break_(now, name)

@@ -19,7 +19,7 @@ from partition_actor.protocol import PROTOCOL, WHOLE, Epoch, Want, check_same_mo
 from partition_actor.settings import Settings
 from partition_actor.views import View
 
-State = Literal["joining", "member", "out", "superseded", "conflict", "watching"]
+State = Literal["joining", "member", "out", "superseded", "conflict", "missing", "taken", "watching"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class Standing:
     metadata: Any
     exclusive: bool | None
     since: int
+    polite: bool = False
+    told: int = 0
+    """The `seq` of the first request that says the metadata; 0 for that of the join."""
     want: Want = "in"
     state: State = "joining"
     acked: Epoch | None = None
@@ -101,19 +104,28 @@ class Ownership:
 
     # -- what the user wants ------------------------------------------------------------------------------------
 
-    def join(self, group: str, weight: int = 1, metadata: Any = None, exclusive: bool | None = None) -> None:
-        """Want to be a member, from the next request on; for one that is, take over the weight.
+    def join(
+        self,
+        group: str,
+        weight: int = 1,
+        metadata: Any = None,
+        exclusive: bool | None = None,
+        polite: bool = False,
+    ) -> None:
+        """Want to be a member, from the next request on; for one that is, take over the weight and the metadata.
 
-        Raises ``GroupModeConflict`` when the group is known to be of the other mode; what is held stays as it is.
+        `polite`: only if the group exists and nobody else has this id there. Raises ``GroupModeConflict`` when the
+        group is known to be of the other mode; what is held stays as it is.
         """
         held = self.groups.get(group)
         if held is not None and held.state in ("joining", "member") and None not in (exclusive, held.exclusive):
             check_same_mode(group, bool(held.exclusive), exclusive)
-        if held is None or held.state in ("out", "conflict", "watching"):
-            self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1)
+        if held is None or held.state in ("out", "conflict", "missing", "taken", "watching"):
+            self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1, polite=polite)
             return
         held.weight = weight
-        held.metadata = held.metadata if metadata is None else metadata
+        if metadata is not None and metadata != held.metadata:
+            held.metadata, held.told = metadata, self._seq + 1
         held.exclusive = held.exclusive if exclusive is None else exclusive
         if held.want == "out":
             held.want, held.since = "in", self._seq + 1
@@ -187,10 +199,12 @@ class Ownership:
             "rev": WHOLE if held.wants_whole else view.rev if view else 0,
             "acked": held.acked,
         }
-        if view is None or tell_views or lapsed:
+        if view is None or tell_views or lapsed or held.told > self.answered:
             report["metadata"] = held.metadata
         if held.state == "watching":
             report["unknown"] = held.unknown
+        if view is None and held.polite:
+            report["polite"] = True
         if tell_views:
             report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
         return report

@@ -25,8 +25,9 @@ Report on one group, a dict::
     have         epoch of the view held, or None; of a watcher the latest epoch that it has heard of
     rev          int   revision of that view; WHOLE: it is to be told whole
     acked        epoch up to which the callbacks for lost keys have returned, or None
+    metadata     (while `have` is None, the lease is over, with `views`, or new) what the user told about this member
+    polite       (while `have` is None, if so) True: only into a group that exists, under an id that nobody has there
     unknown      (of a watcher) bool  it has been told that there is no such group
-    metadata     (while `have` is None, the lease is over, or with `views`) what the user told about this member
     views        (when asked for) [[epoch, members, mine], ...]: from the view acknowledged to the view held
 
 Reply, a dict::
@@ -42,8 +43,9 @@ Reply, a dict::
     locks        (where there is something to say) {ticket: token | "lost" | "refused"}
 
 An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
-drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "unknown" (told to a
-watcher: there is no such group).
+drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "missing" and "taken"
+(told to one that is polite: there is no such group, another session has the id), "unknown" (told to a watcher: there
+is no such group).
 
 View, a dict::
 

@@ -22,6 +22,8 @@ class Report:
     wants_in: bool
     watches: bool
     """It only wants to hear of the group."""
+    polite: bool
+    """It joins only a group that exists, and under an id that nobody has there."""
     unknown: bool
     """It knows that there is no such group."""
     met: bool
@@ -42,6 +44,7 @@ class Report:
             views=[((e[0], e[1]), members, mine) for e, members, mine in report.get("views", ())],
             wants_in=report["want"] == "in" and report["since"] > drained,
             watches=report["want"] == "watch",
+            polite="polite" in report,
             unknown=report.get("unknown", False),
             met=request["incarnation"] == incarnation,
             leased=request["leased"],

@@ -126,18 +126,31 @@ class Sessions(Expiry):
         if group is None:
             if not report.wants_in and report.have is None:
                 return
+            if report.polite and self._recovery_end is None:
+                standing.state = {"state": "missing"}
+                return
             group = self._open(name, report.exclusive, now)
         session.groups.add(name)
         if group.mode_conflicts(report):
             group.joiners.pop(key, None)
             standing.state = {"state": "conflict", "exclusive": group.exclusive}
+        elif report.polite and report.wants_in and self._id_is_taken(group, key):
+            group.joiners.pop(key, None)
+            standing.state = {"state": "taken"}
         elif group.recovering:
             group.take_recovery_report(key, report, standing)
             self._news.update(self.watchers.of(name))
         elif key in group.seats:
+            if report.metadata is not None:
+                group.seats[key].metadata = report.metadata
             group.take_seated_report(now, key, report, barred=session.barred)
         elif report.wants_in and not session.barred:
             group.take_newcomer(now, key, report, standing, late=key in self._ended)
+
+    def _id_is_taken(self, group: Group, key: SessionKey) -> bool:
+        if group.recovering:  # nobody has a place yet
+            return any(member == key[0] and session != key[1] for member, session in group.seats)
+        return group.holder_of(key[0]) not in (None, key[1])
 
     def reply(self, now: float, key: SessionKey, seq: int) -> dict[str, Any]:
         """The answer to request `seq` of a session, as things stand now."""
