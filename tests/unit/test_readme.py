@@ -25,3 +25,17 @@ def test_the_examples_are_python(block):
 def test_the_make_targets_it_names_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
+
+
+def test_the_map_names_every_module_once():
+    developing = README.partition("## Developing")[2]
+    modules = {path.name for path in (ROOT / "partition_actor").glob("*.py")} - {"__init__.py"}
+    named = re.findall(r"`(\w+\.py)`", developing)
+    assert sorted(named) == sorted(modules)
+
+
+def test_the_map_marks_what_is_pure():
+    pure = re.findall(r"`(\w+\.py)` ●", README.partition("## Developing")[2])
+    for name in pure:
+        imported = re.findall(r"^(?:import|from) (\w+)", (ROOT / "partition_actor" / name).read_text(), re.MULTILINE)
+        assert not {"ray", "asyncio", "time"} & set(imported), name
