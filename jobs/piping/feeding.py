@@ -40,7 +40,8 @@ class _Stream:
     size: BatchSize
     begin: int  # all before it is published
     flushes: bool
-    waiting: list[tuple[int, Sample]] = field(default_factory=list)
+    waiting: list[Sample] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # where each that waits begins
     read_at: float = 0.0  # of the first that waits
     first_under_way: int | None = None
     call: asyncio.Task[None] | None = None
@@ -51,7 +52,7 @@ class _Stream:
         """Where the first sample begins that is not published; None when all are."""
         if self.first_under_way is not None:
             return self.first_under_way
-        return self.waiting[0][0] if self.waiting else None
+        return self.positions[0] if self.positions else None
 
 
 class _Read(NamedTuple):
@@ -128,7 +129,8 @@ class Feed:
                 stream = self._stream(pipeline, pipeline.shard_of(sample.resource_id))
                 if not stream.waiting:
                     stream.read_at = now
-                stream.waiting.append((position, sample))
+                stream.waiting.append(sample)
+                stream.positions.append(position)
                 self._pending += 1
         self._end = chunk.end
         self._read.append(_Read(chunk.end, chunk.corrupt))
@@ -158,9 +160,10 @@ class Feed:
     async def _deliver_next(self, stream: _Stream, ended: bool = False) -> None:
         most = stream.size.samples * 2
         samples, stream.waiting = stream.waiting[:most], stream.waiting[most:]
-        end = stream.waiting[0][0] if stream.waiting else self._end.position
-        stream.first_under_way = samples[0][0] if samples else None
-        batch = Batch(self.name, stream.begin, end, ended, stream.read_at or time.time(), samples)
+        positions, stream.positions = stream.positions[:most], stream.positions[most:]
+        end = stream.positions[0] if stream.positions else self._end.position
+        stream.first_under_way = positions[0] if positions else None
+        batch = Batch(self.name, stream.begin, end, ended, stream.read_at or time.time(), positions, samples)
         receipt = await self._deliver(stream.shard, batch)
         stream.size.learn(receipt.samples, receipt.work)
         stream.begin, stream.first_under_way = end, None

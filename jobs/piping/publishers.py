@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -52,6 +52,12 @@ def make_publisher(wanted: definitions.Publisher, directory: Path, path: str, ow
     if isinstance(wanted, definitions.LogPublisher):
         return Log(path)
     return ToActor(wanted)
+
+
+def warm_up(wanted: Iterable[definitions.Publisher]) -> None:
+    """Does now what would hold up the first batch of such publishers."""
+    if any(isinstance(each, definitions.FilePublisher) and each.format == "parquet" for each in wanted):
+        pa.array([])  # with its first array pyarrow imports pandas, if that is installed: half a second
 
 
 class JsonLines:

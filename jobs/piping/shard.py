@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -29,7 +30,8 @@ class Batch(NamedTuple):
     end: int  # bytes
     ended: bool  # the input ends at ``end``
     read_at: float  # Unix time at which the oldest was read
-    samples: list[tuple[int, Sample]]  # each with the byte at which it begins
+    positions: list[int]  # bytes at which the samples begin, ascending
+    samples: list[Sample]
 
 
 class Receipt(NamedTuple):
@@ -109,8 +111,8 @@ class Shard:
         if batch.begin > reached and self._acknowledged(batch.input) < batch.begin:
             raise LostSamples(f"{self.key}: {batch.input} is published up to {reached}, and comes from {batch.begin}")
         began = time.thread_time()
-        new = [sample for position, sample in batch.samples if position >= reached]
-        repeats = len(batch.samples) - len(new)
+        repeats = bisect_left(batch.positions, reached)
+        new = batch.samples[repeats:]
         flush = batch.ended and not (ended and reached >= batch.end)
         if batch.end > reached or flush:
             out = self._pipeline.run(batch.input, new, claim.memory)

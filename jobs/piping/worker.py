@@ -16,6 +16,7 @@ from piping.config import PipelinesConfig
 from piping.feeding import Feed
 from piping.offsets import Offsets
 from piping.pipeline import Pipeline, make_pipelines
+from piping.publishers import warm_up
 from piping.reading import Inputs, LineReader
 from piping.shard import Batch, Receipt, Shard, unlocked
 
@@ -26,8 +27,8 @@ _AGAIN = 0.02
 _LIST = 1.0
 # Objects that may come before garbage is looked for: some thousand samples.
 _GARBAGE = 50_000
-# Inputs that are read at a time; with --follow all are.
-_AT_ONCE = 8
+# Inputs that are read at a time: while one waits for receipts there is another. With --follow all are.
+_AT_ONCE = 2
 
 
 class NotOwned(Exception):
@@ -113,6 +114,7 @@ class Worker:
         self._to_read = inputs
         self._redirect = redirect
         self._pipelines = make_pipelines(job.config)
+        warm_up(each for p in self._pipelines.values() for publishers in p.publishers.values() for each in publishers)
         self._sizes = {name: BatchSize() for name in self._pipelines}
         self._offsets = job.offsets()
         self._checkpoints: list[Checkpoints] = []

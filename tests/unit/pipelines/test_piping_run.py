@@ -11,10 +11,11 @@ from rich.console import Console
 
 
 def test_a_batch_outlives_the_wire(sample):
-    batch = Batch("in", 5, 90, True, 1.5, [(5, sample(1, 1, metadata={"a": [1, {"b": None}]})), (40, sample(0.1, 2))])
+    samples = [sample(1, 1, metadata={"a": [1, {"b": None}]}), sample(0.1, 2)]
+    batch = Batch("in", 5, 90, True, 1.5, [5, 40], samples)
     assert unpack(pack(batch)) == batch
-    assert type(unpack(pack(batch)).samples[0][1]) is type(batch.samples[0][1])
-    empty = batch._replace(samples=[])
+    assert type(unpack(pack(batch)).samples[0]) is type(batch.samples[0])
+    empty = batch._replace(positions=[], samples=[])
     assert unpack(pack(empty)) == empty
 
 

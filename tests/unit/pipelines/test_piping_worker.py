@@ -129,9 +129,9 @@ def test_an_agent_that_was_stopped_and_goes_on_changes_nothing(job, expected, mo
 def test_who_lost_its_shard_between_publishing_and_committing_cannot_commit(job, sample, monkeypatch):
     both = job("late")
     old, new = Worker("old", both, Held(5), Lone()), Worker("new", both, Held(6), Lone())
-    first = Batch("0.jsonl", 0, 10, False, 0.0, [(0, sample(1, 1))])
-    second = Batch("0.jsonl", 10, 20, False, 0.0, [(10, sample(3, 2))])
-    third = Batch("0.jsonl", 20, 30, False, 0.0, [(20, sample(9, 3))])
+    first = Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)])
+    second = Batch("0.jsonl", 10, 20, False, 0.0, [10], [sample(3, 2)])
+    third = Batch("0.jsonl", 20, 30, False, 0.0, [20], [sample(9, 3)])
 
     async def scenario():
         await old.take("cpu:rates", first)
@@ -156,10 +156,10 @@ def test_who_regains_a_shard_knows_what_others_did_meanwhile(job, sample):
     first, second = Worker("a", both, one, Lone()), Worker("b", both, other, Lone())
 
     async def scenario():
-        await first.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [(0, sample(1, 1))]))
-        await second.take("cpu:rates", Batch("0.jsonl", 10, 20, False, 0.0, [(10, sample(3, 2))]))
+        await first.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)]))
+        await second.take("cpu:rates", Batch("0.jsonl", 10, 20, False, 0.0, [10], [sample(3, 2)]))
         one.held = 7
-        receipt = await first.take("cpu:rates", Batch("0.jsonl", 20, 30, False, 0.0, [(20, sample(9, 3))]))
+        receipt = await first.take("cpu:rates", Batch("0.jsonl", 20, 30, False, 0.0, [20], [sample(9, 3)]))
         assert (receipt.samples, receipt.end) == (1, 30)
 
     asyncio.run(scenario())
@@ -242,7 +242,7 @@ def test_who_does_not_own_a_shard_takes_nothing(job):
     two = town.Town(job("two"), ["a", "b"])
     owner = two.owner("s/cpu:rates", two.token)
     other = next(name for name in ("a", "b") if name != owner)
-    batch = Batch("0.jsonl", 0, 10, False, 0.0, [])
+    batch = Batch("0.jsonl", 0, 10, False, 0.0, [], [])
     with pytest.raises(NotOwned, match=f"cpu:rates is not {other}'s"):
         asyncio.run(two.workers[other].take("cpu:rates", batch))
     assert two.job.checkpoints("cpu:rates").reigns() == []
@@ -255,14 +255,14 @@ def test_who_may_not_act_takes_nothing(job):
 
     worker = Worker("a", job("lapsed"), Lapsed(), Lone())
     with pytest.raises(NotOwned):
-        asyncio.run(worker.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [])))
+        asyncio.run(worker.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [], [])))
 
 
 def test_samples_that_never_came_are_an_error_and_not_silence(job, sample):
     worker = Worker("a", job("lost"), Lone(), Lone())
 
     async def take(begin, end):
-        batch = Batch("0.jsonl", begin, end, False, 0.0, [(begin, sample(1, begin))])
+        batch = Batch("0.jsonl", begin, end, False, 0.0, [begin], [sample(1, begin)])
         return await worker.take("cpu:archive", batch)
 
     asyncio.run(take(0, 10))
@@ -274,7 +274,7 @@ def test_samples_that_never_came_are_an_error_and_not_silence(job, sample):
 
 def test_while_the_database_is_locked_a_batch_waits_and_others_go_on(job, sample, tmp_path):
     worker = Worker("a", job("locked"), Lone(), Lone())
-    batch = Batch("0.jsonl", 0, 10, False, 0.0, [(0, sample(1, 1))])
+    batch = Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)])
 
     async def scenario():
         other = sqlite3.connect(tmp_path / "locked/checkpoints/cpu:rates.sqlite", isolation_level=None)
@@ -293,9 +293,9 @@ def test_a_shard_that_was_let_go_is_claimed_anew(job, sample):
     worker = Worker("a", job("let"), Lone(), Lone())
 
     async def scenario():
-        await worker.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [(0, sample(1, 1))]))
+        await worker.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)]))
         await worker.let_go(["cpu:rates"])
-        await worker.take("cpu:rates", Batch("0.jsonl", 10, 20, False, 0.0, [(10, sample(3, 2))]))
+        await worker.take("cpu:rates", Batch("0.jsonl", 10, 20, False, 0.0, [10], [sample(3, 2)]))
 
     asyncio.run(scenario())
     assert [reign.token for reign in worker._job.checkpoints("cpu:rates").reigns()] == [1, 2]
