@@ -44,6 +44,9 @@ from partition_actor.tooz_url import Target, join_ray
 
 log = logging.getLogger(__name__)
 
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at whether a program that was silent for too long beats again."""
+
 
 def _packed(capabilities: Any) -> dict[str, str]:
     """Capabilities as a member's metadata: the coordinator passes the text on, and never unpickles it."""
@@ -141,15 +144,18 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         while True:
             silent = clock.now() - self._beat
             with line.lock:
-                if silent >= target.membership_timeout:
-                    for group in self._joined:
-                        line.ownership.leave(group)
-                if silent >= target.lock_timeout:
+                left = [
+                    group for group in self._joined if silent >= target.membership_timeout and not line.is_out(group)
+                ]
+                for group in left:
+                    line.ownership.leave(group)
+                lost = silent >= target.lock_timeout and line.ownership.locks.held()
+                if lost:
                     line.ownership.locks.lapse()
-            if silent >= min(target.membership_timeout, target.lock_timeout):
+            if left or lost:
                 line.send_now()
             ahead = [limit - silent for limit in (target.membership_timeout, target.lock_timeout) if limit > silent]
-            await asyncio.sleep(min([*ahead, 1.0]))
+            await asyncio.sleep(min(ahead, default=LOOK_AGAIN))
 
     def _on_changes(self, changes: list[Change]) -> None:
         for change in changes:

@@ -66,12 +66,16 @@ def wait(what: str, condition: Callable[[], float | None]) -> float:
     return value
 
 
-def heal(url: str, folder: Path) -> float:
+def heal(url: str, folder: Path, *, one_by_one: bool) -> float:
     """Seconds from a kill -9 until the survivors own everything."""
     program = str(Path(__file__).with_name("agent.py"))
     paths = [folder / f"agent-{number}.jsonl" for number in range(AGENTS)]
-    agents = [subprocess.Popen([sys.executable, program, url, path.stem, str(path)]) for path in paths]
+    agents = []
     try:
+        for path in paths:
+            agents.append(subprocess.Popen([sys.executable, program, url, path.stem, str(path)]))
+            if one_by_one:
+                wait(f"{path.stem} works", lambda path=path: 1.0 if latest(path) else None)
         wait("shared out among all", lambda: shared_out(paths, 0.0))
         killed = time.time()
         agents[0].kill()
@@ -111,7 +115,7 @@ def main() -> int:
         theirs.mkdir()
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         try:
-            on_ray = heal(f"ray://{ray.get_runtime_context().gcs_address}", ours)
+            on_ray = heal(f"ray://{ray.get_runtime_context().gcs_address}", ours, one_by_one=False)
         finally:
             ray.shutdown()
         print(f"ray://: disjoint and complete; a kill -9 healed in {on_ray:.2f} s", flush=True)
@@ -119,7 +123,8 @@ def main() -> int:
             print("redis://: left out, there is no redis-server on this machine")
             return 0
         with redis_server(theirs) as url:
-            on_redis = heal(url, theirs)
+            # Of agents that start at once one may miss another's join for good there (gnocchi#185).
+            on_redis = heal(url, theirs, one_by_one=True)
     print(f"redis://: disjoint and complete; a kill -9 healed in {on_redis:.2f} s: {on_redis / on_ray:.0f} x as long")
     return 0 if on_redis >= FASTER * on_ray else 1
 
