@@ -70,6 +70,7 @@ def zombie_readmitted(patch: Any) -> None:
     """Rule 2: a session that has lost its id takes it back."""
 
     def take_newcomer(self, now, key, report, standing, *, late):
+        self._displaced.clear()
         _take_newcomer(self, now, key, replace(report, have=None, met=True), standing, late=False)
 
     _take_newcomer = Group.take_newcomer
