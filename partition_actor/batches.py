@@ -129,7 +129,7 @@ class Batches:
         if target is None:
             self._wait(batch, batch.delivery.allowance(AGAIN))
             return
-        if len(target.calls) >= target.look_at:
+        if target.is_full:
             target.count()
         if target.is_full:
             self._later(batch, AGAIN)

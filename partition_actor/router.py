@@ -155,7 +155,7 @@ class Router:
         routes = self._follower.routes
         owner = routes.owner(key)
         target = None if owner is None else routes.targets.get(owner)
-        if target is None or target.lost or len(target.calls) >= target.look_at:
+        if target is None or target.lost or len(target.calls) >= target.limit:
             target = self._find(self._delivery(key, method), room=True)
         reference = target.send(method, args, kwargs)
         if method in self._repeatable:
@@ -203,7 +203,7 @@ class Router:
             routes = self._follower.routes
             owner = routes.owner(key)
             target = None if owner is None else routes.targets.get(owner)
-            if delivery is not None or target is None or target.lost or len(target.calls) >= target.look_at:
+            if delivery is not None or target is None or target.lost or len(target.calls) >= target.limit:
                 delivery = delivery or self._delivery(key, method)
                 target, routes = await self._afind(delivery)
             reference = target.send(method, args, kwargs)
@@ -313,7 +313,7 @@ class Router:
             delivery.waited(since)
 
     def _has_room(self, target: Target) -> bool:
-        if len(target.calls) >= target.look_at:
+        if target.is_full:
             target.count()
         return not target.is_full
 

@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN = (0.02, 1.0)
 """Seconds between two questions for handles that the coordinator did not answer in full: the first, and the longest."""
-LOOK_AFTER = 64
-"""Calls after which those that have returned are counted out; a look costs about a tenth of a call for so many."""
 
 
 @dataclass(eq=False, slots=True)
 class Target:
-    """A member's actor, and the calls that this process has under way there."""
+    """A member's actor, and the calls that this process has under way there.
+
+    Those that have returned are counted out when there are as many as are allowed, and with each heartbeat: to be told
+    of each would cost as much as the call.
+    """
 
     member: str
     handle: Any
@@ -46,11 +48,6 @@ class Target:
     lost: bool = False
     """Ray has said that the actor is dead: its keys are to be another's soon."""
     calls: dict[ray.ObjectRef[Any], None] = field(default_factory=dict)
-    look_at: int = 0
-    """With so many calls, it is to be looked which of them have returned."""
-
-    def __post_init__(self) -> None:
-        self.look_at = min(self.limit, LOOK_AFTER)
 
     def send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ray.ObjectRef[Any]:
         """Call a method of the actor. Raises ``InvalidArgument`` when it has none of that name."""
@@ -74,7 +71,6 @@ class Target:
             returned, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
             for reference in returned:
                 self.calls.pop(reference, None)
-        self.look_at = min(self.limit, len(self.calls) + LOOK_AFTER)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
