@@ -20,7 +20,7 @@ from piping.pipeline import Memory, SeriesKey
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shard (shard TEXT PRIMARY KEY, token INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS watermark (
-    shard TEXT, input TEXT, position INTEGER NOT NULL, ended INTEGER NOT NULL, PRIMARY KEY (shard, input)
+    shard TEXT, input TEXT, position INTEGER NOT NULL, PRIMARY KEY (shard, input)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS series (
     shard TEXT, input TEXT, step TEXT, meter TEXT, resource_id TEXT, state TEXT NOT NULL,
@@ -38,13 +38,6 @@ class Superseded(Exception):
     """Another owner has claimed the shard with a later token: this one's work on it does not count."""
 
 
-class Watermark(NamedTuple):
-    """All samples of an input that begin before ``position``, in bytes, are published; ``ended``: and its end, too."""
-
-    position: int = 0
-    ended: bool = False
-
-
 class Done(NamedTuple):
     """What one batch came to, for the summary."""
 
@@ -59,7 +52,7 @@ class Claim:
 
     shard: str
     token: int
-    watermarks: dict[str, Watermark]
+    watermarks: dict[str, int]  # by input: what begins before this byte is published
     memory: Memory
 
 
@@ -114,7 +107,7 @@ class Checkpoints:
             )
             return Claim(shard, mine, self._watermarks(shard), self._memory(shard))
 
-    def commit(self, claim: Claim, input_name: str, reached: Watermark, done: Done) -> None:
+    def commit(self, claim: Claim, input_name: str, reached: int, done: Done) -> None:
         """Writes what has changed in the claim's memory, and how far the input is published now.
 
         Raises:
@@ -130,9 +123,7 @@ class Checkpoints:
             self._db.executemany(
                 "DELETE FROM series WHERE shard = ? AND input = ? AND step = ? AND meter = ? AND resource_id = ?", gone
             )
-            self._db.execute(
-                "INSERT OR REPLACE INTO watermark VALUES (?, ?, ?, ?)", [claim.shard, input_name, *reached]
-            )
+            self._db.execute("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)", [claim.shard, input_name, reached])
             self._count(claim, done)
         claim.memory.changed.clear()
         claim.watermarks[input_name] = reached
@@ -159,9 +150,8 @@ class Checkpoints:
             [done.samples, done.repeats, done.samples * done.lag, done.lag, claim.shard, claim.token],
         )
 
-    def _watermarks(self, shard: str) -> dict[str, Watermark]:
-        rows = self._db.execute("SELECT input, position, ended FROM watermark WHERE shard = ?", [shard])
-        return {name: Watermark(position, bool(ended)) for name, position, ended in rows}
+    def _watermarks(self, shard: str) -> dict[str, int]:
+        return dict(self._db.execute("SELECT input, position FROM watermark WHERE shard = ?", [shard]).fetchall())
 
     def _memory(self, shard: str) -> Memory:
         rows: Iterable[tuple[str, str, str, str, str]] = self._db.execute(

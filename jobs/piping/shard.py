@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from piping.checkpoints import Checkpoints, Claim, Done, Watermark
+from piping.checkpoints import Checkpoints, Claim, Done
 from piping.database import is_locked
 from piping.pipeline import Pipeline, Published
 from piping.publishers import Publisher, make_publisher
@@ -107,24 +107,23 @@ class Shard:
     async def _take(self, batch: Batch) -> Receipt:
         claim = self._claim
         assert claim is not None
-        reached, ended = claim.watermarks.get(batch.input, Watermark())
+        reached = claim.watermarks.get(batch.input, 0)
         if batch.begin > reached and self._acknowledged(batch.input) < batch.begin:
             raise LostSamples(f"{self.key}: {batch.input} is published up to {reached}, and comes from {batch.begin}")
         began = time.thread_time()
         repeats = bisect_left(batch.positions, reached)
         new = batch.samples[repeats:]
-        flush = batch.ended and not (ended and reached >= batch.end)
-        if batch.end > reached or flush:
-            out = self._pipeline.run(batch.input, new, claim.memory)
-            if flush:
-                for path, samples in self._pipeline.flush(batch.input, claim.memory).items():
-                    out.setdefault(path, []).extend(samples)
-            await self._publish(out)
-            mark, done = Watermark(max(batch.end, reached), flush), Done(len(new), repeats, time.time() - batch.read_at)
-            await unlocked(lambda: self._checkpoints.commit(claim, batch.input, mark, done))
-            return Receipt(mark.position, len(new), time.thread_time() - began)
-        await unlocked(lambda: self._checkpoints.count(claim, Done(0, repeats, 0.0)))
-        return Receipt(reached, 0, time.thread_time() - began)
+        if batch.end < reached or (batch.end == reached and not batch.ended):
+            await unlocked(lambda: self._checkpoints.count(claim, Done(0, repeats, 0.0)))
+            return Receipt(reached, 0, time.thread_time() - began)
+        out = self._pipeline.run(batch.input, new, claim.memory)
+        if batch.ended:
+            for path, samples in self._pipeline.flush(batch.input, claim.memory).items():
+                out.setdefault(path, []).extend(samples)
+        await self._publish(out)
+        done = Done(len(new), repeats, time.time() - batch.read_at)
+        await unlocked(lambda: self._checkpoints.commit(claim, batch.input, batch.end, done))
+        return Receipt(batch.end, len(new), time.thread_time() - began)
 
     async def _publish(self, out: Published) -> None:
         for path, samples in out.items():

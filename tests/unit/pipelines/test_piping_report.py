@@ -3,7 +3,7 @@ import io
 
 import pytest
 import town
-from piping.checkpoints import Done, Watermark
+from piping.checkpoints import Done
 from piping.definitions import FilePublisher
 from piping.display import Display, Outcome
 from piping.publishers import make_publisher
@@ -21,7 +21,7 @@ def test_a_line_has_the_owners_in_their_order_and_the_mean_over_all(job):
     checkpoints = job.checkpoints("cpu:rates")
     for token, owner in ((3, "agent-1"), (4, "agent-1"), (7, "agent-2")):
         claim = checkpoints.claim("cpu:rates", owner, token)
-        checkpoints.commit(claim, "in", Watermark(token), Done(10, token, float(token)))
+        checkpoints.commit(claim, "in", token, Done(10, token, float(token)))
     for shard, owner in (("all:rates#0", "agent-3"), ("all:rates#1", "agent-10")):
         job.checkpoints("all:rates").claim(shard, owner, 3)
     lines = {line.pipeline: line for line in read_lines(job)}

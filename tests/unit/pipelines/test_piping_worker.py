@@ -59,6 +59,9 @@ def test_one_agent_publishes_everything_without_a_call(job, expected):
     of_archive = [id_ for path, id_ in expected if path == "cpu:archive"]
     assert len(of_archive) == 3 * 60 * 2 * 2
     assert len([id_ for path, id_ in expected if path == "cpu:rates"]) == 3 * 59 * 2 * 2
+    means = [record for (path, _), record in expected.items() if path == "all:means"]
+    assert len(means) == 3 * 2 * 2 * (3 * 3), "of 20 samples in each of three windows: 7, 7 and 6"
+    assert len([record for record in means if record["id"].endswith("+6")]) == 3 * 2 * 2 * 3
     assert len(job("again").offsets().corrupt_lines()) == 3
 
 
