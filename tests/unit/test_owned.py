@@ -99,6 +99,20 @@ def test_a_default_counts(two):
             Worker().one(1)
 
 
+def test_a_keyword_is_not_taken_for_one_of_the_rest(two):
+    a, b, _ = two
+    mine, theirs = a.works_on[0], b.works_on[0]
+
+    class Many:
+        @owned_by("key")
+        def work(self, *rest, key=mine):
+            return key
+
+    assert Many().work(theirs, theirs) == mine
+    with pytest.raises(NotOwner):
+        Many().work(mine, mine, key=theirs)
+
+
 def test_a_refusal_says_by_which_view_and_brings_the_call_back(two):
     a, b, _ = two
     theirs = b.works_on[0]
@@ -242,8 +256,18 @@ def test_groups_that_are_not_exclusive_wait_for_no_call(world):
 
 def test_a_refusal_within_a_call_that_runs_is_not_its_own(two):
     a, b, _ = two
-    with pytest.raises(NotOwner) as caught:
+    with pytest.raises(NotOwner, match="group 'g'"):
         Worker().outer(a.works_on[0], inner=b.works_on[0])
+
+    class Caller:
+        @owned_by("key")
+        def work(self, *rest, key):
+            error = NotOwner("of a call that this one made")
+            error.task = "its task"
+            raise error
+
+    with pytest.raises(NotOwner, match="that this one made") as caught:
+        Caller().work(b.works_on[0], key=a.works_on[0])
     assert caught.value.task is None
 
 

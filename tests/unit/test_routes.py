@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from partition_actor import Settings, routes
+from partition_actor import Ring, Settings, routes
 from partition_actor.errors import CoordinatorUnavailable, GroupNotFound
 from partition_actor.ownership import Change
 from partition_actor.routes import Follower, Routes
@@ -29,6 +29,8 @@ class Coordinator:
         self.ownership = SimpleNamespace(settings=Settings())
         self.asked = []
         self.answers = []
+        self.meanwhile = None
+        """What happens while the first question is under way."""
 
     def tells(self, actors=(), upto=0, complete=True):
         told = {member: handle(f"actor of {member}") for member in actors}
@@ -37,6 +39,9 @@ class Coordinator:
     async def ask(self, method, group, since):
         assert (method, group) == ("get_actors", "g")
         self.asked.append(since)
+        if self.meanwhile is not None:
+            self.meanwhile, meanwhile = None, self.meanwhile
+            meanwhile()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -117,6 +122,18 @@ def test_a_coordinator_that_recovers_or_does_not_answer_is_asked_again(follower)
     assert known.complete
     assert sorted(known.targets) == ["a", "b"]
     assert len(coordinator.asked) == 5
+
+
+def test_what_was_asked_for_another_view_says_nothing_of_this_one(follower):
+    coordinator = follower._connection
+    coordinator.tells("a", upto=3)
+    coordinator.meanwhile = lambda: follower._show(Routes((1, 2), Ring(["a", "b"])))
+    coordinator.tells("ab", upto=4)
+    known = take(follower, 1, "a")
+    assert known.epoch == (1, 2)
+    assert known.complete
+    assert sorted(known.targets) == ["a", "b"]
+    assert len(coordinator.asked) == 2
 
 
 def test_a_group_that_is_gone_is_asked_about_no_more(follower):

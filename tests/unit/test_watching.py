@@ -132,7 +132,9 @@ def test_during_recovery_watchers_keep_their_view_and_new_ones_get_the_latest_re
     assert members_seen(new) is None
     assert not new.ownership.groups["g"].unknown
     new.send()
+    world.membership.take_news()
     beat(a)
+    assert new.key in world.membership.take_news()
     assert world.membership.has_news(new.key)
     beat(old, new)
     assert members_seen(old) == members_seen(new) == {"a": 1}
@@ -162,11 +164,16 @@ def test_a_group_that_nobody_outlived_is_unknown_once_the_recovery_is_over():
 def test_the_lease_of_a_member_that_also_watches_is_its_own():
     world = World()
     member = world.member("a")
-    world.member("b", group="h").beat()
+    b = world.member("b", group="h")
+    b.beat()
     member.ownership.watch("h")
     member.beat()
     assert member.works_on == KEYS
     assert member.ownership.view("h").members == {"b": 1}
+    for _ in range(4):
+        world.wait(4.0)
+        beat(b, member)
+    assert member.works_on == KEYS
     assert world.membership.groups["h"].members == {"b": 1}
 
 
