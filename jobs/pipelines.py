@@ -70,7 +70,7 @@ def _run(config: PipelinesConfig, inputs: Inputs, directory: Path, address: str,
     from piping.worker import Job
 
     job, display = Job(config, inputs, directory), Display()
-    reference = replace(job, directory=directory / "alone")
+    reference = replace(job, config=config.files_only(), directory=directory / "alone")
     _check_same_pipelines(job)
     try:
         alone = run_alone(reference, display, "one agent first")[0] if compared else None
@@ -92,7 +92,12 @@ def _outcome(job: Job, address: str, display: Display) -> Outcome | None:
     if job.config.agents == 1:
         from piping.lone import run_lone
 
-        return run_lone(job, display)
+        if not job.config.needs_ray:
+            return run_lone(job, display)
+        from polling.cluster import joined
+
+        with joined(address):
+            return run_lone(job, display)
     from piping.fleet import AgentError
     from piping.run import run
 

@@ -9,7 +9,7 @@ from typing import Any
 from polling.joining import InputError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from piping.definitions import TRANSFORMERS, Sink, Source, check
+from piping.definitions import TRANSFORMERS, ActorPublisher, FilePublisher, Sink, Source, check
 from piping.documents import Document, Where, read_document
 
 
@@ -35,6 +35,21 @@ class PipelinesConfig(BaseModel):
     namespace: str = Field("partition_actor", min_length=1, description="the coordinator actor's namespace")
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
     sinks: tuple[Sink, ...] = Field(min_length=1, strict=False)
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether a publisher is an actor."""
+        return any(isinstance(each, ActorPublisher) for sink in self.sinks for each in sink.publishers)
+
+    def files_only(self) -> PipelinesConfig:
+        """The same without publishers that others would notice."""
+        sinks = tuple(
+            sink.model_copy(
+                update={"publishers": tuple(each for each in sink.publishers if isinstance(each, FilePublisher))}
+            )
+            for sink in self.sinks
+        )
+        return self.model_copy(update={"sinks": sinks})
 
     @property
     def fingerprint(self) -> str:

@@ -25,7 +25,7 @@ Deliver = Callable[[str, Batch], Awaitable[Receipt]]
 """Brings a batch to a shard's owner; returns when it is published."""
 
 # Samples of an input, over all shards, that wait or are under way: no more are read before some are published.
-_MOST_PENDING = 20_000
+_MOST_PENDING = 40_000
 # Seconds that a sample waits for its batch to be filled.
 _OLDEST = 2.0
 # Seconds between looks at whether a followed file has grown.

@@ -19,6 +19,8 @@ from piping.worker import Job
 # Seconds. Generous: a busy machine takes its time to start a process, and failing is the exception.
 _START_LIMIT = 120.0
 _STOP_LIMIT = 20.0
+# Seconds from asking an agent how it does to asking it again.
+_ASK = 0.5
 
 
 class AgentError(Exception):
@@ -49,6 +51,7 @@ class Fleet:
         self._run_id = run_id
         self._say = say
         self._born = 0
+        self._asked = -_ASK
         self._starting: dict[ray.ObjectRef[int], Member] = {}
 
     def start(self) -> None:
@@ -73,9 +76,13 @@ class Fleet:
         """
         for member in self._admit(0.0):
             member.handle.begin.remote()
+        ask = time.monotonic() >= self._asked + _ASK
+        if ask:
+            self._asked = time.monotonic()
         for member in list(self.members.values()):
             if member.asked is None:
-                member.asked = member.handle.figures.remote()
+                if ask:
+                    member.asked = member.handle.figures.remote()
             elif ray.wait([member.asked], timeout=0)[0]:
                 self._take_in(member, member.asked)
         self._launch()

@@ -120,6 +120,9 @@ class Log:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        log.setLevel(logging.INFO)
+        if not log.hasHandlers():
+            log.addHandler(logging.StreamHandler())
 
     async def publish(self, samples: Sequence[Sample]) -> None:
         for sample in samples:

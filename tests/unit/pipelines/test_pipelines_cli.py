@@ -103,6 +103,30 @@ def test_a_publisher_that_fails_is_one_line_and_status_1(capsys, recorded):
     assert "Not a directory" in said
 
 
+def test_comparing_publishes_nothing_outside_of_the_directory(recorded, monkeypatch, caplog):
+    Path("p.yaml").write_text(town.PIPELINES.replace("[file://]", "[file://, log://]"))
+    with caplog.at_level("INFO", "pipelines.published"):
+        assert pipelines.main([*recorded, "--agents", "1", "--compare"]) == 0
+    ids = [
+        record.getMessage().split('"')[3] for record in caplog.records if record.getMessage().startswith("cpu:rates ")
+    ]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_a_ray_that_does_not_come_up_is_one_line(capsys, recorded, monkeypatch):
+    import ray
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    Path("p.yaml").write_text(town.PIPELINES.replace("[file://]", "['actor://a/b']"))
+    monkeypatch.setattr(ray, "init", init)
+    said = refused(capsys, *recorded, "--agents", "1")
+    assert said == (
+        "pipelines.py: --address local: cannot join Ray: The current node timed out during startup. More of it.\n"
+    )
+
+
 def test_a_follower_ends_well_when_it_is_told_to(recorded, tmp_path):
     program = Path(pipelines.__file__)
     with subprocess.Popen(

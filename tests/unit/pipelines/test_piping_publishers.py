@@ -1,8 +1,13 @@
 import asyncio
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from piping import publishers
 from piping.definitions import FilePublisher, LogPublisher
 from piping.publishers import PublishError, make_publisher, read_published
 from piping.samples import to_record
@@ -64,6 +69,21 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, sample):
     for kind in ("json", "parquet"):
         with pytest.raises(PublishError, match="a:b: File exists"):
             publish(make_publisher(FilePublisher(kind), tmp_path, "a:b", "o-1"), [sample(1, 1)])
+
+
+def test_the_log_is_seen_by_those_who_have_set_nothing_up(tmp_path):
+    program = """
+import asyncio
+from piping import publishers
+from piping.definitions import LogPublisher
+from piping.publishers import make_publisher
+from piping.samples import Sample
+sample = Sample("s1", "cpu", "gauge", "", 1.0, "r", "1970-01-01T00:00:00Z", {}, 0.0)
+asyncio.run(make_publisher(LogPublisher(), None, "a:b", "o").publish([sample]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(publishers.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert run.stderr.startswith('a:b {"id":"s1"')
 
 
 def test_the_log_has_a_line_for_each_sample(tmp_path, sample, caplog):
