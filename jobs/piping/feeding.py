@@ -26,8 +26,8 @@ Deliver = Callable[[str, Batch], Awaitable[Receipt]]
 
 # Samples of an input, over all shards, that wait or are under way: no more are read before some are published.
 _MOST_PENDING = 40_000
-# Seconds that a sample waits for its batch to be filled.
-_OLDEST = 2.0
+# Seconds that a sample waits for its batch to be filled: when there is nothing more to read, and while there is.
+_OLDEST, _OLDEST_OF_MANY = 1.0, 5.0
 # Seconds between looks at whether a followed file has grown.
 _LOOK = 0.1
 
@@ -149,7 +149,7 @@ class Feed:
 
     def _send(self, at_end: bool) -> None:
         idle = [stream for stream in self._streams.values() if stream.call is None and stream.waiting]
-        too_old = time.time() - _OLDEST
+        too_old = time.time() - (_OLDEST if at_end else _OLDEST_OF_MANY)
         # When no more may be read, those go that make most room.
         many = max((len(stream.waiting) for stream in idle), default=0) / 2 if self._is_full else math.inf
         for stream in idle:
