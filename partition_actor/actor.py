@@ -160,7 +160,9 @@ class PartitionActor(LockCalls, GroupCalls):
             return None
         if watch and self._watch is not None and not membership.sessions[key].again:
             self._handles.register(key, watch[0])
-            self._watch.watch(key, Life(*watch))  # a new process has its former one's place by now
+            self._watch.watch(key, Life(*watch))
+            if membership.sessions[key].groups:  # a new process has its former one's places by now
+                self._watch.succeed(key)
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:
             wake(overtaken)

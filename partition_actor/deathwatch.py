@@ -1,10 +1,10 @@
 """Notices that a member's process is dead, within milliseconds where that can be, without touching the member.
 
-- A process of the coordinator's own node: its kernel tells, by a ``pidfd``.
 - An actor: the watch is a call to it whose argument is never ready. It waits for its argument here, in the caller, so
   the worker's own queue never sees it; when the worker's process dies, Ray fails it with ``ActorDiedError``.
 - A task or a driver: it owns a reference that is never ready, and the watch waits for that. When its process dies, Ray
-  fails that with ``OwnerDiedError``, about two seconds later.
+  fails that with ``OwnerDiedError``, about two seconds later. On the coordinator's own node the kernel tells at once,
+  by a ``pidfd``.
 
 Whoever is told "dead" may take the member's keys at once, so the verdict must be certain, and Ray's error is not:
 
@@ -134,6 +134,7 @@ class DeathWatch:
         self._lives: dict[SessionKey, Life] = {}
         self._sessions: dict[str, set[SessionKey]] = {}
         """By actor, its sessions of all its processes."""
+        self._succeeded: set[SessionKey] = set()
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -145,19 +146,26 @@ class DeathWatch:
         """Watch the process that a session lives in; a second watch changes nothing."""
         if key in self._watches:
             return
-        sessions = self._sessions.setdefault(life.actor or life.worker, set())
-        for former in list(sessions):
-            if self._lives[former].worker != life.worker:
-                self._spawn(former, self._follow(former, self._lives[former], self._by_successor))
-        sessions.add(key)
+        self._sessions.setdefault(life.actor or life.worker, set()).add(key)
         self._lives[key] = life
         self._spawn(key, self._follow(key, life, self._by_actor if life.actor else self._by_owner))
+
+    def succeed(self, key: SessionKey) -> None:
+        """A watched session has taken its places: the processes that its actor had before are ending, if not ended."""
+        life = self._lives.get(key)
+        if life is None:
+            return
+        for former in list(self._sessions[life.actor or life.worker]):
+            if self._lives[former].worker != life.worker and former not in self._succeeded:
+                self._succeeded.add(former)
+                self._spawn(former, self._follow(former, self._lives[former], self._by_successor))
 
     def forget(self, key: SessionKey) -> None:
         """Stop watching, for a session that is over."""
         task = self._watches.pop(key, None)
         if task is not None:
             task.cancel()
+        self._succeeded.discard(key)
         life = self._lives.pop(key, None)
         if life is not None:
             sessions = self._sessions[life.actor or life.worker]
@@ -178,7 +186,9 @@ class DeathWatch:
 
     async def _follow(self, key: SessionKey, life: Life, by_ray: Callable[..., Awaitable[bool]]) -> None:
         """Wait for the first certain verdict."""
-        verdicts = [asyncio.ensure_future(by_ray(key, life)), asyncio.ensure_future(self._here(life))]
+        verdicts = [asyncio.ensure_future(by_ray(key, life))]
+        if not life.actor:  # Ray may start an actor anew, whose next process then takes its keys over where they are
+            verdicts.append(asyncio.ensure_future(self._here(life)))
         try:
             for verdict in asyncio.as_completed(verdicts):
                 if await self._is_dead(key, verdict):

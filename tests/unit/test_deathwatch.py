@@ -267,7 +267,11 @@ def test_a_session_of_an_actors_new_process_tells_that_the_former_one_is_ending(
     async def scenario():
         ray, actor = Ray(), FakeActor()
         ray.watch.watch(KEY, life(actor))
-        ray.watch.watch(("another", "session-2"), life(actor, worker="worker-2"))
+        ray.watch.watch(("another", "session-2"), life(FakeActor(), worker="worker-2"))
+        await settle()
+        assert ray.ending == []  # the new one has not joined yet: were the former one to leave, its keys would move
+        ray.watch.succeed(("another", "session-2"))
+        ray.watch.succeed(("another", "session-2"))
         await settle()
         assert ray.ending == [KEY]
         assert ray.dead == []
@@ -285,6 +289,7 @@ def test_a_new_process_elsewhere_tells_nothing_when_the_former_ones_node_is_lost
         ray, actor = Ray(alive=["another"]), FakeActor()
         ray.watch.watch(KEY, life(actor))
         ray.watch.watch(("member", "session-2"), Life(actor, "another", "actor", "worker-2", "process-2"))
+        ray.watch.succeed(("member", "session-2"))
         await settle()
         assert ray.dead == []
 
@@ -297,6 +302,8 @@ def test_two_sessions_of_one_process_live_side_by_side():
         ray, actor = Ray(), FakeActor()
         ray.watch.watch(KEY, life(actor))
         ray.watch.watch(("member", "session-2"), life(actor))
+        ray.watch.succeed(("member", "session-2"))
+        ray.watch.succeed(("member", "session-3"))
         await settle()
         assert ray.dead == []
         assert len(ray.watch) == 2
@@ -304,16 +311,20 @@ def test_two_sessions_of_one_process_live_side_by_side():
     run(scenario)
 
 
+def owner(reference, process="process"):
+    """A task or a driver."""
+    return Life(None, NODE, "", "worker", process, [reference])
+
+
 def test_the_kernel_of_the_coordinators_own_node_is_believed_at_once():
     async def scenario():
-        ray, actor = Ray(alive=[], here=True), FakeActor()
-        ray.watch.watch(KEY, life(actor))
+        ray, owned = Ray(alive=[], here=True), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
         await settle()
         assert ray.dead == []
         ray.kernel.set_result(True)
         await settle()
         assert ray.dead == [KEY]
-        assert ray.cancelled == [actor.life]
         assert len(ray.watch) == 0
 
     run(scenario)
@@ -321,10 +332,10 @@ def test_the_kernel_of_the_coordinators_own_node_is_believed_at_once():
 
 def test_what_ray_fails_to_tell_the_kernel_still_does(caplog):
     async def scenario():
-        ray, actor = Ray(here=True), FakeActor()
-        ray.watch.watch(KEY, life(actor))
+        ray, owned = Ray(here=True), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
         await settle()
-        actor.life.set_exception(ValueError("the handle is of another cluster"))
+        owned.set_exception(ValueError("the reference is of another cluster"))
         await settle()
         assert KEY in ray.watch
         ray.kernel.set_result(True)
@@ -335,9 +346,16 @@ def test_what_ray_fails_to_tell_the_kernel_still_does(caplog):
     assert "its lease decides" not in caplog.text
 
 
-def owner(reference, process="process"):
-    """A task or a driver."""
-    return Life(None, NODE, "", "worker", process, [reference])
+def test_the_end_of_an_actors_process_is_not_the_actors_as_ray_may_start_it_anew():
+    async def scenario():
+        ray, actor = Ray(here=True), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        ray.kernel.set_result(True)
+        await settle()
+        assert (ray.ending, ray.dead) == ([], [])
+        assert KEY in ray.watch
+
+    run(scenario)
 
 
 def test_an_owner_that_died_is_dead_when_its_kernel_says_so():
