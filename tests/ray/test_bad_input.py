@@ -49,6 +49,8 @@ GOOD = {
     "session": None,
     "request": None,
     "key": "key",
+    "since": -1,
+    "name": "lock",
 }
 BAD = {
     "group": BAD_TEXTS,
@@ -60,6 +62,8 @@ BAD = {
     "session": BAD_SESSIONS,
     "request": BAD_REQUESTS,
     "key": {},
+    "since": {"None": None, "-2": -2, "1.5": 1.5, "True": True, "text": "1"},
+    "name": BAD_TEXTS,
 }
 CALLS = {
     "get_subset": ["group", "member_id", "items", "weight", "session"],
@@ -72,6 +76,12 @@ CALLS = {
     "get_owner": ["group", "key"],
     "forget": ["group", "member_id"],
     "drain": ["group", "member_id"],
+    "make_group": ["group"],
+    "delete_group": ["group"],
+    "get_metadata": ["group"],
+    "get_leader": ["group"],
+    "get_actors": ["group", "since"],
+    "break_lock": ["name"],
 }
 CASES = [
     pytest.param(method, name, value, id=f"{method}-{name}-{kind}")
