@@ -133,6 +133,12 @@ class Checkpoints:
         with transaction(self._db):
             self._count(claim, done)
 
+    def position(self, shard: str, input_name: str) -> int:
+        """Up to where an input is published by a shard, in bytes, whoever owns it."""
+        query = "SELECT position FROM watermark WHERE shard = ? AND input = ?"
+        row = self._db.execute(query, [shard, input_name]).fetchone()
+        return int(row[0]) if row else 0
+
     def reigns(self) -> list[Reign]:
         """Who owned what, the oldest first."""
         rows = self._db.execute("SELECT * FROM reign ORDER BY shard, token")

@@ -27,7 +27,7 @@ Deliver = Callable[[str, Batch], Awaitable[Receipt]]
 # Samples of an input, over all shards, that wait or are under way: no more are read before some are published.
 _MOST_PENDING = 40_000
 # Seconds that a sample waits for its batch to be filled: when there is nothing more to read, and while there is.
-_OLDEST, _OLDEST_OF_MANY = 1.0, 5.0
+_OLDEST, _OLDEST_OF_MANY = 1.0, 3.0
 # Seconds between looks at whether a followed file has grown.
 _LOOK = 0.1
 
@@ -39,7 +39,7 @@ class _Stream:
     shard: str
     size: BatchSize
     begin: int  # all before it is published
-    flushes: bool
+    skipped: int  # what begins before it was published before this feed began
     waiting: list[Sample] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # where each that waits begins
     read_at: float = 0.0  # of the first that waits
@@ -71,6 +71,7 @@ class Feed:
         pipelines: Mapping[str, Pipeline],
         sizes: Mapping[str, BatchSize],
         deliver: Deliver,
+        published: Callable[[str, str], int],
         follow: bool,
     ) -> None:
         """Reads nothing yet.
@@ -82,6 +83,7 @@ class Feed:
             pipelines: by name.
             sizes: the batch size of each, which is shared with other inputs.
             deliver: how batches get to their owners.
+            published: up to where a pipeline's shard has published the input, in bytes, as far as is known.
             follow: whether to go on at the end of the input.
         """
         self.name = name
@@ -90,6 +92,7 @@ class Feed:
         self._pipelines = list(pipelines.values())
         self._sizes = sizes
         self._deliver = deliver
+        self._published = published
         self._follow = follow
         self._start = offsets.get(name)
         self._read: deque[_Read] = deque()  # not acknowledged yet
@@ -127,6 +130,8 @@ class Feed:
         for position, sample in chunk.samples:
             for pipeline in self._takers_of(sample.name):
                 stream = self._stream(pipeline, pipeline.shard_of(sample.resource_id))
+                if position < stream.skipped:
+                    continue
                 if not stream.waiting:
                     stream.read_at = now
                 stream.waiting.append(sample)
@@ -143,8 +148,9 @@ class Feed:
 
     def _stream(self, pipeline: Pipeline, shard: str) -> _Stream:
         if shard not in self._streams:
-            size = self._sizes[pipeline.name]
-            self._streams[shard] = _Stream(shard, size, self._start.position, pipeline.flushes)
+            size, begin = self._sizes[pipeline.name], self._start.position
+            published = max(begin, self._published(pipeline.name, shard))
+            self._streams[shard] = _Stream(shard, size, begin, published)
         return self._streams[shard]
 
     def _send(self, at_end: bool) -> None:

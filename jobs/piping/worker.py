@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from piping.batching import BatchSize
 from piping.checkpoints import Checkpoints, Superseded
 from piping.config import PipelinesConfig
+from piping.database import is_locked
 from piping.feeding import Feed
 from piping.offsets import Offsets
 from piping.pipeline import Pipeline, make_pipelines
@@ -117,7 +120,7 @@ class Worker:
         warm_up(each for p in self._pipelines.values() for publishers in p.publishers.values() for each in publishers)
         self._sizes = {name: BatchSize() for name in self._pipelines}
         self._offsets = job.offsets()
-        self._checkpoints: list[Checkpoints] = []
+        self._checkpoints: dict[str, Checkpoints] = {}
         self._shards = {key: shard for p in self._pipelines.values() for key, shard in self._shards_of(p)}
         self._feeds: dict[str, asyncio.Task[None]] = {}
         self._names: list[str] = []
@@ -160,7 +163,7 @@ class Worker:
     def close(self) -> None:
         """Closes the databases."""
         self._offsets.close()
-        for checkpoints in self._checkpoints:
+        for checkpoints in self._checkpoints.values():
             checkpoints.close()
 
     async def take(self, shard: str, batch: Batch) -> Receipt:
@@ -223,11 +226,20 @@ class Worker:
         follow = self._job.config.follow
         offset = await unlocked(lambda: self._offsets.get(name))
         reader = LineReader(self._job.inputs.base / name, offset, follow)
-        await Feed(name, reader, self._offsets, self._pipelines, self._sizes, self._deliver, follow).run()
+        published = partial(self._published, name)
+        await Feed(name, reader, self._offsets, self._pipelines, self._sizes, self._deliver, published, follow).run()
+
+    def _published(self, input_name: str, pipeline: str, shard: str) -> int:
+        try:
+            return self._checkpoints[pipeline].position(shard, input_name)
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            return 0  # it is sent again, and dropped there
 
     def _shards_of(self, pipeline: Pipeline) -> list[tuple[str, Shard]]:
         checkpoints = self._job.checkpoints(pipeline.name)
-        self._checkpoints.append(checkpoints)
+        self._checkpoints[pipeline.name] = checkpoints
         return [
             (key, Shard(key, pipeline, checkpoints, self._job.published, lambda name: self._offsets.get(name).position))
             for key in pipeline.keys
