@@ -141,16 +141,18 @@ class Worker:
         # What is there now stays, and need not be looked through whenever some thousand samples have come and gone.
         gc.freeze()
         gc.set_threshold(_GARBAGE)
+        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             while not self._stopping.is_set():
                 if not await self._look():
                     break
                 await asyncio.wait(
-                    [*self._feeds.values(), asyncio.ensure_future(self._stopping.wait())],
+                    [*self._feeds.values(), stopping],
                     timeout=_LOOK,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
         finally:
+            stopping.cancel()
             for feed in self._feeds.values():
                 feed.cancel()
             await asyncio.gather(*self._feeds.values(), return_exceptions=True)

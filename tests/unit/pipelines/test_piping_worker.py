@@ -351,6 +351,7 @@ def eventually(condition):
 
 def test_followed_files_grow_and_new_ones_come(job, line, tmp_path, monkeypatch):
     monkeypatch.setattr("piping.worker._LIST", 0.01)
+    monkeypatch.setattr("piping.worker._LOOK", 0.01)
     following = job("follow", follow=True)
     worker = Worker("a", following, Lone(), Lone())
 
@@ -367,6 +368,10 @@ def test_followed_files_grow_and_new_ones_come(job, line, tmp_path, monkeypatch)
         await eventually(
             lambda: (tmp_path / "in" / "9.jsonl").stat().st_size == worker._offsets.get("9.jsonl").position
         )
+        tasks = len(asyncio.all_tasks())
+        for _ in range(20):
+            await asyncio.wait(worker._feeds.values(), timeout=0.02)
+        assert len(asyncio.all_tasks()) <= tasks, "waiting leaves nothing behind"
         worker.stop()
         await run
 
