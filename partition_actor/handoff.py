@@ -96,6 +96,10 @@ class Handoff:
         for target in self._unblock(key):
             self._tell(target)
 
+    def is_awaited(self, key: SessionKey) -> bool:
+        """Whether anybody waits for this session to acknowledge the published epoch."""
+        return bool(self._blocks.get(key))
+
     def blockers(self, key: SessionKey) -> Iterable[SessionKey]:
         """Whom this session waits for."""
         return self._blockers.get(key, {})

@@ -7,6 +7,7 @@ and leaves everything that follows from a reply to `on_reply`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
@@ -142,7 +143,17 @@ class Link:
             self._watched_by = 0  # the watch has ended with the session
         self._interval = reply["next"]
         self._connected(changes)
+        if changes and not reply["again"]:
+            await self._let_others_hear()
         return True
+
+    async def _let_others_hear(self) -> None:
+        """Leave the coordinator to tell others the same news, before the next heartbeat; there is none meanwhile.
+
+        That is when the next epoch can be there at the soonest. What others wait for is sent at once all the same.
+        """
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self._ownership.settings.publish_window)
 
     async def _reply_or_wake(self, reference: ray.ObjectRef[Any]) -> dict[str, Any] | None:
         """The reply; None when a newer request is wanted first or the coordinator has seen one."""

@@ -271,7 +271,7 @@ class Ownership:
             return False
         held.acked = min(epoch, held.view.epoch)
         held.views = [view for view in held.views if view.epoch >= held.acked]
-        return held.view.exclusive
+        return held.view.awaited
 
     # -- what it may work on ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import PLAIN, World
+from machines import PLAIN, World, beat
 
 from partition_actor import Settings
 from partition_actor.protocol import WHOLE
@@ -150,3 +150,21 @@ def test_a_storm_of_joins_takes_few_epochs_and_tells_nobody_more_than_two_views_
     assert all(member.ownership.view("g").laggards == () for member in members)
     assert world.membership.groups["g"].epoch[1] <= 20
     assert max(told_of.values()) <= 2 * 200
+
+
+def test_only_those_for_whom_others_wait_are_asked_to_acknowledge_at_once():
+    world = World()
+    old, new = world.member("a"), world.member("b")
+    old.beat()
+    old.adopts = False
+    new.beat()
+    old.beat()
+    assert old.ownership.view("g").awaited
+    assert not new.ownership.view("g").awaited
+    assert old.ownership.adopted("g", old.ownership.view("g").epoch)
+    beat(old, new)
+    new.adopts = False
+    old.ownership.leave("g")
+    beat(old, new)
+    assert new.ownership.view("g").members == {"b": 1}
+    assert not new.ownership.adopted("g", new.ownership.view("g").epoch)
