@@ -16,6 +16,7 @@ import members as members_module
 import pytest
 import ray
 from deployments import HASTY, LIMIT, STEADY, Deployment, wait_until
+from teams import Team
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +100,19 @@ def spawn():
     yield spawn
     for handle in made:
         ray.kill(handle)
+
+
+@pytest.fixture
+def team(steady, group, spawn):
+    made = Team(steady, group, spawn)
+    yield made
+    for router in made.routers:
+        router.stop()
+
+
+@pytest.fixture
+def hasty_team(hasty, group, spawn):
+    made = Team(hasty, group, spawn)
+    yield made
+    for router in made.routers:
+        router.stop()

@@ -338,15 +338,12 @@ def test_a_shard_that_was_let_go_is_claimed_anew(job, sample):
     assert (path, record["volume"]) == ("cpu:rates", 2.0), "the rate goes on from what was written"
 
 
-def eventually(condition):
-    async def wait():
-        for _ in range(3000):
-            if condition():
-                return
-            await asyncio.sleep(0.01)
-        pytest.fail("in vain")
-
-    return wait()
+async def eventually(condition):
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("in vain")
 
 
 def test_followed_files_grow_and_new_ones_come(job, line, tmp_path, monkeypatch):
