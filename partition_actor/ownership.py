@@ -66,6 +66,11 @@ class Standing:
     """Of one who watches: the coordinator has said that there is no such group."""
 
     @property
+    def is_live(self) -> bool:
+        """Whether requests tell of the group, and replies count for it."""
+        return self.state in ("joining", "member", "watching")
+
+    @property
     def view(self) -> View | None:
         """The view held."""
         return self.views[-1] if self.views else None
@@ -169,7 +174,7 @@ class Ownership:
         self._sent = now
         tell_views, self._tell_views = self._tell_views, False
         lapsed = now >= self.lease_until  # it may have been forgotten
-        live = {name: held for name, held in self.groups.items() if held.state in ("joining", "member", "watching")}
+        live = [(name, held) for name, held in self.groups.items() if held.is_live]
         request = {
             "protocol": PROTOCOL,
             "member": self.member_id,
@@ -178,7 +183,7 @@ class Ownership:
             "incarnation": self.incarnation,
             "interval": self.interval,
             "leased": now < self.exclusive_until,
-            "groups": {name: self._report(held, tell_views, lapsed) for name, held in live.items()},
+            "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
         }
         self._mind_lapse(now)
         locks = self.locks.stated()
@@ -223,12 +228,13 @@ class Ownership:
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
         self._sent = None
         self.locks.take(reply.get("locks", {}))
-        known = [(name, entry) for name, entry in reply["groups"].items() if name in self.groups]
-        changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in known]
+        changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
         return [change for change in changes if change is not None]
 
     def _take_entry(self, name: str, entry: dict[str, Any], seq: int) -> Change | None:
-        held = self.groups[name]
+        held = self.groups.get(name)
+        if held is None or not held.is_live:
+            return None
         before = held.view
         if held.state == "watching":
             return self._watch_entry(name, held, entry)

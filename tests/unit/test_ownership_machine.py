@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -35,6 +36,40 @@ ENTRIES = st.one_of(
         st.dictionaries(st.sampled_from(["b", "c"]), MEMBERS, max_size=1),
     ),
 )
+
+
+def reply_to(own, entry):
+    """What a coordinator says of the group in answer to the latest request."""
+    return {
+        "seq": own.request(50.0)["seq"],
+        "incarnation": 1,
+        "term": 10.0,
+        "exclusive_term": 10.0,
+        "next": 2.0,
+        "again": False,
+        "views": False,
+        "groups": {"g": entry},
+    }
+
+
+@pytest.mark.parametrize("end", ["out", "superseded", "missing", "taken"])
+def test_a_group_that_is_over_takes_no_view_any_more(end):
+    own = Ownership("me", "s", PLAIN)
+    own.join("g", exclusive=True)
+    view = {
+        "epoch": (1, 1),
+        "rev": 0,
+        "exclusive": True,
+        "mine": True,
+        "base": None,
+        "changed": {"me": 1},
+        "laggards": [],
+        "rings": [],
+    }
+    own.receive(reply_to(own, {"view": {**view, "epoch": (1, 2)}}))
+    own.receive(reply_to(own, {"state": end}))
+    assert own.receive(reply_to(own, {"view": view})) == []
+    assert (own.groups["g"].state, own.view("g")) == (end, None)
 
 
 class Replies(RuleBasedStateMachine):
