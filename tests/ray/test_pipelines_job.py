@@ -1,5 +1,6 @@
 """The second job with real processes: each test is one run of ``jobs/pipelines.py`` on a Ray of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -67,8 +68,13 @@ class Run:
         return next(line for line in self.lines if line.split()[:1] == [first_word])
 
     def agents(self):
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::Agent")]
+        """The agents' processes; any may end while it is looked at, and then it is none of them."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "".join(child.cmdline()[:1]).startswith("ray::Agent"):
+                    found.append(child)
+        return found
 
 
 @pytest.fixture
@@ -130,11 +136,11 @@ def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publ
 def test_an_agent_that_dies_unasked_is_replaced_and_a_second_run_goes_on_where_the_first_was(start, tmp_path):
     write_inputs(tmp_path / "in", moments=1500)
     run = start("--agents", 2, "--follow")
-    victim, *_ = eventually(lambda: len(run.agents()) == 2 and run.agents())
+    victim, *_ = eventually(lambda: len(found := run.agents()) == 2 and found)
     eventually(lambda: list(tmp_path.glob("out/published/cpu:rates/*.jsonl")))
     os.kill(victim.pid, signal.SIGKILL)
     run.read_until(" died; another takes its place")
-    eventually(lambda: len([agent for agent in run.agents() if agent.is_running()]) == 2)
+    eventually(lambda: len(run.agents()) == 2)
     run.process.terminate()
     assert run.end() == 0, run.text
     assert run.line("published")

@@ -1,5 +1,6 @@
 """The main job with real processes: each test is one run of ``jobs/poll.py`` on a Ray of its own."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -53,6 +54,15 @@ class Run:
 
     def line(self, first_word):
         return next(line for line in self.lines if line.split()[:1] == [first_word])
+
+    def agents(self):
+        """The agents' processes; any may end while it is looked at, and then it is none of them."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "".join(child.cmdline()[:1]).startswith("ray::Agent"):
+                    found.append(child)
+        return found
 
     @property
     def dataset(self):
@@ -181,11 +191,7 @@ def test_a_death_that_nobody_asked_for_is_a_gap_and_status_1(start, tmp_path):
     run.read_until("cycle 1 of 3")
     # A part of cycle 2 is there, and most of its polls are not: it is under way.
     eventually(lambda: list(run.dataset.glob("samples/000002-agent-1-*")))
-    (victim, *_) = (
-        child
-        for child in psutil.Process(run.process.pid).children(recursive=True)
-        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::Agent")
-    )
+    victim, *_ = run.agents()
     os.kill(victim.pid, signal.SIGKILL)
     assert run.end() == 1, run.text
     assert " died; another takes its place" in run.text
@@ -201,11 +207,7 @@ def test_a_hanging_agent_is_replaced(start, tmp_path):
     run = start("--config", config, "--cycles", 3, "--agents", 2)
     run.read_until("cycle 1 of 3")
     eventually(lambda: list(run.dataset.glob("samples/000002-agent-1-*")))
-    (victim, *_) = (
-        child
-        for child in psutil.Process(run.process.pid).children(recursive=True)
-        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::Agent")
-    )
+    victim, *_ = run.agents()
     os.kill(victim.pid, signal.SIGSTOP)
     assert run.end() == 1, run.text
     assert " has not ended its cycle within 4 s; another takes its place" in run.text
@@ -213,10 +215,11 @@ def test_a_hanging_agent_is_replaced(start, tmp_path):
 
 
 def test_a_ray_that_is_not_there_is_one_line_and_status_2(start):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    run = start("--address", address)
-    assert run.end() == 2
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody_listens.getsockname()[1]}"
+        run = start("--address", address)
+        assert run.end() == 2
     (line,) = run.lines
     assert line.startswith(f"poll.py: --address {address}: cannot join Ray: ")
 
