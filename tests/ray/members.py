@@ -204,5 +204,4 @@ def member_in_a_task(name, namespace, my_id, group, path):
     Path(path).write_text(str(os.getpid()))
     with PartitionCoordinator(my_id, name, namespace) as coordinator:
         coordinator.join_group(group, exclusive=True)
-        while True:
-            time.sleep(1.0)
+        threading.Event().wait()
