@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import random
 import sqlite3
 
@@ -169,38 +170,38 @@ def test_who_regains_a_shard_knows_what_others_did_meanwhile(job, sample):
     assert {id_: record["volume"] for (_, id_), record in town.published(both)[0].items()} == {"s2": 2.0, "s3": 6.0}
 
 
-def test_what_was_published_before_a_crash_is_published_again_and_is_the_same(job, expected, monkeypatch):
-    several = town.Town(job("several"), ["a", "b"])
-    once = iter([True])
+@pytest.fixture
+def crashed_once(job, expected, monkeypatch):
+    """Let two agents do the job, of whom one crashes before or after a commit; how often each record is there then."""
 
-    def crash_once(claim):
-        if claim.watermarks and next(once, False):
-            raise town.CrashedError
+    def crashed_once(when):
+        several = town.Town(job("several"), ["a", "b"])
+        once = iter([True])
 
-    town.commits(monkeypatch, before=crash_once)
-    asyncio.run(several.run())
-    records, counts = town.published(several.job)
-    assert records == expected
-    assert 0 < sum(count > 1 for count in counts.values()) < 100
+        def crash_once(claim):
+            if claim.watermarks and next(once, False):
+                raise town.CrashedError
+
+        town.commits(monkeypatch, **{when: crash_once})
+        asyncio.run(several.run())
+        assert len(several.crashed) == 1
+        records, counts = town.published(several.job)
+        assert records == expected
+        return counts.values()
+
+    return crashed_once
 
 
-def test_what_was_committed_but_not_acknowledged_is_not_taken_again(job, expected, monkeypatch):
-    several = town.Town(job("several"), ["a", "b"])
-    once = iter([True])
+def test_what_was_published_before_a_crash_is_published_again_and_is_the_same(crashed_once):
+    assert 0 < sum(count > 1 for count in crashed_once("before")) < 100
 
-    def crash_once(claim):
-        if claim.watermarks and next(once, False):
-            raise town.CrashedError
 
-    town.commits(monkeypatch, after=crash_once)
-    asyncio.run(several.run())
-    records, counts = town.published(several.job)
-    assert records == expected
-    assert set(counts.values()) == {1}
+def test_what_was_committed_but_not_acknowledged_is_not_taken_again(crashed_once, job):
+    assert set(crashed_once("after")) == {1}
     reigns = [
         each
         for name in ("cpu:rates", "cpu:archive", "all:rates", "all:means")
-        for each in several.job.checkpoints(name).reigns()
+        for each in job("several").checkpoints(name).reigns()
     ]
     assert sum(reign.samples for reign in reigns) == 3 * 60 * 2 * (2 * 2 + 2 * 2)
 
@@ -221,15 +222,19 @@ def test_a_batch_that_comes_again_is_dropped_and_counted(job, sample):
     assert set(counts.values()) == {1}
 
 
-def test_who_reads_an_input_next_does_not_send_what_is_published(job, expected, monkeypatch):
-    calls = []
+def crash_at(number):
+    """Crash at the commit of this number."""
+    commits = itertools.count(1)
 
     def crash(claim):
-        calls.append(claim)
-        if len(calls) == 40:
+        if next(commits) == number:
             raise town.CrashedError
 
-    town.commits(monkeypatch, after=crash)
+    return crash
+
+
+def test_who_reads_an_input_next_does_not_send_what_is_published(job, expected, monkeypatch):
+    town.commits(monkeypatch, after=crash_at(40))
     with pytest.raises(town.CrashedError):
         town.run_alone(job("again"))
     town.run_alone(job("again"))
@@ -239,14 +244,7 @@ def test_who_reads_an_input_next_does_not_send_what_is_published(job, expected, 
 
 
 def test_a_job_that_was_ended_goes_on_where_it_was(job, expected, monkeypatch):
-    calls = []
-
-    def crash(claim):
-        calls.append(claim)
-        if len(calls) == 25:
-            raise town.CrashedError
-
-    town.commits(monkeypatch, before=crash)
+    town.commits(monkeypatch, before=crash_at(25))
     with pytest.raises(town.CrashedError):
         town.run_alone(job("again"))
     begun = town.published(job("again"))[0]
