@@ -1,96 +1,22 @@
 """The second job with real processes: each test is one run of ``jobs/pipelines.py`` on a Ray of its own."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from contextlib import ExitStack
 
-import psutil
 import pytest
+from deployments import wait_until
+from job_runs import LIMIT, ROOT, Run
 
-ROOT = Path(__file__).parents[2]
-LIMIT = 200.0  # s, for what takes some seconds on an idle machine
-
-PIPELINES = """\
-sources:
-  - {name: cpu, meters: ["cpu.*"], sinks: [rates, archive]}
-  - {name: all, meters: ["*", "!cpu.idle"], shards: 3, sinks: [rates, means]}
-sinks:
-  - name: rates
-    transformers: [{name: rate_of_change}]
-    publishers: [file://]
-  - name: archive
-    publishers: ["file://?format=parquet"]
-  - name: means
-    transformers: [{name: aggregator, parameters: {size: 7, window: 20}}]
-    publishers: [file://]
-"""
-
-
-class Run:
-    """A running ``jobs/pipelines.py``; its output line by line."""
-
-    def __init__(self, directory, *arguments):
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        environment.pop("RAY_ADDRESS", None)
-        (directory / "p.yaml").write_text(PIPELINES)
-        options = ["--config", directory / "p.yaml", "--input", directory / "in", "--out", directory / "out"]
-        self.lines = []
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "jobs" / "pipelines.py", *options, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-
-    def read_until(self, text):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if text in line:
-                return
-        pytest.fail(f"no {text!r} in:\n{self.text}")
-
-    def end(self):
-        self.lines += self.process.stdout.read().splitlines()
-        return self.process.wait(LIMIT)
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
-
-    def line(self, first_word):
-        return next(line for line in self.lines if line.split()[:1] == [first_word])
-
-    def agents(self):
-        """The agents' processes; any may end while it is looked at, and then it is none of them."""
-        found = []
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if "".join(child.cmdline()[:1]).startswith("ray::Agent"):
-                    found.append(child)
-        return found
+CONFIG = ROOT / "tests" / "unit" / "pipelines" / "pipelines.yaml"
 
 
 @pytest.fixture
 def start(tmp_path):
-    runs = []
-
-    def start(*arguments):
-        runs.append(Run(tmp_path, *arguments))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.terminate()
-            run.process.wait(LIMIT)
-        run.process.stdout.close()
+    options = ["--config", CONFIG, "--input", tmp_path / "in", "--out", tmp_path / "out"]
+    with ExitStack() as runs:
+        yield lambda *arguments: runs.enter_context(Run("pipelines.py", *options, *arguments))
 
 
 def write_inputs(directory, moments, files=4):
@@ -106,14 +32,6 @@ def write_inputs(directory, moments, files=4):
                         at = f"2026-01-02T{moment // 3600:02}:{moment // 60 % 60:02}:{moment % 60:02}.{n % 1000:03}Z"
                         out.write(json.dumps({**sample, "resource_id": f"r{file}.{resource}", "timestamp": at}) + "\n")
             out.write("{corrupt\n")
-
-
-def eventually(condition):
-    deadline = time.monotonic() + LIMIT
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publishes(start, tmp_path):
@@ -136,11 +54,11 @@ def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publ
 def test_an_agent_that_dies_unasked_is_replaced_and_a_second_run_goes_on_where_the_first_was(start, tmp_path):
     write_inputs(tmp_path / "in", moments=1500)
     run = start("--agents", 2, "--follow")
-    victim, *_ = eventually(lambda: len(found := run.agents()) == 2 and found)
-    eventually(lambda: list(tmp_path.glob("out/published/cpu:rates/*.jsonl")))
+    victim, *_ = wait_until(lambda: len(found := run.agents()) == 2 and found, LIMIT)
+    wait_until(lambda: list(tmp_path.glob("out/published/cpu:rates/*.jsonl")), LIMIT)
     os.kill(victim.pid, signal.SIGKILL)
     run.read_until(" died; another takes its place")
-    eventually(lambda: len(run.agents()) == 2)
+    wait_until(lambda: len(run.agents()) == 2, LIMIT)
     run.process.terminate()
     assert run.end() == 0, run.text
     assert run.line("published")

@@ -1,68 +1,28 @@
 """The main job with real processes: each test is one run of ``jobs/poll.py`` on a Ray of its own."""
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import psutil
 import pyarrow.dataset
 import pytest
+from deployments import wait_until
+from job_runs import LIMIT, Run
 
-ROOT = Path(__file__).parents[2]
-LIMIT = 150.0  # s, for what takes a few seconds on an idle machine
 
-
-class Run:
-    """A running ``jobs/poll.py``; its output line by line."""
+class Poll(Run):
+    """A running ``jobs/poll.py``."""
 
     def __init__(self, out, *arguments):
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "NO_PROXY": "127.0.0.1", "COLUMNS": "200"}
-        environment.pop("RAY_ADDRESS", None)
+        super().__init__("poll.py", "--out", out, *arguments)
         self.out = out
-        self.lines = []
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "jobs" / "poll.py", "--out", out, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-
-    def read_until(self, text):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if text in line:
-                return
-        pytest.fail(f"no {text!r} in:\n{self.text}")
-
-    def end(self):
-        self.lines += self.process.stdout.read().splitlines()
-        return self.process.wait(LIMIT)
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
-
-    def line(self, first_word):
-        return next(line for line in self.lines if line.split()[:1] == [first_word])
-
-    def agents(self):
-        """The agents' processes; any may end while it is looked at, and then it is none of them."""
-        found = []
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if "".join(child.cmdline()[:1]).startswith("ray::Agent"):
-                    found.append(child)
-        return found
 
     @property
     def dataset(self):
@@ -75,18 +35,26 @@ class Run:
 
 @pytest.fixture
 def start(tmp_path):
-    runs = []
+    with ExitStack() as runs:
+        yield lambda *arguments: runs.enter_context(Poll(tmp_path / "out", *arguments))
 
-    def start(*arguments):
-        runs.append(Run(tmp_path / "out", *arguments))
-        return runs[-1]
 
-    yield start
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.terminate()
-            run.process.wait(LIMIT)
-        run.process.stdout.close()
+@pytest.fixture
+def signal_in_cycle_2(start, tmp_path):
+    """Start a run, and give one of its agents a signal while cycle 2 is under way."""
+
+    def signal_in_cycle_2(number, settings):
+        config = tmp_path / "poll.yaml"
+        config.write_text(settings)
+        run = start("--config", config, "--cycles", 3, "--agents", 2)
+        run.read_until("cycle 1 of 3")
+        # A part of cycle 2 is there, and most of its polls are not.
+        wait_until(lambda: list(run.dataset.glob("samples/000002-agent-1-*")), LIMIT)
+        victim, *_ = run.agents()
+        os.kill(victim.pid, number)
+        return run
+
+    return signal_in_cycle_2
 
 
 @pytest.fixture
@@ -106,14 +74,6 @@ def web():
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-def eventually(condition):
-    deadline = time.monotonic() + LIMIT
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def agents_of(samples):
@@ -184,15 +144,8 @@ def test_what_appears_and_vanishes_between_cycles_is_no_gap(start):
     assert run.line("gaps").split()[1] == run.line("duplicates").split()[1] == "none"
 
 
-def test_a_death_that_nobody_asked_for_is_a_gap_and_status_1(start, tmp_path):
-    config = tmp_path / "poll.yaml"
-    config.write_text("spread: 3.0\ninterval: 0.0\n")
-    run = start("--config", config, "--cycles", 3, "--agents", 2)
-    run.read_until("cycle 1 of 3")
-    # A part of cycle 2 is there, and most of its polls are not: it is under way.
-    eventually(lambda: list(run.dataset.glob("samples/000002-agent-1-*")))
-    victim, *_ = run.agents()
-    os.kill(victim.pid, signal.SIGKILL)
+def test_a_death_that_nobody_asked_for_is_a_gap_and_status_1(signal_in_cycle_2):
+    run = signal_in_cycle_2(signal.SIGKILL, "spread: 3.0\ninterval: 0.0\n")
     assert run.end() == 1, run.text
     assert " died; another takes its place" in run.text
     assert "in cycle 2: " in run.line("gaps")
@@ -201,14 +154,8 @@ def test_a_death_that_nobody_asked_for_is_a_gap_and_status_1(start, tmp_path):
     assert "which nobody killed" in run.line("lost")
 
 
-def test_a_hanging_agent_is_replaced(start, tmp_path):
-    config = tmp_path / "poll.yaml"
-    config.write_text("spread: 2.0\ninterval: 0.0\nlimit: 4.0\n")
-    run = start("--config", config, "--cycles", 3, "--agents", 2)
-    run.read_until("cycle 1 of 3")
-    eventually(lambda: list(run.dataset.glob("samples/000002-agent-1-*")))
-    victim, *_ = run.agents()
-    os.kill(victim.pid, signal.SIGSTOP)
+def test_a_hanging_agent_is_replaced(signal_in_cycle_2):
+    run = signal_in_cycle_2(signal.SIGSTOP, "spread: 2.0\ninterval: 0.0\nlimit: 4.0\n")
     assert run.end() == 1, run.text
     assert " has not ended its cycle within 4 s; another takes its place" in run.text
     assert "cycle 3" not in run.line("gaps")

@@ -11,21 +11,7 @@ from piping.publishers import read_published
 from piping.reading import find_inputs
 from piping.worker import Job, Lone, NotOwned, Worker
 
-PIPELINES = """\
-sources:
-  - {name: cpu, meters: ["cpu.*"], sinks: [rates, archive]}
-  - {name: all, meters: ["*", "!cpu.idle"], shards: 3, sinks: [rates, means]}
-sinks:
-  - name: rates
-    transformers: [{name: rate_of_change}]
-    publishers: [file://]
-    sinks: [means]
-  - name: archive
-    publishers: ["file://?format=parquet"]
-  - name: means
-    transformers: [{name: aggregator, parameters: {size: 7, window: 20}}]
-    publishers: [file://]
-"""
+PIPELINES = Path(__file__).with_name("pipelines.yaml").read_text()
 
 
 class CrashedError(Exception):
