@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polling.progress import ProgressDisplay
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import DownloadColumn
 from rich.table import Table
 
 from piping.report import Comparison, Cost, Line
@@ -34,39 +35,13 @@ class Outcome:
         return self.ended and (self.comparison is None or self.comparison.equal)
 
 
-class Display:
-    """The run on standard output."""
+class Display(ProgressDisplay):
+    """The run on standard output; the bar is of bytes."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TextColumn("acknowledged"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None, visible=False)
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
-        self._progress.console.print(line, markup=False)
-
-    def begin(self, what: str, total: int | None) -> None:
-        """A run over so many bytes begins; None: nobody knows how many come."""
-        self._progress.start()
-        self._progress.reset(self._task, total=total, description=what, visible=True)
-
-    def advance(self, done: int) -> None:
-        """So many bytes are acknowledged."""
-        self._progress.update(self._task, completed=done)
-
-    def close(self) -> None:
-        """No bar from here on."""
-        self._progress.stop()
+        if console is None:
+            console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+        super().__init__(console, DownloadColumn(), "acknowledged")
 
     def summarise(self, outcome: Outcome, directory: Path) -> None:
         """The end of a run."""

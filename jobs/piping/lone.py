@@ -26,7 +26,7 @@ def run_alone(job: Job, display: Display, what: str) -> tuple[Cost, dict[str, in
         PublishError, LostSamples, OSError, sqlite3.Error: it cannot go on. What is done is kept.
     """
     worker = Worker("agent-1", job, Lone(), Lone())
-    display.begin(what, total_bytes(job))
+    display.start_bar(what, total_bytes(job))
     began, cpu = time.perf_counter(), time.process_time()
     try:
         asyncio.run(_run(worker, lambda: display.advance(acknowledged_bytes(job))))

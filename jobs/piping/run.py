@@ -61,7 +61,7 @@ def run(job: Job, address: str, display: Display) -> Outcome:
 
 def _watch(job: Job, fleet: Fleet, faults: _Faults, display: Display) -> None:
     total = total_bytes(job)
-    display.begin(f"{job.config.agents} agents", total)
+    display.start_bar(f"{job.config.agents} agents", total)
     while job.config.follow or not has_ended(job) or faults.pending:
         done = acknowledged_bytes(job)
         display.advance(done)

@@ -13,5 +13,6 @@
     fleet.py      the agents from the driver's side: start, settle, kill, replace
     run.py        the cycles
     report.py     gaps and duplicates, out of the written samples
-    display.py    the progress bar and the summary
+    progress.py   the progress bar
+    display.py    what the user sees: it, and the summary
 """

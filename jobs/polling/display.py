@@ -6,52 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from polling.progress import ProgressDisplay
 from polling.report import Outcome
 
 
-class Display:
+class Display(ProgressDisplay):
     """The run on standard output."""
 
     def __init__(self, cycles: int, console: Console | None = None) -> None:
+        super().__init__(console or Console(highlight=False, soft_wrap=True), MofNCompleteColumn(), "resources")
         self._cycles = cycles
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("resources"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None, visible=False)
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
-        self._progress.console.print(line, markup=False)
 
     def begin(self, cycle: int, resources: int) -> None:
         """A cycle begins, with so many resources."""
-        self._progress.start()
-        self._progress.reset(self._task, total=resources, description=f"cycle {cycle} of {self._cycles}", visible=True)
-
-    def advance(self, done: int) -> None:
-        """So many of the cycle's resources are polled."""
-        self._progress.update(self._task, completed=done)
+        self.start_bar(f"cycle {cycle} of {self._cycles}", resources)
 
     def end(self, cycle: int, resources: int) -> None:
         """A cycle has ended; a log gets a line, since it has no bar."""
-        self._progress.update(self._task, completed=resources)
+        self.advance(resources)
         if self._progress.disable:
             self.say(f"cycle {cycle} of {self._cycles}: {resources} resources")
-
-    def close(self) -> None:
-        """No bar from here on."""
-        self._progress.stop()
 
     def summarise(self, outcome: Outcome, directory: Path) -> None:
         """The end of a run, from its dataset."""
