@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, cast
 
 from piping import definitions
@@ -45,17 +46,16 @@ def make_step(transformer: Any) -> Step:
     return Aggregator(transformer.parameters)
 
 
-class RateOfChange:
-    """The change per second since the series' last sample; the first has none.
+class _Change(ABC):
+    """What has changed since the series' last sample; the first has none, and one that is older is dropped.
 
-    A cumulative volume that has fallen started again from 0. A sample that is not younger than the last one is dropped
-    if it is older, and else has the rate 0.
+    A cumulative volume that has fallen started again from 0.
     """
 
     remembers = True
 
-    def __init__(self, parameters: definitions.RateParameters) -> None:
-        self._target = parameters.target
+    def __init__(self, target: definitions.Target) -> None:
+        self._target = target
 
     def take(self, state: State | None, sample: Sample) -> tuple[State | None, Outcome]:
         now = [sample.volume, sample.at]
@@ -64,37 +64,37 @@ class RateOfChange:
         volume, at = state
         if sample.at < at:
             return state, ()
-        passed = sample.at - at
-        rate = _growth(volume, sample) / passed if passed else 0.0
-        return now, (_aimed(self._target, sample, rate, "gauge"),)
+        return now, self._outcome(_growth(volume, sample), sample.at - at, sample)
 
     def flush(self, state: State) -> Outcome:
         return ()
 
+    @abstractmethod
+    def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
+        """What comes out for a change of the volume in so many seconds, up to the sample."""
 
-class Delta:
-    """The change since the series' last sample; the first has none, and one that is older is dropped."""
 
-    remembers = True
+class RateOfChange(_Change):
+    """The change per second; 0 for a sample that is as old as the last one."""
+
+    def __init__(self, parameters: definitions.RateParameters) -> None:
+        super().__init__(parameters.target)
+
+    def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
+        return (_aimed(self._target, sample, change / passed if passed else 0.0, "gauge"),)
+
+
+class Delta(_Change):
+    """The change; only growth, if so wanted."""
 
     def __init__(self, parameters: definitions.DeltaParameters) -> None:
-        self._target = parameters.target
+        super().__init__(parameters.target)
         self._growth_only = parameters.growth_only
 
-    def take(self, state: State | None, sample: Sample) -> tuple[State | None, Outcome]:
-        now = [sample.volume, sample.at]
-        if state is None:
-            return now, ()
-        volume, at = state
-        if sample.at < at:
-            return state, ()
-        change = _growth(volume, sample)
+    def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
         if self._growth_only and change < 0:
-            return now, ()
-        return now, (_aimed(self._target, sample, change, "delta"),)
-
-    def flush(self, state: State) -> Outcome:
-        return ()
+            return ()
+        return (_aimed(self._target, sample, change, "delta"),)
 
 
 class UnitConversion:
