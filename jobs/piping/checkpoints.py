@@ -11,10 +11,9 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from piping.database import open_database, transaction
+from piping.database import Database, transaction
 from piping.pipeline import Memory, SeriesKey
 
 _SCHEMA = """
@@ -69,19 +68,10 @@ class Reign(NamedTuple):
     longest: float  # seconds
 
 
-class Checkpoints:
-    """The checkpoints of the shards of one pipeline; any number of processes may have them open.
+class Checkpoints(Database):
+    """The checkpoints of the shards of one pipeline."""
 
-    Every method may raise ``sqlite3.OperationalError`` when the database is locked for longer than a moment. Nothing
-    has happened then, and the call may be repeated.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._db = open_database(path, _SCHEMA)
-
-    def close(self) -> None:
-        """Closes the database."""
-        self._db.close()
+    schema = _SCHEMA
 
     def claim(self, shard: str, owner: str, token: int | None) -> Claim:
         """Becomes the owner of a shard, and reads what the last one left.

@@ -6,23 +6,32 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 # Seconds. A lock is held for milliseconds, unless its holder was stopped; who waits has other things to do meanwhile.
 _BUSY = 0.05
 
 
-def open_database(path: Path, schema: str) -> sqlite3.Connection:
-    """Opens a database and makes its tables, if need be.
+class Database:
+    """Some tables; any number of processes may have them open.
 
-    Raises:
-        sqlite3.OperationalError: it cannot be made, or is locked for longer than a moment.
+    Every method may raise ``sqlite3.OperationalError`` when the database is locked for longer than a moment. Nothing
+    has happened then, and the call may be repeated.
     """
-    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-    # A commit outlives the process, which is what is killed here; only a power cut may take the last ones.
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    db.executescript(schema)
-    return db
+
+    schema: ClassVar[str]
+    """SQL that makes the tables, if need be."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        # A commit outlives the process, which is what is killed here; only a power cut may take the last ones.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(self.schema)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from piping.database import open_database, transaction
+from piping.database import Database, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS input (
@@ -36,19 +36,10 @@ class Corrupt(NamedTuple):
     text: str
 
 
-class Offsets:
-    """The offsets of a job's inputs; any number of processes may have them open.
+class Offsets(Database):
+    """The offsets of a job's inputs."""
 
-    Every method may raise ``sqlite3.OperationalError`` when the database is locked for longer than a moment. Nothing
-    has happened then, and the call may be repeated.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._db = open_database(path, _SCHEMA)
-
-    def close(self) -> None:
-        """Closes the database."""
-        self._db.close()
+    schema = _SCHEMA
 
     def made_with(self, fingerprint: str) -> str:
         """The fingerprint of the pipelines that the job was begun with: the given one, if it begins now."""
