@@ -10,28 +10,25 @@ key was worked on again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
+from common import Writer, make_parser, ray_and_folder, read_lines, show
 
 import partition_actor
-from partition_actor import PartitionCoordinator, Settings, clock
+from partition_actor import Settings, clock
 
 GROUP = "ledger"
 KEYS = [f"key-{number}" for number in range(16)]
@@ -44,25 +41,15 @@ STOPPED = 0.2
 SETTLE_WITHIN = 60.0
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
-class Worker:
+class Worker(Writer):
     """Works on its keys round and round, and writes down what it did."""
 
-    def __init__(self, worker_id: str, actor: str, ledger: str, exclusive: bool = True) -> None:
-        self._id = worker_id
-        self._file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
-        self._coordinator.start()
+    def __init__(self, worker_id: str, actor: str, path: str, exclusive: bool) -> None:
+        super().__init__(worker_id, actor, path)
         self._working = threading.Lock()
         self._coordinator.partition(GROUP, KEYS).on_lost(self._finish)
         self._coordinator.join_group(GROUP, exclusive=exclusive)
         threading.Thread(target=self._work, daemon=True).start()
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def stop(self) -> None:
-        self._coordinator.stop()
 
     def _finish(self, _lost: list[str]) -> None:
         """The keys are the next owner's when this returns: wait for the unit of work in progress."""
@@ -87,49 +74,43 @@ class Worker:
         # its token, and no lease can prevent it.
         end = clock.now()
         if end - start < STOPPED and self._coordinator.fencing_token(GROUP):
-            os.write(self._file, (json.dumps([key, token, start, end, self._id]) + "\n").encode())
+            self._write([key, token, start, end, self._id])
 
 
-@dataclass
-class Findings:
-    """What the files say."""
+class Unit(NamedTuple):
+    """A unit of work."""
 
-    units: int = 0
-    overlaps: list[str] = field(default_factory=list)
-    reversals: list[str] = field(default_factory=list)
-
-
-def read_ledger(folder: Path) -> list[tuple[str, int, float, float, str]]:
-    """Every whole line of every worker's file; a killed worker may leave half a line."""
-    entries = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            try:
-                key, token, start, end, worker = json.loads(line)
-            except ValueError:
-                continue
-            entries.append((key, token, start, end, worker))
-    return entries
+    key: str
+    token: int
+    start: float
+    end: float
+    worker: str
 
 
-def judge(entries: list[tuple[str, int, float, float, str]]) -> Findings:
-    """Look for two intervals of one key that overlap, and for tokens that go back."""
-    findings = Findings(units=len(entries))
-    by_key: dict[str, list[tuple[str, int, float, float, str]]] = defaultdict(list)
-    for entry in entries:
-        by_key[entry[0]].append(entry)
-    for units in by_key.values():
-        units.sort(key=lambda unit: unit[2])
-        for before, after in itertools.pairwise(units):
-            if after[2] < before[3] and after[4] != before[4]:
-                findings.overlaps.append(f"{before} and {after}")
-            if after[1] < before[1]:
-                findings.reversals.append(f"{before} and {after}")
+def read_ledger(folder: Path) -> list[Unit]:
+    """All units of work that were written down."""
+    return [Unit(*line) for line in read_lines(folder)]
+
+
+def judge(units: list[Unit]) -> dict[str, list[str]]:
+    """Look for two units of work on one key that overlap, and for tokens that go back."""
+    findings: dict[str, list[str]] = {"overlaps": [], "reversals": []}
+    by_key: dict[str, list[Unit]] = defaultdict(list)
+    for unit in sorted(units, key=lambda unit: unit.start):
+        by_key[unit.key].append(unit)
+    for of_key in by_key.values():
+        for before, after in itertools.pairwise(of_key):
+            if after.start < before.end and after.worker != before.worker:
+                findings["overlaps"].append(f"{before} and {after}")
+            if after.token < before.token:
+                findings["reversals"].append(f"{before} and {after}")
     return findings
 
 
 class Chaos:
     """The cluster under attack."""
+
+    worker: type[Writer] = Worker
 
     def __init__(self, folder: Path, seed: int, workers: int, exclusive: bool = True) -> None:
         self.folder = folder
@@ -149,7 +130,8 @@ class Chaos:
         """Start a process under this id; there may be one already."""
         self.lives += 1
         path = self.folder / f"{worker_id}-{self.lives}.jsonl"
-        worker = Worker.remote(worker_id, self.name, str(path), self.exclusive)  # type: ignore[attr-defined]
+        options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4)
+        worker: Any = options.remote(worker_id, self.name, str(path), self.exclusive)
         self.pids[worker_id] = ray.get(worker.pid.remote())
         self.workers[worker_id] = worker
 
@@ -204,7 +186,7 @@ class Chaos:
         worker_id = self.any_worker()
         self.ask("drain", GROUP, worker_id)
         self.pids.pop(worker_id)
-        self.retired = self.workers.pop(worker_id)
+        self.retired = self.workers.pop(worker_id)  # without a handle it would end
         self.add(f"worker-{self.lives + 100}")
 
     def leave(self) -> None:
@@ -224,7 +206,7 @@ class Chaos:
         until = time.monotonic() + SETTLE_WITHIN
         stale = KEYS
         while time.monotonic() < until:
-            begun = {key for key, _, start, _, _ in read_ledger(self.folder) if start > since}
+            begun = {unit.key for unit in read_ledger(self.folder) if unit.start > since}
             stale = sorted(set(KEYS) - begun)
             if not stale:
                 return clock.now() - since
@@ -237,7 +219,8 @@ class Chaos:
             self.kill, self.restart, self.pause, self.zombie, self.drain, self.leave, self.coordinator,
         ]  # fmt: skip
         self.settle(clock.now())
-        until, plan = time.monotonic() + seconds, []
+        until = time.monotonic() + seconds
+        plan: list[Callable[[], None]] = []
         while time.monotonic() < until:
             plan = plan or self.dice.sample(faults, len(faults))
             fault = plan.pop()
@@ -250,28 +233,19 @@ class Chaos:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument(
         "--plain", action="store_true", help="in a group that is not exclusive: this must find overlaps"
     )
     options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    ray.init(address="local", num_cpus=16, include_dashboard=False, logging_level="error", log_to_driver=False)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            chaos = Chaos(Path(folder), options.seed, options.workers, not options.plain)
-            chaos.run(options.seconds)
-            findings = judge(read_ledger(Path(folder)))
-    finally:
-        ray.shutdown()
+    with ray_and_folder(options.seed) as folder:
+        chaos = Chaos(folder, options.seed, options.workers, not options.plain)
+        chaos.run(options.seconds)
+        units = read_ledger(folder)
     print(f"faults: {dict(chaos.faults)}")
-    print(f"units of work: {findings.units}, overlaps: {len(findings.overlaps)}, reversals: {len(findings.reversals)}")
-    for line in (findings.overlaps + findings.reversals)[:10]:
-        print("  " + line)
-    return 1 if findings.overlaps or findings.reversals else 0
+    return show(f"units of work: {len(units)}", judge(units))
 
 
 if __name__ == "__main__":

@@ -10,22 +10,21 @@ no two holds overlap, and tokens strictly grow.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
-import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
+from common import Writer, make_parser, ray_and_folder, read_lines, show
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Settings, clock
@@ -40,21 +39,12 @@ PROGRESS_WITHIN = 60.0
 """Seconds after which a fault must have been overcome."""
 
 
-class Racer:
+class Racer(Writer):
     """Takes the lock round and round, and writes down when it held it."""
 
     def __init__(self, worker_id: str, actor: str, path: str) -> None:
-        self._id = worker_id
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
-        self._coordinator.start()
+        super().__init__(worker_id, actor, path)
         threading.Thread(target=self._race, daemon=True).start()
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def _write(self, what: str, token: int, moment: float) -> None:
-        os.write(self._file, (json.dumps([what, token, moment, self._id]) + "\n").encode())
 
     def _race(self) -> None:
         dice, lock = random.Random(self._id), self._coordinator.lock(LOCK)
@@ -63,33 +53,29 @@ class Racer:
                 token, start = lock.fencing_token, clock.now()
                 if not lock.held:
                     continue
-                self._write("in", token, start)
+                self._write(["in", token, start, self._id])
                 time.sleep(dice.uniform(0.0, LONGEST_HOLD))
                 end = clock.now()
                 if end - start < STOPPED and lock.fencing_token == token:
-                    self._write("out", token, end)
+                    self._write(["out", token, end, self._id])
 
 
 def read(folder: Path) -> list[tuple[int, float, float, str]]:
     """``(token, start, end, worker)`` of every hold; one that was cut short ends when it began."""
     holds: dict[tuple[int, str], list[float]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            try:
-                _, token, moment, worker = json.loads(line)
-            except ValueError:  # a killed process may leave half a line
-                continue
-            holds.setdefault((token, worker), []).append(moment)
+    for _, token, moment, worker in read_lines(folder):
+        holds.setdefault((token, worker), []).append(moment)
     return sorted((token, times[0], times[-1], worker) for (token, worker), times in holds.items())
 
 
-def judge(holds: list[tuple[int, float, float, str]]) -> tuple[list[str], list[str]]:
+def judge(holds: list[tuple[int, float, float, str]]) -> dict[str, list[str]]:
     """Two holds that overlap, and tokens that do not grow with time."""
     by_time = sorted(holds, key=lambda hold: hold[1])
     pairs = list(itertools.pairwise(by_time))
-    overlaps = [f"{before} and {after}" for before, after in pairs if after[1] < before[2]]
-    reversals = [f"{before} and {after}" for before, after in pairs if after[0] <= before[0]]
-    return overlaps, reversals
+    return {
+        "overlaps": [f"{before} and {after}" for before, after in pairs if after[1] < before[2]],
+        "reversals": [f"{before} and {after}" for before, after in pairs if after[0] <= before[0]],
+    }
 
 
 class Race:
@@ -113,7 +99,7 @@ class Race:
         self.lives += 1
         worker_id = f"racer-{self.lives}"
         options = ray.remote(Racer).options(num_cpus=0, max_concurrency=2)
-        racer = options.remote(worker_id, self.name, str(self.folder / f"{worker_id}.jsonl"))
+        racer: Any = options.remote(worker_id, self.name, str(self.folder / f"{worker_id}.jsonl"))
         self.racers[worker_id] = ray.get(racer.pid.remote())
         self.handles.append(racer)
 
@@ -169,26 +155,17 @@ class Race:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--holds", type=int, default=1000)
     parser.add_argument("--racers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            race = Race(Path(folder), options.seed, options.racers)
-            faults = race.run(options.holds)
-            holds = read(Path(folder))
-    finally:
-        ray.shutdown()
-    overlaps, reversals = judge(holds)
+    with ray_and_folder(options.seed, num_cpus=4) as folder:
+        race = Race(folder, options.seed, options.racers)
+        faults = race.run(options.holds)
+        race.breaker.stop()
+        holds = read(folder)
     print(f"faults: {faults}")
-    print(f"holds: {len(holds)}, overlaps: {len(overlaps)}, reversals: {len(reversals)}")
-    for line in (overlaps + reversals)[:10]:
-        print("  " + line)
-    return 1 if overlaps or reversals else 0
+    return show(f"holds: {len(holds)}", judge(holds))
 
 
 if __name__ == "__main__":

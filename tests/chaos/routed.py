@@ -10,29 +10,24 @@ a result ran, once if it is not safe to repeat; and one whose error says that it
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-import ray
-from ledger import Chaos
+from common import Writer, make_parser, ray_and_folder, read_lines, show
+from ledger import GROUP, KEYS, Chaos
 
-from partition_actor import PartitionCoordinator, Router, clock, errors, owned_by
+from partition_actor import Router, clock, errors, owned_by
 
-GROUP = "ledger"
-KEYS = [f"key-{number}" for number in range(16)]
 LONGEST_CALL = 0.1
 """Seconds; one call in ten takes up to that long, the others no time."""
 PAUSE = 0.5
@@ -46,22 +41,13 @@ BATCH = 20
 """Items of a `map`, each of which counts as a call."""
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
-class Worker:
+class Worker(Writer):
     """Runs calls, and writes down which, when and with what token."""
 
-    def __init__(self, worker_id: str, life: str, actor: str, ledger: str, exclusive: bool) -> None:
-        self._life = life
-        self._file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
-        self._coordinator.start()
+    def __init__(self, worker_id: str, actor: str, path: str, exclusive: bool) -> None:
+        super().__init__(worker_id, actor, path)
+        self._life = Path(path).stem
         self._coordinator.join_group(GROUP, exclusive=exclusive)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def stop(self) -> None:
-        self._coordinator.stop()
 
     @owned_by("key", group=GROUP)
     def once(self, key: str, call: str, seconds: float) -> str:
@@ -82,21 +68,13 @@ class Worker:
         token, start = self._coordinator.fencing_token(GROUP), clock.now()
         time.sleep(seconds)
         end = clock.now()
-        lines = [json.dumps([key, token, start, end, self._life, call]) for key, call in items]
-        os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
+        self._write(*([key, token, start, end, self._life, call] for key, call in items))
 
 
 class Attacked(Chaos):
     """Workers of a group under attack."""
 
-    def add(self, worker_id: str) -> None:
-        """Start a worker."""
-        self.lives += 1
-        life = f"{worker_id}-{self.lives}"
-        path = self.folder / f"{life}.jsonl"
-        worker = Worker.remote(worker_id, life, self.name, str(path), self.exclusive)  # type: ignore[attr-defined]
-        self.pids[worker_id] = ray.get(worker.pid.remote())
-        self.workers[worker_id] = worker
+    worker = Worker
 
     def join(self) -> None:
         """Start one worker more, and let another leave when there are many."""
@@ -199,20 +177,15 @@ class Callers:
                 self._end(call, result if isinstance(result, Exception) else result[at])
 
 
-Entry = tuple[str, int, float, float, str, str]
+class Entry(NamedTuple):
+    """A call of a key that a worker ran."""
 
-
-def read(folder: Path) -> list[Entry]:
-    """Every whole line of every worker's file; a killed worker may leave half a line."""
-    entries: list[Entry] = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            try:
-                key, token, start, end, worker, call = json.loads(line)
-            except ValueError:
-                continue
-            entries.append((key, token, start, end, worker, call))
-    return entries
+    key: str
+    token: int
+    start: float
+    end: float
+    worker: str
+    call: str
 
 
 def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
@@ -220,11 +193,11 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
     overlaps, reversals = [], []
     by_key: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        by_key[entry[0]].append(entry)
+        by_key[entry.key].append(entry)
     for key, units in by_key.items():
         until: dict[str, float] = {}
         highest = 0
-        for _, token, start, end, worker, call in sorted(units, key=lambda unit: unit[2]):
+        for _, token, start, end, worker, call in sorted(units, key=lambda unit: unit.start):
             others = [other for other, its_end in until.items() if other != worker and its_end > start]
             if others:
                 overlaps.append(f"{call} of {key} at {worker} from {start} to {end}, and at {others}")
@@ -237,7 +210,7 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
 
 def judge_calls(ended: dict[str, str], entries: list[Entry]) -> list[str]:
     """Calls that ran more or less often than what they ended with says."""
-    ran = Counter(entry[5] for entry in entries)
+    ran = Counter(entry.call for entry in entries)
     not_run = {error.__name__ for error in HAS_NOT_RUN}
     wrong = []
     for call, outcome in ended.items():
@@ -251,23 +224,17 @@ def judge_calls(ended: dict[str, str], entries: list[Entry]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument(
         "--plain", action="store_true", help="in a group that is not exclusive: this must find overlaps or reversals"
     )
     options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    ray.init(address="local", num_cpus=16, include_dashboard=False, logging_level="error", log_to_driver=False)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            chaos = Attacked(Path(folder), options.seed, options.workers, not options.plain)
-            callers = call_under_attack(chaos, options.calls, options.seed)
-            entries = read(Path(folder))
-    finally:
-        ray.shutdown()
+    with ray_and_folder(options.seed) as folder:
+        chaos = Attacked(folder, options.seed, options.workers, not options.plain)
+        callers = call_under_attack(chaos, options.calls, options.seed)
+        entries = [Entry(*line) for line in read_lines(folder)]
     return report(chaos, callers, entries)
 
 
@@ -291,7 +258,7 @@ def report(chaos: Attacked, callers: Callers, entries: list[Entry]) -> int:
     overlaps, reversals = judge_owners(entries)
     wrong = judge_calls(callers.ended, entries)
     print(f"faults: {dict(chaos.faults)}")
-    print(f"calls: {len(callers.ended)}, ended with {dict(Counter(callers.ended.values()))}")
+    print(f"ended with {dict(Counter(callers.ended.values()))}")
     findings = {
         "overlaps": overlaps,
         "reversals": reversals,
@@ -299,11 +266,7 @@ def report(chaos: Attacked, callers: Callers, entries: list[Entry]) -> int:
         "wrong": wrong,
         "strange": callers.strange,
     }
-    print(", ".join(f"{what}: {len(found)}" for what, found in findings.items()))
-    for found in findings.values():
-        for line in found[:10]:
-            print("  " + line)
-    return 1 if any(findings.values()) else 0
+    return show(f"calls: {len(callers.ended)}", findings)
 
 
 if __name__ == "__main__":
