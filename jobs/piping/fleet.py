@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from polling.cluster import on_this_node
+from polling.cluster import on_this_node, send_signal
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from piping.agent import Agent, AgentSpec, Figures
@@ -66,7 +65,8 @@ class Fleet:
             self._admit(max(0.0, deadline - time.monotonic()))
             if self._starting and time.monotonic() > deadline:
                 raise AgentError(f"{next(iter(self._starting.values())).name} did not start in {_START_LIMIT:g} s")
-        ray.get([member.handle.begin.remote() for member in self.members.values()])
+        begun = [member.handle.begin.remote() for member in self.members.values()]
+        ray.wait(begun, num_returns=len(begun))  # one that has died by now is replaced like any later on
 
     def look(self) -> None:
         """Takes in what agents have said of themselves, and replaces those that have died. Does not wait.
@@ -89,20 +89,20 @@ class Fleet:
 
     def kill(self, name: str) -> None:
         """SIGKILLs an agent's process; another takes its place."""
-        os.kill(self.members[name].pid, signal.SIGKILL)
+        send_signal(self.members[name].pid, signal.SIGKILL)
         self._lose(self.members[name])
 
     def halt(self, name: str) -> None:
         """Stops an agent's process until it is let `go_on`."""
         self.members[name].stopped = True
-        os.kill(self.members[name].pid, signal.SIGSTOP)
+        send_signal(self.members[name].pid, signal.SIGSTOP)
 
     def go_on(self, name: str) -> None:
         """Lets a stopped agent go on."""
         member = self.members[name]
         if member.stopped:
             member.stopped = False
-            os.kill(member.pid, signal.SIGCONT)
+            send_signal(member.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """All agents end what they are at, leave and end."""

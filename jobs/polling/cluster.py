@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,12 @@ def on_this_node(agent: type) -> Any:
         scheduling_strategy=here,
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     )
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Sends a signal to an agent's process; one that has ended by itself meanwhile needs none."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _in_use(coordinator: Any) -> bool:

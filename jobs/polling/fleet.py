@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -13,7 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from polling.agent import Agent, AgentSpec, Progress, View
-from polling.cluster import on_this_node
+from polling.cluster import on_this_node, send_signal
 from polling.config import PollConfig
 from polling.report import Kill
 
@@ -131,7 +130,7 @@ class Fleet:
         for name in names:
             if (member := self.members.pop(name, None)) is not None:
                 killed[member] = time.monotonic()
-                os.kill(member.pid, signal.SIGKILL)
+                send_signal(member.pid, signal.SIGKILL)
         covered = self._wait_for_cover(resources)
         return [
             Kill(member.name, member.pid, None if covered is None else covered - at) for member, at in killed.items()

@@ -32,8 +32,9 @@ def listener():
 
 @pytest.fixture
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        yield nobody_listens.getsockname()[1]
 
 
 @pytest.fixture
