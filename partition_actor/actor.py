@@ -158,10 +158,11 @@ class PartitionActor(LockCalls, GroupCalls):
             return None
         if not membership.sync(clock.now(), request):
             return None
-        if watch and self._watch is not None and not membership.sessions[key].again:
+        session = membership.sessions.get(key)
+        if watch and self._watch is not None and session is not None and not session.again:
             self._handles.register(key, watch[0])
             self._watch.watch(key, Life(*watch))
-            if membership.sessions[key].groups:  # a new process has its former one's places by now
+            if session.groups:  # a new process has its former one's places by now
                 self._watch.succeed(key)
         overtaken = self._waiters.pop(key, None)
         if overtaken is not None:

@@ -23,6 +23,7 @@ from partition_actor.watchers import Watchers
 class Session:
     """What the coordinator knows of one life of one process under one member id."""
 
+    key: SessionKey
     joined_at: float
     seq: int = -1
     received: float = 0.0
@@ -34,14 +35,23 @@ class Session:
     groups: set[str] = field(default_factory=set)
     standings: dict[str, Standing] = field(default_factory=dict)
     """By group, what came of the latest request."""
-    settled: dict[str, Any] | None = None
-    """The reports of its latest request, when all was well: another like it is a mere sign of life."""
+    stated: dict[str, Any] = field(default_factory=dict)
+    """Its latest whole request."""
+    settled: int | None = None
+    """The `seq` of that request, when all was well: one that says the same is a mere sign of life."""
+    unclear: bool = False
+    """Its latest request says the same as one that is not known here: it has to be said again."""
     drained: dict[str, int] = field(default_factory=dict)
     """By group: joins asked for up to this `seq` do not count, an operator has drained the member."""
     prompt: bool = False
     """Its latest request is to be answered at once."""
     barred: bool = False
     """An operator has forgotten it in an exclusive group: no lease any more; it may come back after it."""
+
+    @property
+    def stated_at(self) -> int:
+        """The `seq` of its latest whole request; -1 before the first."""
+        return int(self.stated.get("seq", -1))
 
     @property
     def want_views(self) -> bool:

@@ -123,9 +123,9 @@ class Link:
         self._wake.clear()
         with self._lock:
             request = self._ownership.request(clock.now())
-            reports = request["groups"].values()
+            reports = request.get("groups", {}).values()
             joining = any(report["have"] is None and report["want"] != "watch" for report in reports)
-            forgotten = not request["leased"]  # or it may have been, and its watch with it
+            forgotten = not request.get("leased", True)  # or it may have been, and its watch with it
             known = self._watched_by == self._ownership.incarnation and not forgotten
             watch = self._watch if joining or not known else None
         reference = self._handle.sync.remote(request, *([watch] if watch else []))  # each argument costs

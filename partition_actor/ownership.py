@@ -106,6 +106,9 @@ class Ownership:
         self._asked = 0
         self._sent: float | None = None
         self._tell_views = False
+        self._stated: dict[str, Any] | None = None
+        """What the latest whole request says, which had the number `_stated_at`, while the coordinator knows of it."""
+        self._stated_at = 0
 
     # -- what the user wants ------------------------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class Ownership:
     def meet(self, settings: Settings) -> None:
         """Take over the coordinator's settings; views of a ring that is built otherwise are worth nothing."""
         ours = (self.settings.vnodes, self.settings.hash_function)
-        self.settings = settings
+        self.settings, self._stated = settings, None
         if ours != (settings.vnodes, settings.hash_function):
             for held in self.groups.values():
                 held.views, held.acked = [], None
@@ -170,17 +173,28 @@ class Ownership:
 
     def request(self, now: float) -> dict[str, Any]:
         """The next request. The lease that its reply grants is counted from `now`: rule 1."""
+        if self._sent is not None:
+            self._stated = None  # the coordinator may not have heard it
         self._seq += 1
         self._sent = now
-        tell_views, self._tell_views = self._tell_views, False
-        lapsed = now >= self.lease_until  # it may have been forgotten
-        live = [(name, held) for name, held in self.groups.items() if held.is_live]
-        request = {
+        head = {
             "protocol": PROTOCOL,
             "member": self.member_id,
             "session": self.session,
             "seq": self._seq,
             "incarnation": self.incarnation,
+        }
+        statement = self._statement(now)
+        if statement == self._stated:
+            return {**head, "same": self._stated_at}
+        self._stated, self._stated_at = statement, self._seq
+        return {**head, **statement}
+
+    def _statement(self, now: float) -> dict[str, Any]:
+        tell_views, self._tell_views = self._tell_views, False
+        lapsed = now >= self.lease_until  # it may have been forgotten
+        live = [(name, held) for name, held in self.groups.items() if held.is_live]
+        statement: dict[str, Any] = {
             "interval": self.interval,
             "leased": now < self.exclusive_until,
             "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
@@ -188,10 +202,10 @@ class Ownership:
         self._mind_lapse(now)
         locks = self.locks.stated()
         if locks:
-            request["locks"] = locks
+            statement["locks"] = locks
         if self._asked > self.answered:
-            request["prompt"] = True
-        return request
+            statement["prompt"] = True
+        return statement
 
     def _report(self, held: Standing, tell_views: bool, lapsed: bool) -> dict[str, Any]:
         view = held.view
@@ -222,6 +236,8 @@ class Ownership:
         self.incarnation = reply["incarnation"]
         self.interval = reply["next"]
         self._tell_views = reply["views"]
+        if reply["again"]:
+            self._stated = None
         if reply["term"] > 0:
             self.lease_until = max(self.lease_until, self._sent + reply["term"])
         if reply["exclusive_term"] > 0:

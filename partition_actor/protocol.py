@@ -16,6 +16,11 @@ Request, a dict::
     locks        (where there are any) {ticket: [name, shared, patient, token]}: what is wanted, with token 0, and held
     prompt       (when somebody waits for the reply) True: it is not to be held back until there is news
 
+A request that would say nothing but what the latest whole one says, to which there has been a reply since that did not
+ask for another, is a dict of `protocol`, `member`, `session`, `seq`, `incarnation` and::
+
+    same         int   the `seq` of that whole request
+
 Report on one group, a dict::
 
     want         "in" | "out" | "watch": follow the group without being a member
@@ -37,7 +42,7 @@ Reply, a dict::
     term         float seconds from sending the request during which the member may act on its views; 0: no grant
     exclusive_term float  the same for exclusive groups
     next         float seconds until the next heartbeat is due
-    again        bool  send the next request at once (with `views`, if the next key says so)
+    again        bool  send the next request at once, and whole (with `views`, if the next key says so)
     views        bool  the coordinator has restarted and wants to hear every view
     groups       {group: entry}, only where there is something to say
     locks        (where there is something to say) {ticket: token | "lost" | "refused"}

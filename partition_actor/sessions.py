@@ -31,15 +31,29 @@ class Sessions(Expiry):
         is none.
         """
         key = (request["member"], request["session"])
-        if self._is_sign_of_life(now, key, request):
+        if "same" in request and self._is_sign_of_life(now, key, request):
             return True
         self.tick(now)
         if request["incarnation"] > self.incarnation:
             self._outbid(now, request["incarnation"])
-        session = self.sessions.get(key) or self._admit(key, now)
+        session = self.sessions.get(key)
+        if session is None and "same" in request:
+            return True  # the reply asks for a whole request
+        session = session or self._admit(key, now)
         if request["seq"] <= session.seq:
             return False
-        session.seq, session.interval = request["seq"], request["interval"]
+        session.seq = request["seq"]
+        if "same" not in request:
+            session.stated = request
+        session.unclear = session.stated_at != request.get("same", request["seq"])
+        if session.unclear:
+            session.received, session.term, session.settled = now, 0.0, None
+        else:
+            self._take_request(now, key, session, {**session.stated, **request})
+        return True
+
+    def _take_request(self, now: float, key: SessionKey, session: Session, request: dict[str, Any]) -> None:
+        session.interval = request["interval"]
         session.standings.clear()
         watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
         self.watchers.watch(key, frozenset(watched))
@@ -51,31 +65,28 @@ class Sessions(Expiry):
         self._take_locks(key, session, request)
         self._renew(now, key, session)
         self.tick(now)
-        session.settled = request["groups"] if self._is_settled(key, session) else None
-        return True
+        session.settled = session.stated_at if self._is_settled(key, session) else None
 
     def _is_sign_of_life(self, now: float, key: SessionKey, request: dict[str, Any]) -> bool:
-        """Take in a request that says what the one before said, when all was well and nothing is due: most are such.
+        """Take in a request that says the same as one with which all was well, when nothing is due: most are such.
 
         The rest of the class would do no more with it than renew the lease.
         """
         session = self.sessions.get(key)
         if (
             session is None
+            or request["same"] != session.settled
             or now >= self._due
-            or request["groups"] != session.settled
-            or "locks" in request
-            or "prompt" in request
             or request["incarnation"] != self.incarnation
             or request["seq"] <= session.seq
-            or key in self._news
+            or (self._news and key in self._news)
         ):
             return False
-        session.seq, session.interval = request["seq"], request["interval"]
+        session.seq = request["seq"]
         session.received, session.term = now, self.ttl
         if self._overdue:
             self._overdue.pop(key, None)
-        self._leases.renew(key, now - self.stalled, self._lease)
+        self._leases.renew(session.key, now - self.stalled, self._lease)
         return True
 
     def _is_settled(self, key: SessionKey, session: Session) -> bool:
@@ -155,9 +166,9 @@ class Sessions(Expiry):
     def reply(self, now: float, key: SessionKey, seq: int) -> dict[str, Any]:
         """The answer to request `seq` of a session, as things stand now."""
         session = self.sessions.get(key)
-        if session is None:
+        if session is None or session.unclear:
             return self._reply(seq, 0.0, 0.0, True, False, {})
-        if session.settled is not None and key not in self._news:
+        if session.settled is not None and not (self._news and key in self._news):
             return self._reply(seq, session.term, self._proven_term(session), False, False, {})
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
         again = session.again or key in self.locks.unsure
@@ -189,9 +200,16 @@ class Sessions(Expiry):
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""
         session = self.sessions.get(key)
-        if session is not None and session.settled is not None and key not in self._news:
+        if session is not None and session.settled is not None and not (self._news and key in self._news):
             return False
-        if session is None or session.again or session.prompt or key in self.locks.unsure or self.locks.entries(key):
+        if (
+            session is None
+            or session.unclear
+            or session.again
+            or session.prompt
+            or key in self.locks.unsure
+            or self.locks.entries(key)
+        ):
             return True
         return any(self._entry(key, session, name) for name in session.standings)
 
@@ -247,7 +265,7 @@ class Sessions(Expiry):
                 f"member {key[0]!r}: this coordinator serves {len(self.sessions)} sessions and its setting "
                 f"max_members is {self.settings.max_members}"
             )
-        session = self.sessions[key] = Session(joined_at=now)
+        session = self.sessions[key] = Session(key, joined_at=now)
         self._set_pace()
         return session
 

@@ -200,6 +200,20 @@ def views_of_the_past_unlearnt(patch: Any) -> None:
     patch.setattr(Handoff, "learn", lambda self, epoch, members: None)
 
 
+def lease_for_unknown_words(patch: Any) -> None:
+    """Rule 7: a restarted coordinator renews a lease for a request that says the same as one it has never had."""
+
+    def sync(self, now, request):
+        session = self.sessions.get((request["member"], request["session"]))
+        if "same" in request and (session is None or session.stated_at != request["same"]):
+            request = {**request, "interval": self.interval, "leased": True, "groups": {}}
+            del request["same"]
+        return _sync(self, now, request)
+
+    _sync = Sessions.sync
+    patch.setattr(Sessions, "sync", sync)
+
+
 def proof_ignored(patch: Any) -> None:
     """Rule 8: a coordinator cut off from the GCS goes on granting leases."""
     patch.setattr(Sessions, "prove", lambda self, at: setattr(self, "_proof", float("inf")))

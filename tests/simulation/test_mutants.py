@@ -28,7 +28,7 @@ FOCUS = {
 """Mutants that need faults which rarely meet in one run, and these faults."""
 
 LOCK_FOCUS = {
-    "lock_granted_without_proof": (("coordinator cut off", "coordinator crash"), 4.0, 0.0),
+    "lock_granted_without_proof": (("coordinator cut off", "coordinator crash", "pause"), 4.0, 0.0),
     "lock_freed_without_proof": (("coordinator cut off",), 1.0, 0.0),
     "lease_before_holds_are_known": (("coordinator crash",), 0.8, 0.2),
 }

@@ -80,6 +80,11 @@ class Member:
         self.world.membership.sync(self.world.now, request)
         return request
 
+    def whole_request(self) -> dict[str, Any]:
+        """One that says everything, as to a coordinator that it has just found."""
+        self.ownership.meet(self.world.settings)
+        return self.ownership.request(self.world.now)
+
     def fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the reply to a request arrive; returns it."""
         reply = self.world.membership.reply(self.world.now, self.key, request["seq"])

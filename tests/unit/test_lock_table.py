@@ -159,15 +159,20 @@ def test_who_lapsed_has_lost_it_for_good_even_when_nobody_else_wanted_it(world):
     assert holds(b, want(b))
 
 
-def test_a_late_request_brings_no_hold_back_that_has_ended(world):
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_late_request_brings_no_hold_back_that_has_ended(world, whole):
     a, b, _ = members(world)
     ticket = want(a)
-    late = a.ownership.request(world.now)
+    late = a.whole_request() if whole else a.ownership.request(world.now)
+    assert ("locks" in late) == whole
     world.wait(11.5)
     other = want(b)
     assert holds(b, other)
     world.membership.sync(world.now, late)
-    a.fetch(late)
+    assert a.fetch(late)["again"] == (not whole)
+    assert not holds(a, ticket)
+    if not whole:
+        a.beat()
     assert state(a, ticket) == "lost"
     assert holds(b, other)
 
@@ -270,12 +275,30 @@ def test_no_lock_is_given_away_after_a_restart_before_the_coordinator_is_proven(
     assert holds(a, ticket)
 
 
+def test_a_coordinator_that_may_have_been_replaced_gives_no_lock_away_when_its_wait_is_over(world):
+    a, *_ = members(world, "a")
+    world.restart()
+    a.beat()
+    ticket = want(a)
+    while world.membership.recovering(world.now + 1.0):
+        world.wait(0.5)
+        a.beat(1)
+    while world.membership.recovering(world.now - 1.0):
+        world.wait(0.5, proven=False)
+        a.beat(1)
+    assert a.ownership.exclusive_until > world.now  # by a proof of before
+    assert not holds(a, ticket)
+    world.wait(0.5)
+    a.beat()
+    assert holds(a, ticket)
+
+
 def test_a_restarted_coordinator_believes_no_hold_that_was_stated_before_its_start(world):
     a, *_ = members(world, "a")
     ticket = want(a)
     until = a.ownership.exclusive_until
     world.wait(2.0)
-    late = a.ownership.request(world.now)
+    late = a.whole_request()
     world.restart()
     world.membership.sync(world.now, late)
     assert world.membership.locks.locks == {}
@@ -296,7 +319,7 @@ def test_a_lock_granted_by_a_coordinator_of_the_past_is_learnt_though_it_was_kno
     ticket = want(a)
     old = world.membership
     world.restart()
-    world.membership.sync(world.now, a.ownership.request(world.now))
+    world.membership.sync(world.now, a.whole_request())
     new, world.membership = world.membership, old
     release(b, held)
     a.beat()

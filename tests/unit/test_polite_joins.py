@@ -49,7 +49,7 @@ def test_one_that_is_polite_joins_only_a_group_that_exists(world):
     member.beat()
     assert member.state == "missing"
     assert world.membership.groups == {}
-    assert "g" not in member.send()["groups"]
+    assert "g" not in member.whole_request()["groups"]
     world.membership.make_group(world.now, "g")
     member.ownership.join("g", exclusive=False, polite=True)
     member.beat()
@@ -87,7 +87,7 @@ def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_rep
     member.beat()
     seat = world.membership.find("g").seats[member.key]
     assert seat.metadata == {"version": 1}
-    assert "metadata" not in member.send()["groups"]["g"]
+    assert "metadata" not in member.whole_request()["groups"]["g"]
     member.ownership.join("g", metadata={"version": 2})
     lost = member.send()
     assert lost["groups"]["g"]["metadata"] == {"version": 2}
@@ -95,7 +95,7 @@ def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_rep
     again = member.send()
     assert again["groups"]["g"]["metadata"] == {"version": 2}
     member.fetch(again)
-    assert "metadata" not in member.send()["groups"]["g"]
+    assert "metadata" not in member.whole_request()["groups"]["g"]
     world.restart()
     for _ in range(8):
         member.beat()
