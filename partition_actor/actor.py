@@ -156,10 +156,10 @@ class PartitionActor(LockCalls, GroupCalls):
         if key in self._dead:  # sent before its process ended, and read after
             await asyncio.sleep(membership.interval)
             return None
-        if not membership.sync(clock.now(), request):
+        session = membership.sync(clock.now(), request)
+        if session is None:
             return None
-        session = membership.sessions.get(key)
-        if watch and self._watch is not None and session is not None and not session.again:
+        if watch and self._watch is not None and not session.unclear and not session.again:
             self._handles.register(key, watch[0])
             self._watch.watch(key, Life(*watch))
             if session.groups:  # a new process has its former one's places by now
@@ -170,12 +170,9 @@ class PartitionActor(LockCalls, GroupCalls):
         if not membership.is_calm:
             self._settle()
         seq = request["seq"]
-        if not membership.has_news(key):
-            await self._hold(key, membership.hold_for(key) * random.uniform(0.9, 1.0))
-        session = membership.sessions.get(key)
-        if session is not None and session.seq != seq:
-            return None
-        return membership.reply(clock.now(), key, seq)
+        if seconds := membership.hold_for(session):
+            await self._hold(key, seconds * random.uniform(0.9, 1.0))
+        return membership.reply(clock.now(), session, seq) if session.seq == seq else None
 
     async def goodbye(self, member_id: str, session: Any = None) -> None:
         """Forget a session that has stopped working and will not come back."""

@@ -122,11 +122,6 @@ class Expiry(ABC):
         """Whether the last proof is not older than `at`."""
         return self._proof is not None and self._proof >= at
 
-    def hold_for(self, key: SessionKey) -> float:
-        """Seconds for which a heartbeat without news may be held: a member waits no longer than the pace it knows."""
-        session = self.sessions.get(key)
-        return self.interval if session is None else min(self.interval, session.interval)
-
     def _set_pace(self) -> None:
         """For a number of members rounded up by a sixteenth at most: so there are few lengths of leases at a time."""
         members = len(self.sessions)
@@ -264,6 +259,7 @@ class Expiry(ABC):
         session = self.sessions.pop(key, None)
         if session is None:
             return
+        session.unclear, session.settled = True, None
         self._set_pace()
         self._leases.drop(key)
         self._overdue.pop(key, None)

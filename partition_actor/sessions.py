@@ -23,25 +23,30 @@ class Sessions(Expiry):
 
     # -- what members say ---------------------------------------------------------------------------------------
 
-    def sync(self, now: float, request: dict[str, Any]) -> bool:
-        """Take in one request. False: it is older than one already seen, and is not to be answered.
+    def session(self, key: SessionKey) -> Session:
+        """The session; where there is none, one of which nothing is known, and which leaves no trace here."""
+        return self.sessions.get(key) or Session(key, joined_at=0.0, unclear=True)
+
+    def sync(self, now: float, request: dict[str, Any]) -> Session | None:
+        """Take in one request. None: it is older than one already seen, and is not to be answered.
 
         Raises ``GroupFull`` when it comes from a new session and `max_members` are served, and
         ``CoordinatorUnavailable`` when the member has heard of a later coordinator, until a proof shows that there
         is none.
         """
         key = (request["member"], request["session"])
-        if "same" in request and self._is_sign_of_life(now, key, request):
-            return True
+        session = self.sessions.get(key)
+        if session is not None and "same" in request and self._is_sign_of_life(now, session, request):
+            return session
         self.tick(now)
         if request["incarnation"] > self.incarnation:
             self._outbid(now, request["incarnation"])
         session = self.sessions.get(key)
         if session is None and "same" in request:
-            return True  # the reply asks for a whole request
+            return self.session(key)  # the reply asks for a whole request
         session = session or self._admit(key, now)
         if request["seq"] <= session.seq:
-            return False
+            return None
         session.seq = request["seq"]
         if "same" not in request:
             session.stated = request
@@ -50,7 +55,7 @@ class Sessions(Expiry):
             session.received, session.term, session.settled = now, 0.0, None
         else:
             self._take_request(now, key, session, {**session.stated, **request})
-        return True
+        return session
 
     def _take_request(self, now: float, key: SessionKey, session: Session, request: dict[str, Any]) -> None:
         session.interval = request["interval"]
@@ -67,25 +72,23 @@ class Sessions(Expiry):
         self.tick(now)
         session.settled = session.stated_at if self._is_settled(key, session) else None
 
-    def _is_sign_of_life(self, now: float, key: SessionKey, request: dict[str, Any]) -> bool:
+    def _is_sign_of_life(self, now: float, session: Session, request: dict[str, Any]) -> bool:
         """Take in a request that says the same as one with which all was well, when nothing is due: most are such.
 
         The rest of the class would do no more with it than renew the lease.
         """
-        session = self.sessions.get(key)
         if (
-            session is None
-            or request["same"] != session.settled
+            request["same"] != session.settled
             or now >= self._due
             or request["incarnation"] != self.incarnation
             or request["seq"] <= session.seq
-            or (self._news and key in self._news)
+            or (self._news and session.key in self._news)
         ):
             return False
         session.seq = request["seq"]
         session.received, session.term = now, self.ttl
         if self._overdue:
-            self._overdue.pop(key, None)
+            self._overdue.pop(session.key, None)
         self._leases.renew(session.key, now - self.stalled, self._lease)
         return True
 
@@ -163,11 +166,11 @@ class Sessions(Expiry):
             return any(member == key[0] and session != key[1] for member, session in group.seats)
         return group.holder_of(key[0]) not in (None, key[1])
 
-    def reply(self, now: float, key: SessionKey, seq: int) -> dict[str, Any]:
+    def reply(self, now: float, session: Session, seq: int) -> dict[str, Any]:
         """The answer to request `seq` of a session, as things stand now."""
-        session = self.sessions.get(key)
-        if session is None or session.unclear:
+        if session.unclear:
             return self._reply(seq, 0.0, 0.0, True, False, {})
+        key = session.key
         if session.settled is not None and not (self._news and key in self._news):
             return self._reply(seq, session.term, self._proven_term(session), False, False, {})
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
@@ -188,28 +191,30 @@ class Sessions(Expiry):
 
     def _proven_term(self, session: Session) -> float:
         """Rule 8: what the latest request is worth in exclusive groups, by the latest proof."""
+        term = session.term
         if self._proof is None:
             return 0.0
-        return min(session.term, max(0.0, self._proof + session.term - session.received))
+        return term if self._proof >= session.received else max(0.0, self._proof + term - session.received)
 
     @property
     def is_calm(self) -> bool:
         """Whether nothing has changed for anybody and no epoch is to be published: there is nothing to do for now."""
         return not self._news and not self._dirty and not self.locks.due
 
+    def hold_for(self, session: Session) -> float:
+        """Seconds for which a heartbeat may be held: no longer than the pace that the member knows, 0 with news."""
+        if (session.settled is None or self._news) and self.has_news(session.key):
+            return 0.0
+        return self.interval if self.interval < session.interval else session.interval
+
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""
         session = self.sessions.get(key)
-        if session is not None and session.settled is not None and not (self._news and key in self._news):
+        if session is None or session.unclear:
+            return True
+        if session.settled is not None and key not in self._news:
             return False
-        if (
-            session is None
-            or session.unclear
-            or session.again
-            or session.prompt
-            or key in self.locks.unsure
-            or self.locks.entries(key)
-        ):
+        if session.again or session.prompt or key in self.locks.unsure or self.locks.entries(key):
             return True
         return any(self._entry(key, session, name) for name in session.standings)
 

@@ -60,10 +60,11 @@ class Coordinator(Process):
             self.cluster.send(self, worker, worker.on_refusal, request["seq"], type(error).__name__)
             return
         self._held[key] = (request["seq"], worker)
-        if not self.cluster.conditions.holds or self.membership.has_news(key):
-            self._answer(key)
+        seconds = self.membership.hold_for(self.membership.session(key)) if self.cluster.conditions.holds else 0.0
+        if seconds:
+            self.cluster.later(seconds, self, self._hold_over, key, request["seq"])
         else:
-            self.cluster.later(self.membership.hold_for(key), self, self._hold_over, key, request["seq"])
+            self._answer(key)
 
     def _hold_over(self, key: SessionKey, seq: int) -> bool:
         if self._held.get(key, (None,))[0] != seq:
@@ -73,7 +74,8 @@ class Coordinator(Process):
 
     def _answer(self, key: SessionKey) -> None:
         seq, worker = self._held.pop(key)
-        self.cluster.send(self, worker, worker.on_reply, self.membership.reply(self.clock.now(), key, seq))
+        reply = self.membership.reply(self.clock.now(), self.membership.session(key), seq)
+        self.cluster.send(self, worker, worker.on_reply, reply)
 
     def on_get_subset(self, caller: BareCaller, number: int, group: str, keys: tuple[str, ...], weight: int) -> None:
         """A call of somebody with a bare handle. Ray keeps the order of one caller's calls."""

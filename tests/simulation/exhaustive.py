@@ -155,7 +155,10 @@ class Model:
 
     def _answer(self, member: Member) -> None:
         key = (member.name, member.name)
-        member.under_way = ("reply", self.coordinator.reply(self.now, key, member.under_way[1]))
+        member.under_way = (
+            "reply",
+            self.coordinator.reply(self.now, self.coordinator.session(key), member.under_way[1]),
+        )
 
     def _hear(self, member: Member) -> None:
         before = frozenset(member.ownership.subset(self.now, GROUP, self.keys))

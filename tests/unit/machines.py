@@ -87,7 +87,7 @@ class Member:
 
     def fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the reply to a request arrive; returns it."""
-        reply = self.world.membership.reply(self.world.now, self.key, request["seq"])
+        reply = self.world.membership.reply(self.world.now, self.world.membership.session(self.key), request["seq"])
         for change in self.ownership.receive(reply) or ():
             self.changes.append(change)
             if change.after is not None and self.adopts:

@@ -257,13 +257,13 @@ def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
     first = world.member("m0")
     first.beat()
     for number in range(1, 8):
-        world.member(f"m{number}").beat()
+        world.member(f"m{number}", "h").beat()
     request = first.send()
     assert world.membership.interval == 8.0
-    assert world.membership.hold_for(first.key) == 2.0
+    assert world.membership.hold_for(world.membership.session(first.key)) == 2.0
     assert first.fetch(request)["next"] == 8.0
     first.send()
-    assert world.membership.hold_for(first.key) == 8.0
+    assert world.membership.hold_for(world.membership.session(first.key)) == 8.0
 
 
 def test_a_lapsed_member_of_a_recovering_exclusive_group_goes_on_in_the_others():
@@ -287,7 +287,7 @@ def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
     beat(*few, *many)
     assert (world.membership.interval, world.membership.ttl) == (10.0, 50.0)
     assert few[0].ownership.interval == 10.0
-    assert world.membership.hold_for(few[0].key) == 10.0
+    assert world.membership.hold_for(world.membership.session(few[0].key)) == 10.0
     for member in many:
         member.ownership.leave("g")
         member.beat()

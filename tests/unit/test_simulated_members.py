@@ -37,7 +37,7 @@ class Pair:
         self.now += hold
         self.membership.tick(self.now)
         key = (name, request["session"])
-        reply = self.membership.reply(self.now, key, request["seq"])
+        reply = self.membership.reply(self.now, self.membership.session(key), request["seq"])
         self.now += delay
         self.members[name].take(reply, self.now, self.tally)
 

@@ -79,13 +79,13 @@ def test_a_member_that_has_dropped_its_view_asks_again_and_gets_a_whole_one():
     first.beat()
     world.member("b").beat()
     request = first.send()
-    reply = world.membership.reply(world.now, first.key, request["seq"])
+    reply = world.membership.reply(world.now, world.membership.session(first.key), request["seq"])
     assert reply["groups"]["g"]["view"]["base"] == first.ownership.view("g").epoch
     first.ownership.meet(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
     assert first.ownership.receive(reply) == []
     assert first.ownership.view("g") is None
     world.membership.sync(world.now, again := first.ownership.request(world.now))
-    whole = world.membership.reply(world.now, first.key, again["seq"])["groups"]["g"]["view"]
+    whole = world.membership.reply(world.now, world.membership.session(first.key), again["seq"])["groups"]["g"]["view"]
     assert again["groups"]["g"]["rev"] == WHOLE
     assert (whole["base"], whole["changed"]) == (None, {"a": 1, "b": 1})
 
