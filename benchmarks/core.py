@@ -40,7 +40,7 @@ class Plan:
     sizes: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100), (100_000, 1_000))
     bursts: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100))
     heartbeats: int = 100_000
-    repeats: int = 3
+    repeats: int = 5
     silent: int = 100
 
 

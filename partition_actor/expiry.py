@@ -32,15 +32,15 @@ class Session:
     """Seconds between two heartbeats, as far as the member knows."""
     term: float = 0.0
     """Seconds of lease that its latest request is worth."""
+    settled: int | None = None
+    """The `seq` of its latest whole request, when all was well: one that says the same is a mere sign of life."""
+    unclear: bool = False
+    """What it refers to is not known here, or no longer as it has ended: its next request has to be whole."""
     groups: set[str] = field(default_factory=set)
     standings: dict[str, Standing] = field(default_factory=dict)
     """By group, what came of the latest request."""
     stated: dict[str, Any] = field(default_factory=dict)
     """Its latest whole request."""
-    settled: int | None = None
-    """The `seq` of that request, when all was well: one that says the same is a mere sign of life."""
-    unclear: bool = False
-    """Its latest request says the same as one that is not known here: it has to be said again."""
     drained: dict[str, int] = field(default_factory=dict)
     """By group: joins asked for up to this `seq` do not count, an operator has drained the member."""
     prompt: bool = False
@@ -227,7 +227,7 @@ class Expiry(ABC):
 
     def _run(self, now: float) -> float:
         """The time that this coordinator has really been running: leases do not end while it is stopped."""
-        return now - self.stalled
+        return now - self.stalled if self.stalled else now
 
     def _mind_stall(self, now: float) -> None:
         """A coordinator that was itself stopped must not expire those whose heartbeats lie unread in its queue."""

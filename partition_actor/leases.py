@@ -52,6 +52,7 @@ class LeaseQueue(Generic[K]):
 
     def __init__(self) -> None:
         self._queues: dict[float, OrderedDict[K, float]] = {}
+        """By length, when each lease began, in that order."""
         self._length_of: dict[K, float] = {}
 
     def __len__(self) -> int:
@@ -62,23 +63,22 @@ class LeaseQueue(Generic[K]):
 
     def end(self, key: K) -> float:
         """When the lease of `key` ends. Raises ``KeyError`` when it has none."""
-        return self._queues[self._length_of[key]][key]
+        length = self._length_of[key]
+        return self._queues[length][key] + length
 
     def renew(self, key: K, now: float, length: float) -> None:
         """Let the lease of `key` run until `now + length`; one that already runs longer keeps its end."""
-        held = self._length_of.get(key)
-        end = now + length
-        if held == length:
-            queue = self._queues[length]
-            queue[key] = end
+        queue = self._queues.get(length)
+        if queue is not None and key in queue:
+            queue[key] = now
             queue.move_to_end(key)
             return
-        if held is not None:
-            if self._queues[held][key] >= end:
+        if key in self._length_of:
+            if self.end(key) >= now + length:
                 return
             self.drop(key)
         self._length_of[key] = length
-        self._queues.setdefault(length, OrderedDict())[key] = end
+        self._queues.setdefault(length, OrderedDict())[key] = now
 
     def drop(self, key: K) -> None:
         """Forget the lease of `key`, if there is one."""
@@ -91,14 +91,14 @@ class LeaseQueue(Generic[K]):
 
     def next_end(self) -> float | None:
         """When the first lease ends, or None when none is held."""
-        return min((next(iter(queue.values())) for queue in self._queues.values()), default=None)
+        return min((next(iter(queue.values())) + length for length, queue in self._queues.items()), default=None)
 
     def expire(self, now: float) -> list[K]:
         """Drop and return the leases that have ended: those whose end is at or before `now`."""
         ended: list[K] = []
-        for queue in list(self._queues.values()):
-            for key, end in queue.items():
-                if end > now:
+        for length, queue in list(self._queues.items()):
+            for key, began in queue.items():
+                if began + length > now:
                     break
                 ended.append(key)
         for key in ended:

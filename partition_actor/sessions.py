@@ -89,7 +89,7 @@ class Sessions(Expiry):
         session.received, session.term = now, self.ttl
         if self._overdue:
             self._overdue.pop(session.key, None)
-        self._leases.renew(session.key, now - self.stalled, self._lease)
+        self._leases.renew(session.key, self._run(now), self._lease)
         return True
 
     def _is_settled(self, key: SessionKey, session: Session) -> bool:
