@@ -68,11 +68,15 @@ class LeaseQueue(Generic[K]):
 
     def renew(self, key: K, now: float, length: float) -> None:
         """Let the lease of `key` run until `now + length`; one that already runs longer keeps its end."""
-        queue = self._queues.get(length)
-        if queue is not None and key in queue:
-            queue[key] = now
+        try:
+            queue = self._queues[length]
             queue.move_to_end(key)
-            return
+        except KeyError:
+            self._begin(key, now, length)
+        else:
+            queue[key] = now
+
+    def _begin(self, key: K, now: float, length: float) -> None:
         if key in self._length_of:
             if self.end(key) >= now + length:
                 return
