@@ -213,3 +213,12 @@ def test_a_full_coordinator_refuses_and_has_room_again_after_a_leave(make_deploy
     small.call("join", "group", "a", 2)  # who is in may go on as before
     small.call("leave", "group", "a")
     assert small.call("join", "group", "c")["members"] == {"b": 1, "c": 1}
+
+
+def test_held_heartbeats_are_not_walked_through_again_and_again_for_cycles(hasty):
+    def after(_actor):
+        import gc
+
+        return gc.get_threshold()[0]
+
+    assert ray.get(hasty.handle.__ray_call__.remote(after)) >= 100_000
