@@ -23,6 +23,10 @@ from partition_actor.locking import until
 from partition_actor.ownership import Change, Ownership
 from partition_actor.settings import Settings
 
+TELLING = 0.0005
+"""Seconds, about half of what it takes a coordinator to tell one member the news: less, and answers come in between;
+more, and the hand-off waits for them."""
+
 
 class Connection:
     """The sessions that `member_id` has with a coordinator, one after another: each `start` makes a new one.
@@ -174,6 +178,12 @@ class Connection:
         """Let a request go out at once."""
         if self._link is not None:
             background_loop().call_soon_threadsafe(self._link.send_now)
+
+    def send_in_turn(self, senders: int) -> None:
+        """Let a request go out when so many have heard what they all answer at once: it would keep the last waiting."""
+        pause = min((senders - 1) * TELLING, self.ownership.settings.publish_window)
+        if self._link is not None:
+            background_loop().call_soon_threadsafe(self._link.send_in, pause)
 
     def _on_reply(self, changes: list[Change]) -> None:
         for change in changes:

@@ -343,8 +343,9 @@ class PartitionCoordinator(CoordinatorLocks):
 
     def _adopted(self, group: str, epoch: Epoch) -> None:
         with self._connection.lock:
-            if self._connection.ownership.adopted(group, epoch):
-                self._connection.send_now()
+            awaited = self._connection.ownership.adopted(group, epoch)
+        if awaited:
+            self._connection.send_in_turn(awaited)
 
     def _lease_end(self, group: str) -> float | None:
         ownership = self._connection.ownership

@@ -230,7 +230,7 @@ class Group:
             "rev": self.seats[key].rev,
             "exclusive": self.exclusive,
             "mine": self.occupants.get(key[0]) == key[1],
-            "awaited": self._handoff.is_awaited(key),
+            "awaited": self._handoff.awaited(key),
             "base": base,
             "changed": self.members if changed is None else changed,
             "laggards": laggards,

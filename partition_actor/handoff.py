@@ -96,9 +96,9 @@ class Handoff:
         for target in self._unblock(key):
             self._tell(target)
 
-    def is_awaited(self, key: SessionKey) -> bool:
-        """Whether anybody waits for this session to acknowledge the published epoch."""
-        return bool(self._blocks.get(key))
+    def awaited(self, key: SessionKey) -> int:
+        """How many sessions others wait for to acknowledge the published epoch; 0 unless this is one of them."""
+        return len(self._blocks) if key in self._blocks else 0
 
     def blockers(self, key: SessionKey) -> Iterable[SessionKey]:
         """Whom this session waits for."""

@@ -65,6 +65,7 @@ class Link:
         self._on_reply = on_reply
         self._handle: Any = None
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._failures = 0
         self._timeouts = 0
@@ -80,6 +81,13 @@ class Link:
     def send_now(self) -> None:
         """Let a request go out at once, overtaking one that is held. Call it on the loop."""
         self._wake.set()
+
+    def send_in(self, seconds: float) -> None:
+        """Let a request go out after so many seconds, unless one does before. Call it on the loop."""
+        if seconds <= 0:
+            self.send_now()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.send_now)
 
     def stop(self) -> None:
         """Send no more. Call it on the loop."""
@@ -121,6 +129,9 @@ class Link:
     async def _exchange(self) -> bool:
         """One request and its reply. False: wait a little before the next."""
         self._wake.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         with self._lock:
             request = self._ownership.request(clock.now())
             reports = request.get("groups", {}).values()

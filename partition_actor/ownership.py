@@ -286,11 +286,14 @@ class Ownership:
         held.views = [] if view is None else [view]
         return Change(name, before, view, "watching")
 
-    def adopted(self, group: str, epoch: Epoch) -> bool:
-        """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3. True: others wait to hear."""
+    def adopted(self, group: str, epoch: Epoch) -> int:
+        """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3.
+
+        Returns of how many members others wait to hear that, this one among them; 0 when nobody waits for this one.
+        """
         held = self.groups.get(group)
         if held is None or held.view is None or held.acked is None or epoch <= held.acked:
-            return False
+            return 0
         held.acked = min(epoch, held.view.epoch)
         held.views = [view for view in held.views if view.epoch >= held.acked]
         return held.view.awaited

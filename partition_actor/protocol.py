@@ -58,7 +58,8 @@ View, a dict::
     rev          int   grows when the laggards change and the epoch does not
     exclusive    bool
     mine         bool  the place of this id on the ring belongs to this session
-    awaited      bool  somebody waits until this member has acknowledged the epoch; left out where nobody can
+    awaited      int   of how many members, this one among them, others wait for the word that they have let go; 0 when
+                       nobody waits for this one, and left out where nobody can
     base         epoch of the view held, which `changed` starts from; None when everybody is in `changed`
     changed      {member_id: weight, None for one that is gone}
     laggards     [(member_id, [epoch, ...]), ...]: who may still act on keys that are this member's now, and the epochs

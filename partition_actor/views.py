@@ -84,8 +84,8 @@ class View:
     """Who may still act on keys that are this member's now, and the epochs that it may act on."""
     rings: Mapping[Epoch, Members] = field(default_factory=dict)
     """The members at the epochs of the laggards."""
-    awaited: bool = False
-    """Somebody waits until this member has acknowledged the epoch."""
+    awaited: int = 0
+    """Of how many members, this one among them, others wait to hear that they have acknowledged the epoch."""
     _rings: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
@@ -105,7 +105,7 @@ class View:
         if claimed.keys() - known.keys():
             raise ValueError(f"the view of {epoch} takes the members at {sorted(claimed)} for known")
         rings = {at: known[at] for at in claimed}
-        awaited = told.get("awaited", False)
+        awaited = told.get("awaited", 0)
         return cls(epoch, told["rev"], told["exclusive"], members, told["mine"], laggards, rings, awaited)
 
     def ring(self, settings: Settings) -> Ring:

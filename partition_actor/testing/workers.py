@@ -110,7 +110,7 @@ class Worker(Actor):
             self.lost_for_good.add(change.group)
         holding = self.holdings.get(change.group)
         if holding is None:
-            return change.after is not None and self.ownership.adopted(change.group, change.after.epoch)
+            return change.after is not None and self.ownership.adopted(change.group, change.after.epoch) > 0
         lost = working & ~self._mask(change.group)
         holding.letting_go.append([change.after.epoch if change.after else None, lost])
         return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
@@ -137,7 +137,7 @@ class Worker(Actor):
 
     def _let_go(self, group: str) -> bool:
         epoch, _ = self.holdings[group].letting_go.pop(0)
-        return epoch is not None and self.ownership.adopted(group, epoch)
+        return epoch is not None and self.ownership.adopted(group, epoch) > 0
 
     def _end_work_after_lapse(self) -> None:
         if self.clock.now() >= self.ownership.exclusive_until:
