@@ -23,8 +23,9 @@ pipelines: $(STAMP) ## pipelines split across agents, over 200,000 samples of th
 	test -d out/recorded || $(BIN)/python jobs/record.py --out out/recorded --samples 200000
 	$(BIN)/python jobs/pipelines.py --kill 1 --stop 1 --compare
 
+# Two processes, as many tests wait for Ray most of the time; a module's tests share one cluster.
 test: $(STAMP) ## every test that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(STAMP) ## lint, format and strict types
 	$(BIN)/ruff check .

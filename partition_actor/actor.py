@@ -150,8 +150,8 @@ class PartitionActor(LockCalls, GroupCalls):
     async def sync(self, request: dict[str, Any], watch: list[Any] | None = None) -> dict[str, Any] | None:
         """The heartbeat of a ``PartitionCoordinator``; see ``protocol``. Held until there is news or one is due.
 
-        `watch` is a ``deathwatch.Life`` as a list. None is the answer to a request that a
-        later one of the same session has overtaken.
+        `watch` is a ``deathwatch.Life`` as a list. None is the answer to a request that a later one of the same session
+        has overtaken.
         """
         membership = self._start()
         arguments.check_request(request)
