@@ -81,7 +81,7 @@ class Settings(BaseModel):
     """Sessions, over all groups. The most that the coordinator serves; one more join raises ``GroupFull``.
 
     It sizes the actor's ``max_concurrency``, since every member has one call held there. A held call takes
-    about 57 kB: 1,000 members may cost the actor 57 MB.
+    about 65 kB: 1,000 members may cost the actor 65 MB.
     """
 
     max_heartbeats_per_second: Annotated[float, Field(ge=1.0, le=1_000_000.0)] = 500.0
