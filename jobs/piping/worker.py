@@ -28,8 +28,8 @@ _LOOK = 0.1
 _AGAIN = 0.02
 # Seconds between looks into a followed directory.
 _LIST = 1.0
-# Objects that may come before garbage is looked for: some thousand samples.
-_GARBAGE = 50_000
+# Objects that may come before garbage is looked for: samples make no cycles, and a look walks through all that wait.
+_GARBAGE = 500_000
 # Inputs that are read at a time: while one waits for receipts there is another. With --follow all are.
 _AT_ONCE = 2
 
