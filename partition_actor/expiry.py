@@ -227,7 +227,7 @@ class Expiry(ABC):
 
     def _run(self, now: float) -> float:
         """The time that this coordinator has really been running: leases do not end while it is stopped."""
-        return now - self.stalled if self.stalled else now
+        return now - self.stalled
 
     def _mind_stall(self, now: float) -> None:
         """A coordinator that was itself stopped must not expire those whose heartbeats lie unread in its queue."""

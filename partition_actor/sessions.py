@@ -205,7 +205,7 @@ class Sessions(Expiry):
         """Seconds for which a heartbeat may be held: no longer than the pace that the member knows, 0 with news."""
         if (session.settled is None or self._news) and self.has_news(session.key):
             return 0.0
-        return self.interval if self.interval < session.interval else session.interval
+        return min(self.interval, session.interval)
 
     def has_news(self, key: SessionKey) -> bool:
         """Whether a reply to the latest request of this session would say more than that all is as it was."""

@@ -102,17 +102,18 @@ def spawn():
         ray.kill(handle)
 
 
-@pytest.fixture
-def team(steady, group, spawn):
-    made = Team(steady, group, spawn)
+def _team(deployment, group, spawn):
+    made = Team(deployment, group, spawn)
     yield made
     for router in made.routers:
         router.stop()
+
+
+@pytest.fixture
+def team(steady, group, spawn):
+    yield from _team(steady, group, spawn)
 
 
 @pytest.fixture
 def hasty_team(hasty, group, spawn):
-    made = Team(hasty, group, spawn)
-    yield made
-    for router in made.routers:
-        router.stop()
+    yield from _team(hasty, group, spawn)
