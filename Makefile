@@ -27,10 +27,11 @@ pipelines: $(STAMP) ## pipelines split across agents, over 200,000 samples of th
 test: $(STAMP) ## every test that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-check: $(STAMP) ## lint, format and strict types
+check: $(STAMP) ## lint, format, strict types and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 simulate: $(STAMP) ## exclusive groups under 20,000 seeds of faults, then every interleaving of a small model (half an hour)
 	$(BIN)/python -m partition_actor.testing --seeds 0..20000 --steps 1000 --processes 2

@@ -1,6 +1,6 @@
 """Many members in few processes: the real state machine, the real protocol and real Ray calls, without a process each.
 
-What they leave out is what costs the coordinator nothing: users' callbacks, and a look-up of keys.
+What they leave out is what costs the partition actor nothing: users' callbacks, and a look-up of keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 import partition_actor
 from partition_actor import Settings, clock
-from partition_actor.ownership import Ownership
+from partition_actor.core.member import MemberState
 
 HOSTS = 4
 LIMIT = 120.0
@@ -55,7 +55,7 @@ class Tally:
     lateness: list[float] = field(default_factory=list)
     """Seconds by which replies without news came after they were due."""
     rejoined: int = 0
-    """Members that the coordinator had expired, all of them alive."""
+    """Members that the partition actor had expired, all of them alive."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -63,7 +63,7 @@ class Member:
     """One simulated member of one group; done at once with the keys that it loses."""
 
     def __init__(self, member_id: str, group: str, *, exclusive: bool, settings: Settings) -> None:
-        self._ownership = Ownership(member_id, session_of(member_id), settings)
+        self._ownership = MemberState(member_id, session_of(member_id), settings)
         self._ownership.join(group, exclusive=exclusive)
         self._group = group
         self._sent = self._due = 0.0
@@ -175,7 +175,7 @@ class Host:
 
 
 class Crowd:
-    """Simulated members of one coordinator, from the driver's side; `names` are pairs of a member and its group."""
+    """Simulated members of one partition actor, from the driver's side; `names` are pairs of a member and its group."""
 
     def __init__(self, coordinator: Any, names: list[tuple[str, str]], settings: Settings, *, exclusive: bool = False):
         self.count = len(names)
@@ -255,9 +255,9 @@ class Guest:
 
 @contextmanager
 def coordinator_for(members: int) -> Iterator[tuple[Any, str, Settings]]:
-    """A coordinator with room for so many: its handle, its name and its settings.
+    """A partition actor with room for so many: its handle, its name and its settings.
 
-    Nobody had its name before: a second coordinator of a name waits for the members of the first (rule 7).
+    Nobody had its name before: a second partition actor of a name waits for the members of the first (rule 7).
     """
     name, settings = f"benchmark-{time.monotonic_ns()}", settings_for(members)
     yield partition_actor.deploy(name, settings=settings), name, settings

@@ -108,7 +108,7 @@ def wait_until_all_know(workers: list[Any]) -> None:
 
 @contextmanager
 def crowd_of(count: int, *, exclusive: bool) -> Iterator[tuple[Any, Crowd]]:
-    """A new coordinator, and so many members that have still to join."""
+    """A new partition actor, and so many members that have still to join."""
     with coordinator_for(count) as (coordinator, _, settings):
         crowd = Crowd(coordinator, [(f"member-{at}", GROUP) for at in range(count)], settings, exclusive=exclusive)
         yield coordinator, crowd
@@ -201,7 +201,7 @@ def show_storms(storms: list[dict[str, Any]]) -> None:
         ]
         for row in storms
     ]
-    show("Storms, each on a new coordinator", columns, rows)
+    show("Storms, each on a new partition actor", columns, rows)
 
 
 def promises(workers: int, among: dict[str, dict[str, list[float]]], storms: list[dict[str, Any]]) -> list[Target]:

@@ -1,9 +1,9 @@
-"""What the coordinator's state machine costs by itself: ``partition_actor.membership`` without Ray.
+"""What the partition actor's state machine costs by itself: ``partition_actor.core.membership`` without Ray.
 
-Members are spread evenly over groups, and send what idle members send, at the rate that is promised. Their
-requests are made beforehand and their replies read afterwards, so that only the coordinator's own work is timed: what
-the actor calls for one heartbeat. Then 100 of them fall silent: what it costs to expire them and to publish that, and
-what a step costs in which nobody expires. The clock is moved by hand; costs are processor time, medians of repeats.
+Members are spread evenly over groups, and send what idle members send, at the rate that is promised. Their requests are
+made beforehand and their replies read afterwards, so that only the partition actor's own work is timed: what the actor
+calls for one heartbeat. Then 100 of them fall silent: what it costs to expire them and to publish that, and what a step
+costs in which nobody expires. The clock is moved by hand; costs are processor time, medians of repeats.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from _report import Target, arguments, save, show, show_targets
 
-from partition_actor.membership import Membership
-from partition_actor.ownership import Ownership
+from partition_actor.core.member import MemberState
+from partition_actor.core.membership import Membership
 from partition_actor.settings import Settings
 
 JUST_BEFORE = 0.05
@@ -50,14 +50,14 @@ PROMISED = 200_000
 
 
 class Crowd:
-    """A coordinator's state machine and its members', who have adopted what they were told."""
+    """A partition actor's state machine and its members', who have adopted what they were told."""
 
     def __init__(self, members: int, groups: int, at_once: int, *, exclusive: bool = False, **settings: Any) -> None:
         # A heartbeat never looks at the ring: one point a member keeps the start short.
         self.settings = Settings(max_members=members, vnodes=1, **settings)
         self.now = 0.0
         self.membership = Membership(self.settings, incarnation=1, now=self.now, first=True)
-        self.members = [Ownership(f"member-{i}", f"session-{i}", self.settings) for i in range(members)]
+        self.members = [MemberState(f"member-{i}", f"session-{i}", self.settings) for i in range(members)]
         for at, member in enumerate(self.members):
             member.join(f"group-{at % groups}", exclusive=exclusive)
         self._prove()
@@ -68,7 +68,7 @@ class Crowd:
         self._take_replies()
         self.catch_up()
 
-    def _join(self, members: list[Ownership]) -> float:
+    def _join(self, members: list[MemberState]) -> float:
         """Let these join at one moment; seconds that it took."""
         requests = [member.request(self.now) for member in members]
         took = cpu_seconds(lambda: [self.membership.sync(self.now, request) for request in requests])
@@ -110,12 +110,12 @@ class Crowd:
         membership.deadline()
         return told
 
-    def round(self, members: list[Ownership], per_heartbeat: float) -> float:
+    def round(self, members: list[MemberState], per_heartbeat: float) -> float:
         """One idle heartbeat of each of `members`, so many seconds apart; processor seconds that they took."""
         batches = [members[first : first + AT_ONCE] for first in range(0, len(members), AT_ONCE)]
         return sum(self._batch(batch, per_heartbeat) for batch in batches)
 
-    def _batch(self, members: list[Ownership], per_heartbeat: float) -> float:
+    def _batch(self, members: list[MemberState], per_heartbeat: float) -> float:
         requests = [received(member.request(self.now + at * per_heartbeat)) for at, member in enumerate(members, 1)]
         replies: list[dict[str, Any]] = []
         took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
@@ -189,17 +189,18 @@ class Crowd:
 
 
 def received(request: dict[str, Any]) -> dict[str, Any]:
-    """The request as it comes off the wire: equal to what the coordinator knows already, and never the same object."""
+    """The request as it comes off the wire: equal to what the partition actor knows already, and never the same
+    object."""
     copy: dict[str, Any] = pickle.loads(pickle.dumps(request))
     return copy
 
 
-def sequence_of(member: Ownership) -> int:
+def sequence_of(member: MemberState) -> int:
     """The number of the member's latest request."""
     return member._seq
 
 
-def adopt(member: Ownership, reply: dict[str, Any]) -> bool:
+def adopt(member: MemberState, reply: dict[str, Any]) -> bool:
     """Let the member take a reply in, and be done at once with what it lost; whether that changed anything."""
     changes = member.receive(reply)
     if changes is None:
@@ -277,7 +278,7 @@ def main() -> None:
     rows = [measure(*size, plan, exclusive=False) for size in plan.sizes]
     rows.append(measure(*plan.sizes[-1], plan, exclusive=True))
     columns = ["groups are", "members", "groups", "heartbeats/s", "idle step, µs", "an expired member, µs"]
-    show("The coordinator's state machine alone", columns, map(cells, rows))
+    show("The partition actor's state machine alone", columns, map(cells, rows))
     bursts = [burst(*size) for size in plan.bursts]
     show("A burst of joins", ["members", "groups", "joins/s"], [list(row.values()) for row in bursts])
     targets = promises(rows)

@@ -2,7 +2,7 @@
 
 Workers are actors in one group. They are killed one after another; the time runs from the signal until the last of the
 survivors has the view without the victim, from which it computes its keys. The floor, in the same run: how soon a
-pending Ray call to an actor that is killed the same way fails, which is how the coordinator learns of a death.
+pending Ray call to an actor that is killed the same way fails, which is how the partition actor learns of a death.
 
 The peers, after it: tooz with redis, etcd and ZooKeeper, with worker processes that do the same, at three settings each
 (``_tooz_failover.py`` says how they are found). A server that is not installed leaves its rows out. About ten minutes.

@@ -1,7 +1,7 @@
 """What idle members cost their coordinator, at the pace that it chooses.
 
 Members in groups of 100, simulated by few processes that speak the real protocol with real Ray calls. Measured over a
-steady time: processor time and memory of the coordinator's process, how late replies come, and members that were
+steady time: processor time and memory of the partition actor's process, how late replies come, and members that were
 expired though they lived. Against an async Ray actor whose method is empty, called as often by as many callers (the
 promise is about one that returns at once; one that is held as long as a heartbeat is shown beside it), and against tooz
 with redis, whose members heartbeat and look at their group as often, so that a crash is seen as soon.
@@ -55,7 +55,7 @@ QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,))
 
 
 def heartbeats(count: int, seconds: float) -> dict[str, Any]:
-    """The coordinator of `count` idle members for so many seconds."""
+    """The partition actor of `count` idle members for so many seconds."""
     with coordinator_for(count) as (coordinator, _, settings):
         guest = Guest(coordinator, "guest", "group-0")
         guest.join()

@@ -5,8 +5,8 @@ from the one before; and the same two fetched from the object store, without a c
 wall, medians over processes.
 
 On a two-core machine fetching saved 13 ms of the first ring of a process at 100 members and 160 ms at 1,000, once in a
-process's life, and 1 to 3 ms of a change. For that each view would have to wait for the coordinator to build and store
-its ring, and references would die with the coordinator. So members build their own.
+process's life, and 1 to 3 ms of a change. For that each view would have to wait for the partition actor to build and
+store its ring, and references would die with the coordinator. So members build their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deploys the coordinator alone, for the workers of other jobs to find, and takes it down again.
+"""Deploys the partition actor alone, for the workers of other jobs to find, and takes it down again.
 
 ::
 
@@ -7,7 +7,7 @@
     python jobs/deploy.py --down
     ray job submit --working-dir . -- python jobs/deploy.py
 
-Exit status: 0; 1 there is no such coordinator, or it did not answer; 2 the input is not usable.
+Exit status: 0; 1 there is no such partition actor, or it did not answer; 2 the input is not usable.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="deploy.py", description="Deploy the coordinator alone.", allow_abbrev=False)
+    parser = Parser(prog="deploy.py", description="Deploy the partition actor alone.", allow_abbrev=False)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--settings", help="YAML file with the coordinator's settings")
-    what.add_argument("--down", action="store_true", help="take the coordinator down")
-    what.add_argument("--status", action="store_true", help="print what the coordinator knows, as JSON")
+    what.add_argument("--settings", help="YAML file with the partition actor's settings")
+    what.add_argument("--down", action="store_true", help="take the partition actor down")
+    what.add_argument("--status", action="store_true", help="print what the partition actor knows, as JSON")
     parser.add_argument("--address", help="the Ray to join [RAY_ADDRESS, or the one on this machine]")
-    parser.add_argument("--name", default="partition-actor", help="the coordinator's name [%(default)s]")
-    parser.add_argument("--namespace", default="partition_actor", help="the coordinator's namespace [%(default)s]")
+    parser.add_argument("--name", default="partition-actor", help="the partition actor's name [%(default)s]")
+    parser.add_argument("--namespace", default="partition_actor", help="the partition actor's namespace [%(default)s]")
     return parser
 
 
@@ -64,7 +64,7 @@ def _address(given: str | None) -> str:
     # A detached actor outlives its job but not its cluster: a Ray of this program's own makes no sense.
     address = resolve(given, default="auto")
     if address == "local":
-        raise InputError("--address local: the coordinator would end with this program")
+        raise InputError("--address local: the partition actor would end with this program")
     return address
 
 

@@ -150,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop", type=int, help="how many agents are stopped on the way, and go on later [0]")
     parser.add_argument("--lease", type=float, help="seconds after which a silent agent is taken for lost [3]")
     parser.add_argument("--compare", action="store_true", help="run it with one agent first, and compare")
-    parser.add_argument("--name", help="the coordinator's name [partition-actor]")
-    parser.add_argument("--namespace", help="the coordinator's namespace [partition_actor]")
+    parser.add_argument("--name", help="the partition actor's name [partition-actor]")
+    parser.add_argument("--namespace", help="the partition actor's namespace [partition_actor]")
     return parser
 
 

@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--interval", type=float, help="seconds from a cycle's start to the next one's [2]")
     parser.add_argument("--kill", type=int, help="how many agents get SIGKILL in the middle cycle [0]")
     parser.add_argument("--out", help="directory in which the run makes its dataset [out/poll]")
-    parser.add_argument("--name", help="the coordinator's name [partition-actor]")
-    parser.add_argument("--namespace", help="the coordinator's namespace [partition_actor]")
+    parser.add_argument("--name", help="the partition actor's name [partition-actor]")
+    parser.add_argument("--namespace", help="the partition actor's namespace [partition_actor]")
     return parser
 
 

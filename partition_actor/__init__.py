@@ -3,18 +3,17 @@
 Start with ``deploy()`` and ``PartitionCoordinator``; ``docs/guarantees.md`` says what holds and what does not.
 """
 
-__version__ = "0.1.0"
-
-from partition_actor.callbacks import GroupEvent
-from partition_actor.coordinator import PartitionCoordinator
 from partition_actor.deployment import connect, deploy, shutdown
-from partition_actor.elections import Elected
-from partition_actor.locking import Lock
-from partition_actor.owned import owned_by
-from partition_actor.partition import Partition
+from partition_actor.member.callbacks import GroupEvent
+from partition_actor.member.coordinator import PartitionCoordinator
+from partition_actor.member.elections import Elected
+from partition_actor.member.guard import owned_by
+from partition_actor.member.lock import Lock
+from partition_actor.member.partition import Partition
 from partition_actor.ring import KeyIndex, Ring
-from partition_actor.router import Router
+from partition_actor.router.router import Router
 from partition_actor.settings import Settings
+from partition_actor.version import __version__
 
 __all__ = [
     "Elected",
@@ -26,6 +25,7 @@ __all__ = [
     "Ring",
     "Router",
     "Settings",
+    "__version__",
     "connect",
     "deploy",
     "owned_by",

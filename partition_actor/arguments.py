@@ -84,15 +84,15 @@ def check_items(value: object) -> list[Any]:
     return list(value)
 
 
-def check_coordinator(actor: Any, namespace: object, settings: object, *, alone: bool = False) -> None:
-    """A coordinator's name or handle (or None, where one may be `alone`), a namespace, and a Settings or None."""
+def check_actor(actor: Any, namespace: object, settings: object, *, alone: bool = False) -> None:
+    """A partition actor's name or handle (or None, where one may be `alone`), a namespace, and a Settings or None."""
     if isinstance(actor, str):
         check_text("actor", actor)
     elif not (actor is None and alone) and not hasattr(actor, "sync"):
         refuse(
             "actor",
             actor,
-            "the coordinator's name, its handle or None" if alone else "the coordinator's name or handle",
+            "the partition actor's name, its handle or None" if alone else "the partition actor's name or handle",
         )
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
@@ -136,7 +136,7 @@ def check_request(value: object) -> None:
 
 
 def check_watch(value: object) -> None:
-    """None, or what ``deathwatch.Life`` has: a handle, four texts and a list."""
+    """None, or what ``deathwatch.ProcessIdentity`` has: a handle, four texts and a list."""
     if value is None:
         return
     if not isinstance(value, (list, tuple)) or len(value) != 6 or not all(isinstance(each, str) for each in value[1:5]):

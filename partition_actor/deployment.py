@@ -1,4 +1,4 @@
-"""Start, find and stop the coordinator: a detached named Ray actor."""
+"""Start, find and stop the partition actor: a detached named Ray actor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from partition_actor.actor import PartitionActor
 from partition_actor.arguments import check_seconds, check_text, refuse
-from partition_actor.errors import CoordinatorNotFound, CoordinatorUnavailable
-from partition_actor.protocol import check_protocol
+from partition_actor.core.messages import check_protocol
+from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ T = TypeVar("T")
 
 
 def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | None = None) -> Any:
-    """Get or create the coordinator, and return its handle when it has answered.
+    """Get or create the partition actor, and return its handle when it has answered.
 
     Safe to call from many processes at once: one creates it, all get it. Connects to Ray (``ray.init()``) in a process
     that has not. `settings` (default: ``Settings()``) count when the actor is made; for one that runs with others, a
     warning names the differences.
 
-    Raises ``InvalidArgument``, ``CoordinatorUnavailable`` when the actor does not answer within 60 s (no node may have
-    room for it), and ``VersionMismatch``.
+    Raises ``InvalidArgument``, ``PartitionActorUnavailable`` when the actor does not answer within 60 s (no node may
+    have room for it), and ``VersionMismatch``.
     """
     check_text("name", name)
     check_text("namespace", namespace)
@@ -53,7 +52,7 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
     if settings is not None and answer["settings"] != wanted.to_dict():
         differing = sorted(key for key, value in wanted.to_dict().items() if answer["settings"].get(key) != value)
         log.warning(
-            "coordinator %r runs already, with other settings for %s: shutdown() it first to change them",
+            "partition actor %r runs already, with other settings for %s: shutdown() it first to change them",
             name,
             ", ".join(differing),
         )
@@ -61,10 +60,10 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
 
 
 def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0) -> Any:
-    """The handle of the running coordinator, when it has answered.
+    """The handle of the running partition actor, when it has answered.
 
-    `timeout` is in seconds. Raises ``InvalidArgument``, ``CoordinatorNotFound``, ``CoordinatorUnavailable`` when it
-    does not answer in time, and ``VersionMismatch``.
+    `timeout` is in seconds. Raises ``InvalidArgument``, ``PartitionActorNotFound``, ``PartitionActorUnavailable`` when
+    it does not answer in time, and ``VersionMismatch``.
     """
     check_text("name", name)
     check_text("namespace", namespace)
@@ -76,9 +75,10 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
 
 
 def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
-    """Kill the coordinator for good and wait until its name is free; nothing happens when there is none.
+    """Kill the partition actor for good and wait until its name is free; nothing happens when there is none.
 
-    What members hold of it ends with their leases. Raises ``CoordinatorUnavailable`` when the name is not free in 60 s.
+    What members hold of it ends with their leases. Raises ``PartitionActorUnavailable`` when the name is not free in 60
+    s.
     """
     check_text("name", name)
     check_text("namespace", namespace)
@@ -87,26 +87,30 @@ def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
     while time.monotonic() < until:
         try:
             handle = find(name, namespace, ANSWER_WITHIN)
-        except CoordinatorNotFound:
+        except PartitionActorNotFound:
             return
         ray.kill(handle, no_restart=True)
         time.sleep(0.05)
-    raise CoordinatorUnavailable(f"coordinator {name!r} was killed and Ray still has its name after {ANSWER_WITHIN} s")
+    raise PartitionActorUnavailable(
+        f"partition actor {name!r} was killed and Ray still has its name after {ANSWER_WITHIN} s"
+    )
 
 
 def find(name: str, namespace: str, timeout: float) -> Any:
     """The handle, unchecked, within `timeout` seconds: ``ray.get_actor`` alone can block for a minute.
 
-    Raises ``CoordinatorNotFound`` and ``CoordinatorUnavailable``.
+    Raises ``PartitionActorNotFound`` and ``PartitionActorUnavailable``.
     """
     try:
         return _within(timeout, lambda: ray.get_actor(name, namespace=namespace))
     except ValueError:
-        raise CoordinatorNotFound(
-            f"there is no coordinator {name!r} in namespace {namespace!r}: deploy() it first"
+        raise PartitionActorNotFound(
+            f"there is no partition actor {name!r} in namespace {namespace!r}: deploy() it first"
         ) from None
     except concurrent.futures.TimeoutError:
-        raise CoordinatorUnavailable(f"Ray did not say within {timeout} s where coordinator {name!r} is") from None
+        raise PartitionActorUnavailable(
+            f"Ray did not say within {timeout} s where partition actor {name!r} is"
+        ) from None
 
 
 # An actor that is going down still has its name for a moment.
@@ -117,6 +121,8 @@ def find(name: str, namespace: str, timeout: float) -> Any:
     reraise=True,
 )
 def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, dict[str, Any]]:
+    from partition_actor.actor.partition_actor import PartitionActor  # here, as no worker needs it
+
     handle = (
         ray.remote(PartitionActor)
         .options(
@@ -141,8 +147,8 @@ def _greet(handle: Any, name: str, timeout: float) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
-        raise CoordinatorUnavailable(f"coordinator {name!r} did not answer within {timeout} s") from None
-    check_protocol(answer["protocol"], f"coordinator {name!r} runs version {answer['version']}")
+        raise PartitionActorUnavailable(f"partition actor {name!r} did not answer within {timeout} s") from None
+    check_protocol(answer["protocol"], f"partition actor {name!r} runs version {answer['version']}")
     return answer
 
 

@@ -6,13 +6,13 @@
     ├── InvalidArgument          (ValueError)       an argument of a call: names it, its value, what was expected
     ├── InvalidSettings          (ValueError)       a setting: names the field and, from a file, its line
     ├── NotStarted               (RuntimeError)     a PartitionCoordinator was used before start()
-    ├── CoordinatorNotFound      (LookupError)      there is no such actor; deploy() it first
-    ├── CoordinatorUnavailable   (ConnectionError)  the actor did not answer in time; the call may have run
+    ├── PartitionActorNotFound      (LookupError)      there is no such actor; deploy() it first
+    ├── PartitionActorUnavailable   (ConnectionError)  the actor did not answer in time; the call may have run
     ├── VersionMismatch          (RuntimeError)     the actor runs another protocol than this process
     ├── GroupNotFound            (LookupError)      nobody has joined a group of that name
     ├── MemberNotFound           (LookupError)      the group has no such member
     ├── GroupModeConflict        (ValueError)       the group is exclusive and the call says it is not, or the reverse
-    ├── GroupFull                (RuntimeError)     the coordinator serves as many members as its settings allow
+    ├── GroupFull                (RuntimeError)     the partition actor serves as many members as its settings allow
     ├── SessionSuperseded        (RuntimeError)     another process has taken this member's id
     ├── NotOwner                 (RuntimeError)     the member called may not work on the key; the call has not run
     ├── NoOwner                  (TimeoutError)     nobody was found in time that may; the call has not run
@@ -44,12 +44,12 @@ class NotStarted(PartitionError, RuntimeError):
     """A ``PartitionCoordinator`` was used before ``start()``."""
 
 
-class CoordinatorNotFound(PartitionError, LookupError):
-    """No coordinator actor has this name in this namespace: ``deploy()`` it first."""
+class PartitionActorNotFound(PartitionError, LookupError):
+    """No partition actor actor has this name in this namespace: ``deploy()`` it first."""
 
 
-class CoordinatorUnavailable(PartitionError, ConnectionError):
-    """The coordinator did not answer in time; what was asked of it may or may not have been done."""
+class PartitionActorUnavailable(PartitionError, ConnectionError):
+    """The partition actor did not answer in time; what was asked of it may or may not have been done."""
 
 
 class VersionMismatch(PartitionError, RuntimeError):
@@ -69,7 +69,7 @@ class GroupModeConflict(PartitionError, ValueError):
 
 
 class GroupFull(PartitionError, RuntimeError):
-    """The coordinator already serves ``max_members`` sessions; those that it has are not disturbed."""
+    """The partition actor already serves ``max_members`` sessions; those that it has are not disturbed."""
 
 
 class SessionSuperseded(PartitionError, RuntimeError):

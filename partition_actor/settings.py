@@ -1,6 +1,6 @@
-"""The settings of a coordinator: their units, their defaults and why, and how they are read from YAML.
+"""The settings of a partition actor: their units, their defaults and why, and how they are read from YAML.
 
-They are given once, to ``deploy(settings=...)``. Members need none of their own: the coordinator tells
+They are given once, to ``deploy(settings=...)``. Members need none of their own: the partition actor tells
 each of them its lease and when its next heartbeat is due.
 """
 
@@ -25,7 +25,7 @@ Seconds = Annotated[float, Field(ge=0.001, le=86_400.0)]
 
 
 class Settings(BaseModel):
-    """What a coordinator runs by; immutable, and checked as a whole when it is made.
+    """What a partition actor runs by; immutable, and checked as a whole when it is made.
 
     Every argument is optional and takes a keyword only. The same names are the keys of a YAML file for
     ``Settings.load``. To change one field: ``Settings(**{**settings.to_dict(), "ttl": 5.0})``.
@@ -49,14 +49,14 @@ class Settings(BaseModel):
     """
 
     hold: Seconds = 2.0
-    """Seconds. The heartbeat interval: how long the coordinator holds a heartbeat when there is no news.
+    """Seconds. The heartbeat interval: how long the partition actor holds a heartbeat when there is no news.
 
     News is answered at once, so a shorter hold makes nothing faster but a lost reply's repeat. At 2 s a
-    member costs the coordinator half a call a second, and five heartbeats fit in a lease.
+    member costs the partition actor half a call a second, and five heartbeats fit in a lease.
     """
 
     clock_rate_margin: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
-    """Fraction of the ttl that the coordinator waits beyond it before it expires a lease.
+    """Fraction of the ttl that the partition actor waits beyond it before it expires a lease.
 
     It covers clocks of differing rates. NTP slews a clock by 0.05 % at most and a crystal drifts by less;
     2 % is far beyond both, and costs 0.2 s at the default ttl.
@@ -65,7 +65,7 @@ class Settings(BaseModel):
     handoff_timeout: Seconds = 10.0
     """Seconds. In an exclusive group: how long an old owner may take to let its lost keys go.
 
-    After it the coordinator stops renewing the old owner's lease. At least hold. The default is one ttl:
+    After it the partition actor stops renewing the old owner's lease. At least hold. The default is one ttl:
     enough to finish a unit of work, and a key pauses for two leases at the worst.
     """
 
@@ -78,7 +78,7 @@ class Settings(BaseModel):
     """
 
     max_members: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Sessions, over all groups. The most that the coordinator serves; one more join raises ``GroupFull``.
+    """Sessions, over all groups. The most that the partition actor serves; one more join raises ``GroupFull``.
 
     It sizes the actor's ``max_concurrency``, since every member has one call held there. A held call takes
     about 65 kB: 1,000 members may cost the actor 65 MB.
@@ -106,18 +106,18 @@ class Settings(BaseModel):
     pin_to_head: bool = True
     """Whether the actor must run on Ray's head node.
 
-    The head is the one node without which there is no cluster at all; elsewhere the coordinator would die
+    The head is the one node without which there is no cluster at all; elsewhere the partition actor would die
     with a worker node that an autoscaler takes away. Off, for a head that must not run any actor.
     """
 
     call_timeout: Seconds = 5.0
-    """Seconds. The longest that a user's call waits for the coordinator before ``CoordinatorUnavailable``.
+    """Seconds. The longest that a user's call waits for the partition actor before ``PartitionActorUnavailable``.
 
     Ray restarts an actor in one or two seconds, so a call outlives a crash of the coordinator.
     """
 
     node_proof_interval: Seconds = 1.0
-    """Seconds. How often the coordinator asks Ray's GCS whether its own node still counts as alive.
+    """Seconds. How often the partition actor asks Ray's GCS whether its own node still counts as alive.
 
     It grants no lease beyond the last proof plus ttl. Less than ttl / 2, so that one lost answer shortens
     no lease; asking costs about a millisecond.

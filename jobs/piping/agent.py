@@ -1,4 +1,4 @@
-"""The Ray actor: a worker whose inputs and pipelines the coordinator gives it, and a router to the others."""
+"""The Ray actor: a worker whose inputs and pipelines the partition actor gives it, and a router to the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AgentSpec(NamedTuple):
     """What an agent is told at its birth."""
 
     name: str  # unique in the job
-    member_id: str  # in the groups, unique among all that use the coordinator
+    member_id: str  # in the groups, unique among all that use the partition actor
     inputs: str  # the group that shares out the inputs
     shards: str  # the group that shares out the pipelines
     coordinator: str
@@ -115,7 +115,7 @@ class Agent:
 
 
 class _Share:
-    """What of an exclusive group is this agent's; see ``worker.Ownership``."""
+    """What of an exclusive group is this agent's; see ``worker.MemberState``."""
 
     def __init__(self, coordinator: PartitionCoordinator, group: str) -> None:
         self._coordinator = coordinator

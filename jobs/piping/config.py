@@ -27,12 +27,12 @@ class PipelinesConfig(BaseModel):
         ge=0.5,
         le=600,
         allow_inf_nan=False,
-        description="seconds after which a silent agent is taken for lost, if the job deploys the coordinator",
+        description="seconds after which a silent agent is taken for lost, if the job deploys the partition actor",
     )
     kill: int = Field(0, ge=0, description="how many agents get SIGKILL on the way")
     stop: int = Field(0, ge=0, description="how many agents are stopped on the way for longer than their lease")
-    name: str = Field("partition-actor", min_length=1, description="the coordinator actor's name")
-    namespace: str = Field("partition_actor", min_length=1, description="the coordinator actor's namespace")
+    name: str = Field("partition-actor", min_length=1, description="the partition actor's name")
+    namespace: str = Field("partition_actor", min_length=1, description="the partition actor's namespace")
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
     sinks: tuple[Sink, ...] = Field(min_length=1, strict=False)
 

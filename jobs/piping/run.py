@@ -1,4 +1,4 @@
-"""A job with several agents: join Ray, deploy the coordinator, start agents, kill and stop some, report."""
+"""A job with several agents: join Ray, deploy the partition actor, start agents, kill and stop some, report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(job: Job, address: str, display: Display) -> Outcome:
     Raises:
         InputError: no cluster is at the address.
         AgentError: agents could not be started, or one cannot go on.
-        PartitionError: the coordinator could not be deployed.
+        PartitionError: the partition actor could not be deployed.
     """
     lease = job.config.lease
     settings = Settings(ttl=lease, hold=lease / 4, handoff_timeout=lease, node_proof_interval=min(1.0, lease / 4))

@@ -38,7 +38,7 @@ class NotOwned(Exception):
     """The shard is not this agent's, or not any more."""
 
 
-class Ownership(Protocol):
+class MemberState(Protocol):
     """What of a group's keys this agent may work on."""
 
     def owns(self, key: str) -> bool:
@@ -98,7 +98,7 @@ class Worker:
     """One agent of a job."""
 
     def __init__(
-        self, name: str, job: Job, shards: Ownership, inputs: Ownership, redirect: Redirect | None = None
+        self, name: str, job: Job, shards: MemberState, inputs: MemberState, redirect: Redirect | None = None
     ) -> None:
         """Opens the databases, and does nothing yet.
 

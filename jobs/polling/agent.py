@@ -1,4 +1,4 @@
-"""The Ray actor: polls the subset that the coordinator gives it, and writes what it measured."""
+"""The Ray actor: polls the subset that the partition actor gives it, and writes what it measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AgentSpec(NamedTuple):
     """What an agent is told at its birth."""
 
     name: str  # in the samples, unique in the run
-    member_id: str  # in the group, unique among all that use the coordinator
+    member_id: str  # in the group, unique among all that use the partition actor
     group: str
     coordinator: str
     namespace: str

@@ -1,4 +1,4 @@
-"""On the Ray of a job: joined, with a coordinator, and agents on this machine. Importing it imports Ray."""
+"""On the Ray of a job: joined, with a partition actor, and agents on this machine. Importing it imports Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import partition_actor
 from partition_actor import Settings
-from partition_actor.errors import CoordinatorNotFound
+from partition_actor.errors import PartitionActorNotFound
 from polling.joining import join
 
 
@@ -34,7 +34,7 @@ def joined(address: str) -> Iterator[None]:
 
 @contextmanager
 def coordinator(name: str, namespace: str, settings: Settings | None = None) -> Iterator[Any]:
-    """With the coordinator of that name: the one that is there, or else one that is taken down after the block.
+    """With the partition actor of that name: the one that is there, or else one that is taken down after the block.
 
     Args:
         name: the actor's.
@@ -47,7 +47,7 @@ def coordinator(name: str, namespace: str, settings: Settings | None = None) -> 
     try:
         partition_actor.connect(name=name, namespace=namespace)
         found = True
-    except CoordinatorNotFound:
+    except PartitionActorNotFound:
         found = False
     handle = partition_actor.deploy(name=name, namespace=namespace, settings=settings)
     try:

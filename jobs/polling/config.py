@@ -44,8 +44,8 @@ class PollConfig(BaseModel):
     )
     kill: int = Field(0, ge=0, description="how many agents get SIGKILL in the middle cycle")
     out: str = Field("out/poll", min_length=1, description="directory; each run makes its own dataset in it")
-    name: str = Field("partition-actor", min_length=1, description="the coordinator actor's name")
-    namespace: str = Field("partition_actor", min_length=1, description="the coordinator actor's namespace")
+    name: str = Field("partition-actor", min_length=1, description="the partition actor's name")
+    namespace: str = Field("partition_actor", min_length=1, description="the partition actor's namespace")
     targets: tuple[str, ...] = Field(
         (),
         strict=False,

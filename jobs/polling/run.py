@@ -1,4 +1,4 @@
-"""The cycles: join Ray, deploy the coordinator, start agents, poll, kill, replace, report."""
+"""The cycles: join Ray, deploy the partition actor, start agents, poll, kill, replace, report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(config: PollConfig, address: str, directory: Path, display: Display) -> 
     Raises:
         InputError: no cluster is at the address.
         AgentError: agents could not be started or do not find together, or one could not write its samples.
-        PartitionError: the coordinator could not be deployed.
+        PartitionError: the partition actor could not be deployed.
     """
     with joined(address), coordinator(config.name, config.namespace):
         fleet = Fleet(config, directory.name, str(directory), display.say)

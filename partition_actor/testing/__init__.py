@@ -2,6 +2,8 @@
 
 The cluster drives the production state machines through a virtual network and virtual clocks: years of faults in
 minutes, and every run is decided by its seed.
+
+Public: the names in ``__all__``.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partition_actor.protocol import Epoch
+from partition_actor.core.messages import Epoch
 from partition_actor.testing.lockers import LockChecker
-from partition_actor.testing.process import Actor
+from partition_actor.testing.process import KeyHolder
 from partition_actor.testing.workers import KEYS_A_GROUP, Worker, keys_of
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ class Checker:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
-        self._epochs: dict[tuple[Actor, str], Epoch] = {}
-        self._tokens: dict[int, tuple[int, Actor]] = {}
+        self._epochs: dict[tuple[KeyHolder, str], Epoch] = {}
+        self._tokens: dict[int, tuple[int, KeyHolder]] = {}
         self._locks = LockChecker(cluster)
 
-    def check(self, actor: Actor) -> None:
+    def check(self, actor: KeyHolder) -> None:
         """Raises ``Violation`` when `actor` may do what it must not, now that something has happened to it."""
         mine = actor.working_on()
         if mine:
-            for other in self._cluster.actors:
+            for other in self._cluster.holders:
                 if other is not actor and other.alive and not other.paused:
                     shared = mine & other.working_on()
                     if shared:
@@ -45,7 +45,7 @@ class Checker:
             if wrong:
                 self._fail(wrong)
 
-    def _check_tokens(self, actor: Actor) -> None:
+    def _check_tokens(self, actor: KeyHolder) -> None:
         for mask, token in actor.tokens():
             while mask:
                 bit = mask & -mask
@@ -83,7 +83,7 @@ class Checker:
             return False
         if standing.state in ("superseded", "out"):
             alone = not any(
-                other.member_id == worker.member_id for other in self._cluster.actors if other is not worker
+                other.member_id == worker.member_id for other in self._cluster.holders if other is not worker
             )
             if alone and (standing.state == "superseded" or (worker.member_id, group) not in self._cluster.dismissed):
                 self._fail(f"{worker} is {standing.state} in {group}; nobody sent it away or took its id")

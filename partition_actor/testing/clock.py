@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """A clock in seconds, for the `now` that ``Membership`` and ``Ownership`` take.
+    """A clock in seconds, for the `now` that ``Membership`` and ``MemberState`` take.
 
     It shows `offset` + `rate` * the time of the clock `of`, or of its own time when it follows none; its own time
     goes by `advance` alone.

@@ -14,9 +14,9 @@ from partition_actor.testing import conditions as weather
 from partition_actor.testing.checker import Checker
 from partition_actor.testing.clock import FakeClock
 from partition_actor.testing.conditions import Conditions
-from partition_actor.testing.coordinators import Coordinator
 from partition_actor.testing.faults import FAULTS, inject
-from partition_actor.testing.process import Actor, Handler, Process
+from partition_actor.testing.partition_actors import SimulatedPartitionActor
+from partition_actor.testing.process import Handler, KeyHolder, Process
 from partition_actor.testing.workers import BareCaller, Watcher, Worker
 
 WATCHED = 0.3
@@ -28,7 +28,7 @@ Event = tuple[float, int, Process | None, Handler, tuple[Any, ...]]
 
 
 class SimulatedCluster:
-    """A coordinator, members and the network between them, all decided by `seed`.
+    """A partition actor, members and the network between them, all decided by `seed`.
 
     ``run`` takes steps, each the handling of one event, and checks after each that no key has two members that may
     work on it, that no epoch goes back and that fencing tokens grow; a breach raises ``Violation``. Faults come by
@@ -51,11 +51,11 @@ class SimulatedCluster:
         self.time = FakeClock()
         self.steps = 0
         self.counts: Counter[str] = Counter()
-        self.coordinators: list[Coordinator] = []
+        self.partition_actors: list[SimulatedPartitionActor] = []
         self.workers: list[Worker] = []
         self.watchers: list[Watcher] = []
         self.callers: list[BareCaller] = []
-        self.actors: list[Actor] = []
+        self.holders: list[KeyHolder] = []
         self.dismissed: set[tuple[str, str]] = set()
         """``(member_id, group)`` of those who left, or whom an operator drained or forgot."""
         self.cuts: set[tuple[Process, str]] = set()
@@ -64,7 +64,7 @@ class SimulatedCluster:
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACE_KEPT) if trace else None
         self._checker = Checker(self)
         self.calm = False
-        self.start_coordinator(first=True)
+        self.start_partition_actor(first=True)
         for number in range(members or self.rng.randint(2, 4)):
             self.start_worker(f"m{number}")
         if random.Random(f"watchers of {seed}").random() < WATCHED:  # leaves the other seeds' dice as they are
@@ -123,12 +123,12 @@ class SimulatedCluster:
         if self._trace is not None:
             self.log(process, handler.__name__, *arguments)
         process.after()
-        if isinstance(process, Actor):
+        if isinstance(process, KeyHolder):
             self._checker.check(process)
 
     def _redirect(self, process: Process, handler: Handler, arguments: tuple[Any, ...]) -> None:
-        """What a dead coordinator never took in, Ray may hand to its successor."""
-        successor = self.coordinators[-1]
+        """What a dead partition actor never took in, Ray may hand to its successor."""
+        successor = self.partition_actors[-1]
         if handler.__name__ == "on_request" and successor.alive and self.rng.random() < 0.3:
             self.later(0.0, successor, successor.on_request, *arguments)
 
@@ -151,61 +151,62 @@ class SimulatedCluster:
                 delay = rng.uniform(0.0, 2 * self.settings.ttl)
             self.later(delay, receiver, handler, *arguments)
 
-    def ask_gcs(self, coordinator: Coordinator, at: float) -> None:
-        """The question of `coordinator`, sent at `at` by its clock, reaches the GCS."""
-        if coordinator.counted_alive and not coordinator.cut_off:
-            self.later(self.rng.uniform(0.0, 0.02), coordinator, coordinator.on_proof, at)
+    def ask_gcs(self, actor: SimulatedPartitionActor, at: float) -> None:
+        """The question of `actor`, sent at `at` by its clock, reaches the GCS."""
+        if actor.counted_alive and not actor.cut_off:
+            self.later(self.rng.uniform(0.0, 0.02), actor, actor.on_proof, at)
 
     # -- processes ----------------------------------------------------------------------------------------------
 
-    def start_coordinator(self, *, first: bool = False) -> Coordinator:
-        """Start the first coordinator or the next; everybody finds it after a while."""
+    def start_partition_actor(self, *, first: bool = False) -> SimulatedPartitionActor:
+        """Start the first partition actor or the next; everybody finds it after a while."""
         restarted = not first and self.rng.random() < 0.7
-        incarnation = 1000 * (len(self.coordinators) + 1)
-        coordinator = Coordinator(self, incarnation, first=first, restarted=restarted)
-        self.coordinators.append(coordinator)
-        for actor in self.actors:
+        incarnation = 1000 * (len(self.partition_actors) + 1)
+        actor = SimulatedPartitionActor(self, incarnation, first=first, restarted=restarted)
+        self.partition_actors.append(actor)
+        for holder in self.holders:
             pace = self.rng.choice((20.0, 4.0, 1.0))
-            self.later(self.rng.expovariate(pace), None, self._find_coordinator, actor, coordinator)
-        return coordinator
+            self.later(self.rng.expovariate(pace), None, self._find_partition_actor, holder, actor)
+        return actor
 
-    def _find_coordinator(self, actor: Worker | BareCaller, coordinator: Coordinator) -> None:
-        if actor.route.membership.incarnation < coordinator.membership.incarnation:
-            actor.route = coordinator
+    def _find_partition_actor(self, holder: Worker | BareCaller, actor: SimulatedPartitionActor) -> None:
+        if holder.route.membership.incarnation < actor.membership.incarnation:
+            holder.route = actor
 
     def start_worker(self, member_id: str, weight: int = 1) -> Worker:
         """Start a process that joins every group under `member_id`."""
-        worker = Worker(self, member_id, self.coordinators[-1], weight)
+        worker = Worker(self, member_id, self.partition_actors[-1], weight)
         self.workers.append(worker)
-        self.actors.append(worker)
+        self.holders.append(worker)
         return worker
 
     def start_watcher(self, member_id: str) -> Watcher:
         """Start a process that follows every group and is a member of none."""
-        watcher = Watcher(self, member_id, self.coordinators[-1])
+        watcher = Watcher(self, member_id, self.partition_actors[-1])
         self.watchers.append(watcher)
-        self.actors.append(watcher)
+        self.holders.append(watcher)
         return watcher
 
     def start_caller(self, member_id: str) -> BareCaller:
         """Start a process that calls `get_subset` by a bare handle, in any exclusive group."""
-        caller = BareCaller(self, member_id, self.coordinators[-1])
+        caller = BareCaller(self, member_id, self.partition_actors[-1])
         self.callers.append(caller)
-        self.actors.append(caller)
+        self.holders.append(caller)
         return caller
 
     def kill(self, process: Process) -> None:
-        """End a process; a death watch may notice. Nobody replaces a coordinator here: see `start_coordinator`."""
+        """End a process; a death watch may notice. Nobody replaces a partition actor here: see
+        `start_partition_actor`."""
         process.alive = False
         if isinstance(process, Worker) and process.watched:
             self.later(self.rng.uniform(0.004, 0.017), None, self.report_death, process, True)
 
     def report_death(self, worker: Worker, certain: bool) -> None:
         """Let the death watches of a worker end; not `certain` where only the worker's node is lost."""
-        for coordinator in self.coordinators:
+        for actor in self.partition_actors:
             key = (worker.member_id, worker.session)
-            if coordinator.alive and key in coordinator.membership.sessions:
-                self.later(0.0, coordinator, coordinator.on_death, key, certain)
+            if actor.alive and key in actor.membership.sessions:
+                self.later(0.0, actor, actor.on_death, key, certain)
 
     def pause(self, process: Process, seconds: float) -> None:
         """Stop a process, and let it go on after `seconds`."""
@@ -219,7 +220,7 @@ class SimulatedCluster:
         process.paused = False
         if self._trace is not None:
             self.log(process, "wakes")
-        if isinstance(process, Actor):
+        if isinstance(process, KeyHolder):
             self._checker.check(process)
         backlog, process.backlog = process.backlog, []
         for handler, arguments in backlog:
@@ -249,21 +250,21 @@ class SimulatedCluster:
         self.calm = True
         self.conditions.calm()
         self.cuts.clear()
-        for process in (*self.actors, *self.coordinators):
+        for process in (*self.holders, *self.partition_actors):
             self.wake(process)
         for caller in self.callers:
             caller.alive = False
-        for coordinator in self.coordinators[:-1]:
-            coordinator.alive = False
-        last = self.coordinators[-1]
+        for actor in self.partition_actors[:-1]:
+            actor.alive = False
+        last = self.partition_actors[-1]
         if last.alive and last.counted_alive:
             last.cut_off = False
         else:
             last.alive = False
-            last = self.start_coordinator()
-        for actor in self.actors:
-            if isinstance(actor, Worker):
-                actor.route = last
+            last = self.start_partition_actor()
+        for holder in self.holders:
+            if isinstance(holder, Worker):
+                holder.route = last
 
     # -- traces -------------------------------------------------------------------------------------------------
 

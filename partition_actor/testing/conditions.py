@@ -26,11 +26,11 @@ class Conditions:
     slow: float
     """Fraction of messages that take up to two ttl, so that others overtake them."""
     holds: bool
-    """Whether the coordinator holds a heartbeat until there is news or the next is due."""
+    """Whether the partition actor holds a heartbeat until there is news or the next is due."""
     any_route: bool
-    """Whether members that know the new one of two coordinators may go back to the old one."""
+    """Whether members that know the new one of two partition actors may go back to the old one."""
     quick_gcs: bool
-    """Whether the GCS gives up a silent node, and starts another coordinator, within a fraction of a lease."""
+    """Whether the GCS gives up a silent node, and starts another partition actor, within a fraction of a lease."""
     slow_callbacks: float
     """Fraction of callbacks for lost keys that take long."""
     fault_rate: float

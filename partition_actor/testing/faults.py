@@ -9,7 +9,7 @@ from partition_actor.testing.process import Process
 
 if TYPE_CHECKING:
     from partition_actor.testing.cluster import SimulatedCluster
-    from partition_actor.testing.coordinators import Coordinator
+    from partition_actor.testing.partition_actors import SimulatedPartitionActor
     from partition_actor.testing.workers import Worker
 
 MAX_PROCESSES = 6
@@ -39,18 +39,18 @@ def _some_worker(cluster: SimulatedCluster) -> Worker | None:
 
 
 def _some_process(cluster: SimulatedCluster) -> Process | None:
-    running = [actor for actor in cluster.actors if actor.alive]
+    running = [holder for holder in cluster.holders if holder.alive]
     return cluster.rng.choice(running) if running else None
 
 
-def _current(cluster: SimulatedCluster) -> Coordinator | None:
-    """The coordinator that the GCS knows, when it runs."""
-    last = cluster.coordinators[-1]
+def _current(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
+    """The partition actor that the GCS knows, when it runs."""
+    last = cluster.partition_actors[-1]
     return last if last.alive and last.counted_alive else None
 
 
 def _running(cluster: SimulatedCluster) -> int:
-    return sum(actor.alive for actor in cluster.actors)
+    return sum(holder.alive for holder in cluster.holders)
 
 
 # -- processes ------------------------------------------------------------------------------------------------------
@@ -107,59 +107,60 @@ def _lose_node(cluster: SimulatedCluster) -> bool:
     return True
 
 
-# -- the coordinator ------------------------------------------------------------------------------------------------
+# -- the partition actor
+# ------------------------------------------------------------------------------------------------
 
 
-def _crash_coordinator(cluster: SimulatedCluster) -> bool:
-    coordinator = _current(cluster)
-    if coordinator is None:
+def _crash_partition_actor(cluster: SimulatedCluster) -> bool:
+    actor = _current(cluster)
+    if actor is None:
         return False
-    cluster.log(coordinator, "crashes")
-    cluster.kill(coordinator)
-    coordinator.counted_alive = False
+    cluster.log(actor, "crashes")
+    cluster.kill(actor)
+    actor.counted_alive = False
     delay = 0.01 if cluster.conditions.quick_gcs else cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
     cluster.later(delay, None, _replace, cluster)
     return True
 
 
 def _replace(cluster: SimulatedCluster) -> None:
-    if not cluster.coordinators[-1].counted_alive:
-        cluster.start_coordinator()
+    if not cluster.partition_actors[-1].counted_alive:
+        cluster.start_partition_actor()
 
 
-def _cut_off_coordinator(cluster: SimulatedCluster) -> bool:
-    """The GCS loses touch with the coordinator's node, and may start another while the first runs on."""
-    coordinator = _current(cluster)
-    if coordinator is None or coordinator.cut_off:
+def _cut_off_partition_actor(cluster: SimulatedCluster) -> bool:
+    """The GCS loses touch with the partition actor's node, and may start another while the first runs on."""
+    actor = _current(cluster)
+    if actor is None or actor.cut_off:
         return False
-    coordinator.cut_off = True
-    cluster.log(coordinator, "is cut off from the GCS")
+    actor.cut_off = True
+    cluster.log(actor, "is cut off from the GCS")
     if cluster.rng.random() < 0.3:
-        cluster.pause(coordinator, _duration(cluster))
+        cluster.pause(actor, _duration(cluster))
     patience = 0.05 if cluster.conditions.quick_gcs else cluster.rng.uniform(*HEALTH_TIMEOUT)
-    cluster.later(patience, None, _judge, cluster, coordinator)
+    cluster.later(patience, None, _judge, cluster, actor)
     return True
 
 
-def _judge(cluster: SimulatedCluster, coordinator: Coordinator) -> None:
-    if not coordinator.counted_alive or not coordinator.cut_off:
+def _judge(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+    if not actor.counted_alive or not actor.cut_off:
         return
     if cluster.rng.random() < 0.2:
-        coordinator.cut_off = False
+        actor.cut_off = False
         return
-    coordinator.counted_alive = False
-    cluster.log(coordinator, "is counted dead by the GCS")
+    actor.counted_alive = False
+    cluster.log(actor, "is counted dead by the GCS")
     delay = 0.02 if cluster.conditions.quick_gcs else cluster.rng.expovariate(4.0)
     cluster.later(delay, None, _replace, cluster)
-    cluster.later(_duration(cluster) + 1.0, None, cluster.kill, coordinator)
+    cluster.later(_duration(cluster) + 1.0, None, cluster.kill, actor)
 
 
-def _pause_coordinator(cluster: SimulatedCluster) -> bool:
-    coordinator = _current(cluster)
-    if coordinator is None or coordinator.paused:
+def _pause_partition_actor(cluster: SimulatedCluster) -> bool:
+    actor = _current(cluster)
+    if actor is None or actor.paused:
         return False
-    cluster.log(coordinator, "is paused")
-    cluster.pause(coordinator, _duration(cluster))
+    cluster.log(actor, "is paused")
+    cluster.pause(actor, _duration(cluster))
     return True
 
 
@@ -176,11 +177,11 @@ def _cut(cluster: SimulatedCluster) -> bool:
     return True
 
 
-def _cut_coordinator(cluster: SimulatedCluster) -> bool:
-    coordinator = _current(cluster)
-    if coordinator is None:
+def _cut_partition_actor(cluster: SimulatedCluster) -> bool:
+    actor = _current(cluster)
+    if actor is None:
         return False
-    cluster.cut(coordinator, cluster.rng.choice(("in", "out")), _duration(cluster))
+    cluster.cut(actor, cluster.rng.choice(("in", "out")), _duration(cluster))
     return True
 
 
@@ -226,24 +227,24 @@ def _weight_change(cluster: SimulatedCluster) -> bool:
 
 def _command(name: str) -> Callable[[SimulatedCluster], bool]:
     def command(cluster: SimulatedCluster) -> bool:
-        worker, coordinator = _some_process(cluster), _current(cluster)
-        if worker is None or coordinator is None or coordinator.paused:
+        worker, actor = _some_process(cluster), _current(cluster)
+        if worker is None or actor is None or actor.paused:
             return False
         group = cluster.rng.choice(cluster.conditions.groups)[0]
         member_id = worker.member_id  # type: ignore[attr-defined]
         cluster.dismissed.add((member_id, group))
-        cluster.later(0.0, coordinator, coordinator.command, name, group, member_id)
+        cluster.later(0.0, actor, actor.command, name, group, member_id)
         return True
 
     return command
 
 
 def _break_lock(cluster: SimulatedCluster) -> bool:
-    coordinator = _current(cluster)
-    if not cluster.conditions.locks or coordinator is None or coordinator.paused:
+    actor = _current(cluster)
+    if not cluster.conditions.locks or actor is None or actor.paused:
         return False
     name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
-    cluster.later(0.0, coordinator, coordinator.command, "break_lock", name)
+    cluster.later(0.0, actor, actor.command, "break_lock", name)
     return True
 
 
@@ -260,11 +261,11 @@ FAULTS: dict[str, Callable[[SimulatedCluster], bool]] = {
     "restart": _restart,
     "zombie": _zombie,
     "node lost": _lose_node,
-    "coordinator crash": _crash_coordinator,
-    "coordinator cut off": _cut_off_coordinator,
-    "coordinator pause": _pause_coordinator,
+    "partition actor crash": _crash_partition_actor,
+    "partition actor cut off": _cut_off_partition_actor,
+    "partition actor pause": _pause_partition_actor,
     "cut": _cut,
-    "coordinator cut": _cut_coordinator,
+    "partition actor cut": _cut_partition_actor,
     "join": _join,
     "leave": _leave,
     "join again": _join_again,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from partition_actor.claims import Claim
+from partition_actor.core.lock_requests import LockRequest
 
 if TYPE_CHECKING:
     from partition_actor.testing.cluster import SimulatedCluster
@@ -54,7 +54,7 @@ class Locker:
             self._worker.ownership.ask()
         self._worker.send_soon()
 
-    def holds(self) -> dict[int, Claim]:
+    def holds(self) -> dict[int, LockRequest]:
         """What the worker may believe to hold at this moment, were it not paused; to look at it changes nothing."""
         return self._worker.ownership.locks_held(self._worker.clock.now())
 
@@ -83,7 +83,7 @@ class LockChecker:
                 return wrong
         return None
 
-    def _check_token(self, worker: Worker, ticket: int, claim: Claim) -> str | None:
+    def _check_token(self, worker: Worker, ticket: int, claim: LockRequest) -> str | None:
         if (claim.name, claim.token) not in self._seen:
             self._cluster.count("lock held")
         holder = self._seen.setdefault((claim.name, claim.token), (worker, ticket))
@@ -103,5 +103,5 @@ class LockChecker:
         for worker in self._cluster.workers:
             if worker.alive and worker.locker is not None and worker.ownership.locks.stated():
                 return f"{worker} still wants or holds {worker.ownership.locks.stated()}"
-        table = self._cluster.coordinators[-1].membership.locks
-        return f"the coordinator still has {sorted(table.locks)}" if table.locks or table.unsure else None
+        table = self._cluster.partition_actors[-1].membership.locks
+        return f"the partition actor still has {sorted(table.locks)}" if table.locks or table.unsure else None

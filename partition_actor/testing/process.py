@@ -38,7 +38,7 @@ class Process:
         """Called when it goes on after a pause, before it deals with its backlog."""
 
 
-class Actor(Process, ABC):
+class KeyHolder(Process, ABC):
     """A process that works on keys of exclusive groups, as the checker sees it. Sets of keys are bit masks."""
 
     session: str = ""

@@ -1,17 +1,17 @@
-"""The simulated members: drivers of the production ``Ownership``, and callers of a bare handle."""
+"""The simulated members: drivers of the production ``MemberState``, and callers of a bare handle."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from partition_actor import ownership as production
-from partition_actor.ownership import Change, Ownership
-from partition_actor.protocol import Epoch
-from partition_actor.testing.coordinators import Coordinator
+from partition_actor.core import member as production
+from partition_actor.core.member import Change, MemberState
+from partition_actor.core.messages import Epoch
+from partition_actor.core.views import View
 from partition_actor.testing.lockers import Locker
-from partition_actor.testing.process import Actor
-from partition_actor.views import View
+from partition_actor.testing.partition_actors import SimulatedPartitionActor
+from partition_actor.testing.process import KeyHolder
 
 if TYPE_CHECKING:
     from partition_actor.testing.cluster import SimulatedCluster
@@ -46,16 +46,16 @@ class Holding:
     """``[epoch, keys]`` for each change whose callbacks have not returned, oldest first; the first ones run."""
 
 
-class Worker(Actor):
-    """A process with an ``Ownership``. It works on every key as soon and as long as it may."""
+class Worker(KeyHolder):
+    """A process with an ``MemberState``. It works on every key as soon and as long as it may."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator, weight: int) -> None:
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor, weight: int) -> None:
         super().__init__(cluster, f"{member_id}#{len(cluster.workers)}")
         self.member_id = member_id
         self.session = self.name
         self.route = route
         self.watched = cluster.rng.random() < 0.5
-        self.ownership = Ownership(member_id, self.session, cluster.settings)
+        self.ownership = MemberState(member_id, self.session, cluster.settings)
         exclusive = [name for name, mode in cluster.conditions.groups if mode]
         self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
         self.lost_for_good: set[str] = set()
@@ -67,7 +67,7 @@ class Worker(Actor):
         if cluster.conditions.locks:
             self.locker = Locker(self)
 
-    # -- the exchange with the coordinator ----------------------------------------------------------------------
+    # -- the exchange with the partition actor ----------------------------------------------------------------------
 
     def send_soon(self, delay: float = 0.001) -> None:
         """Let the next request go out `delay` seconds from now, and no other before."""
@@ -79,7 +79,7 @@ class Worker(Actor):
             return False
         cluster = self.cluster
         if cluster.conditions.any_route and cluster.rng.random() < 0.15:
-            self.route = cluster.rng.choice([each for each in cluster.coordinators if each.alive] or [self.route])
+            self.route = cluster.rng.choice([each for each in cluster.partition_actors if each.alive] or [self.route])
         route = self.route
         cluster.send(self, route, route.on_request, self, self.ownership.request(self.clock.now()))
         settings = cluster.settings
@@ -87,7 +87,7 @@ class Worker(Actor):
         return True
 
     def on_refusal(self, seq: int, error: str) -> None:
-        """The coordinator has raised; the next request goes out when it is due."""
+        """The partition actor has raised; the next request goes out when it is due."""
         self.cluster.log(self, "was refused", seq, error)
 
     def on_reply(self, reply: dict[str, Any]) -> None:
@@ -116,7 +116,8 @@ class Worker(Actor):
         return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
 
     def _run_callbacks(self, group: str) -> bool:
-        """Run the callbacks of the oldest change; True when it is through and the coordinator waits to hear of it."""
+        """Run the callbacks of the oldest change; True when it is through and the partition actor waits to hear of
+        it."""
         holding, cluster, adopted = self.holdings[group], self.cluster, False
         while holding.letting_go:
             luck = cluster.rng.random() if holding.letting_go[0][1] else 0.9
@@ -195,17 +196,17 @@ class Worker(Actor):
 class Watcher(Worker):
     """A process that follows every group and is a member of none: it never works."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator) -> None:
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(cluster, member_id, route, weight=1)
         self.holdings.clear()
         for name in list(self.ownership.groups):
             self.ownership.watch(name)
 
 
-class BareCaller(Actor):
+class BareCaller(KeyHolder):
     """A process that has nothing but the actor's handle, and calls `get_subset` in exclusive groups now and then."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: Coordinator) -> None:
+    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(cluster, f"{member_id}?{len(cluster.callers)}")
         self.member_id = member_id
         self.session = cluster.rng.choice(("", self.name))

@@ -1,7 +1,7 @@
-"""Rule 8 on a real cluster: the coordinator's node is cut off from the GCS while its process runs on.
+"""Rule 8 on a real cluster: the partition actor's node is cut off from the GCS while its process runs on.
 
-The raylet of the coordinator's node is stopped with SIGSTOP. The GCS counts the node dead and starts a second
-coordinator on another node; the first one goes on running, and grants no more leases than the GCS vouches for.
+The raylet of the partition actor's node is stopped with SIGSTOP. The GCS counts the node dead and starts a second
+partition actor on another node; the first one goes on running, and grants no more leases than the GCS vouches for.
 The ledger shows whether a key ever had two owners.
 
     python tests/chaos/cut_off.py
@@ -37,13 +37,13 @@ UNPINNED = Settings(**{**SETTINGS.to_dict(), "pin_to_head": False})
 
 
 def deploy_on(node: str, name: str) -> None:
-    """Deploy until the coordinator happens to be on `node`: Ray places an actor without resources at random."""
+    """Deploy until the partition actor happens to be on `node`: Ray places an actor without resources at random."""
     for _ in range(40):
         handle = partition_actor.deploy(name, settings=UNPINNED)
         if ray.get(handle.status.remote())["node"] == node:
             return
         partition_actor.shutdown(name)
-    raise SystemExit("Ray never placed the coordinator on the second node")
+    raise SystemExit("Ray never placed the partition actor on the second node")
 
 
 def is_running(pid: int) -> bool:
@@ -56,7 +56,7 @@ def is_running(pid: int) -> bool:
 
 
 def successor_of(pid: int, name: str) -> int:
-    """Wait for another coordinator under the name; returns its pid."""
+    """Wait for another partition actor under the name; returns its pid."""
     until = time.monotonic() + SETTLE_WITHIN
     while time.monotonic() < until:
         try:
@@ -66,7 +66,7 @@ def successor_of(pid: int, name: str) -> int:
             continue
         if status["pid"] != pid:
             return int(status["pid"])
-    raise SystemExit("Ray started no second coordinator")
+    raise SystemExit("Ray started no second partition actor")
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 """Try to break the guarantee of an exclusive group on a real cluster, and judge by what was written.
 
 Workers append ``[key, token, start, end, worker]`` around each unit of work to files of their own, while workers are
-killed, stopped and continued, drained, restarted under their id and joined, and the coordinator is killed. Afterwards,
-and from the files alone: no two intervals of one key overlap, no token of a key goes back, and after every fault each
-key was worked on again.
+killed, stopped and continued, drained, restarted under their id and joined, and the partition actor is killed.
+Afterwards, and from the files alone: no two intervals of one key overlap, no token of a key goes back, and after every
+fault each key was worked on again.
 
     python tests/chaos/ledger.py --seconds 60 --seed 1
 """
@@ -34,10 +34,10 @@ GROUP = "ledger"
 KEYS = [f"key-{number}" for number in range(16)]
 SETTINGS = Settings(ttl=2.0, hold=0.4, handoff_timeout=1.0, node_proof_interval=0.4, max_members=150)
 LONGEST_UNIT = 0.02
-"""Seconds; shorter than the margin that the coordinator adds to a lease (2 % of the ttl)."""
+"""Seconds; shorter than the margin that the partition actor adds to a lease (2 % of the ttl)."""
 STOPPED = 0.2
 """Seconds after which a unit of work must have been stopped in its middle."""
-# A fault has settled at the latest when leases have run out, the coordinator is up again and has recovered.
+# A fault has settled at the latest when leases have run out, the partition actor is up again and has recovered.
 SETTLE_WITHIN = 60.0
 
 
@@ -171,7 +171,7 @@ class Chaos:
         ray.kill(handle)
 
     def ask(self, method: str, *arguments: str) -> Any:
-        """Call the coordinator, again when it is just being restarted."""
+        """Call the partition actor, again when it is just being restarted."""
         until = time.monotonic() + SETTLE_WITHIN
         while True:
             try:
@@ -198,7 +198,7 @@ class Chaos:
         self.add(f"worker-{self.lives + 100}")
 
     def coordinator(self) -> None:
-        """kill -9 the coordinator; Ray restarts it with nothing."""
+        """kill -9 the partition actor; Ray restarts it with nothing."""
         os.kill(self.ask("status")["pid"], signal.SIGKILL)
 
     def settle(self, since: float) -> float:

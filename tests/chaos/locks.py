@@ -2,8 +2,8 @@
 
 Processes race for one lock. Who gets it appends ``["in", token, time, worker]`` to its own file, works for a moment,
 asks whether the lock is still held, appends ``["out", token, time, worker]`` and releases it. Meanwhile holders are
-killed, stopped and continued, the lock is broken and the coordinator is killed. Afterwards, and from the files alone:
-no two holds overlap, and tokens strictly grow.
+killed, stopped and continued, the lock is broken and the partition actor is killed. Afterwards, and from the files
+alone: no two holds overlap, and tokens strictly grow.
 
     python tests/chaos/locks.py --holds 1000 --seed 1
 """
@@ -28,7 +28,7 @@ from common import Writer, make_parser, ray_and_folder, read_lines, show
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Settings, clock
-from partition_actor.errors import CoordinatorUnavailable
+from partition_actor.errors import PartitionActorUnavailable
 
 LOCK = "ledger"
 SETTINGS = Settings(ttl=2.0, hold=0.4, handoff_timeout=1.0, node_proof_interval=0.4, max_members=100)
@@ -123,11 +123,11 @@ class Race:
 
     def break_(self) -> None:
         """Break the lock, whoever has it."""
-        with contextlib.suppress(CoordinatorUnavailable):  # its holder is stopped, and has still to hear of it
+        with contextlib.suppress(PartitionActorUnavailable):  # its holder is stopped, and has still to hear of it
             self.breaker.lock(LOCK).break_()
 
     def coordinator(self) -> None:
-        """kill -9 the coordinator; Ray restarts it with nothing."""
+        """kill -9 the partition actor; Ray restarts it with nothing."""
         with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is dead already
             os.kill(ray.get(self.handle.status.remote())["pid"], signal.SIGKILL)
 

@@ -1,10 +1,10 @@
 """Every interleaving of a small model on the production state machines, breadth first.
 
 A few processes and two keys of one exclusive group. All processes but the last are members already; one joins, one
-leaves, one crashes and the coordinator restarts, each at any moment or never. Each process may send a few more
+leaves, one crashes and the partition actor restarts, each at any moment or never. Each process may send a few more
 requests; messages are lost, delayed or overtaken, callbacks take as long as they like, and time goes by in steps of a
-third of the coordinator's lease. Two states are one when no rule can tell them apart: times count from now, and numbers
-that only put messages in order are left out.
+third of the partition actor's lease. Two states are one when no rule can tell them apart: times count from now, and
+numbers that only put messages in order are left out.
 
     python tests/simulation/exhaustive.py                                        # the large searches, one after another
     python tests/simulation/exhaustive.py --members 2 --requests 2 --steps 2 --events join leave
@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from partition_actor.membership import Membership
-from partition_actor.ownership import Ownership
+from partition_actor.core.member import MemberState
+from partition_actor.core.membership import Membership
 from partition_actor.settings import Settings
 
 SETTINGS = Settings(
@@ -58,7 +58,7 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ownership = Ownership(name, name, SETTINGS)
+        self.ownership = MemberState(name, name, SETTINGS)
         self.ownership.join(GROUP, exclusive=True)
         self.alive = True
         self.under_way: tuple[str, Any] = ("nothing", None)
@@ -81,8 +81,8 @@ class Model:
         self.now = 0.0
         self.keys = keys
         self.incarnations = 1
-        self.coordinator = Membership(SETTINGS, 1, 0.0, first=True)
-        self.coordinator.prove(0.0)
+        self.partition_actor = Membership(SETTINGS, 1, 0.0, first=True)
+        self.partition_actor.prove(0.0)
         self.members = [Member(f"m{number}") for number in range(members - 1)]
         self.left = set(events)
         self.requests = {f"m{number}": 9 for number in range(members)}
@@ -140,9 +140,9 @@ class Model:
         self._tick()
 
     def _tick(self) -> None:
-        self.coordinator.prove(self.now)
-        self.coordinator.tick(self.now)
-        self.coordinator.take_news()
+        self.partition_actor.prove(self.now)
+        self.partition_actor.tick(self.now)
+        self.partition_actor.take_news()
 
     def _send(self, member: Member) -> None:
         self.requests[member.name] -= 1
@@ -150,14 +150,14 @@ class Model:
 
     def _deliver(self, member: Member) -> None:
         request = member.under_way[1]
-        self.coordinator.sync(self.now, request)
+        self.partition_actor.sync(self.now, request)
         member.under_way = ("held", request["seq"])
 
     def _answer(self, member: Member) -> None:
         key = (member.name, member.name)
         member.under_way = (
             "reply",
-            self.coordinator.reply(self.now, self.coordinator.session(key), member.under_way[1]),
+            self.partition_actor.reply(self.now, self.partition_actor.session(key), member.under_way[1]),
         )
 
     def _hear(self, member: Member) -> None:
@@ -190,7 +190,7 @@ class Model:
 
     def _restart(self) -> None:
         self.incarnations += 1
-        self.coordinator = Membership(SETTINGS, self.incarnations, self.now, restarted=True)
+        self.partition_actor = Membership(SETTINGS, self.incarnations, self.now, restarted=True)
         for member in self.members:
             if member.under_way[0] == "held":
                 member.under_way = ("nothing", None)
@@ -210,17 +210,17 @@ class Model:
 
     def identity(self) -> str:
         """Equal for two states that no rule can tell apart."""
-        coordinator = self.coordinator
-        end = coordinator._recovery_end
+        partition_actor = self.partition_actor
+        end = partition_actor._recovery_end
         parts: list[Any] = [
             sorted(self.left),
             (self.steps, self.requests),
-            (coordinator.incarnation, coordinator._counter, sorted(coordinator._ended)),
-            None if end is None else end - self.now + coordinator.stalled,
+            (partition_actor.incarnation, partition_actor._counter, sorted(partition_actor._ended)),
+            None if end is None else end - self.now + partition_actor.stalled,
         ]
         parts += map(self._member_identity, self.members)
-        parts += map(self._session_identity, sorted(coordinator.sessions))
-        parts += map(self._group_identity, coordinator.groups.values())
+        parts += map(self._session_identity, sorted(partition_actor.sessions))
+        parts += map(self._group_identity, partition_actor.groups.values())
         return repr(parts)
 
     def _member_identity(self, member: Member) -> Any:
@@ -236,7 +236,7 @@ class Model:
         return (kind, said, sent, lease, own.incarnation, own._tell_views, letting_go, held.want, held.state, views)
 
     def _session_identity(self, key: Any) -> Any:
-        session, lease = self.coordinator.sessions[key], self.coordinator.lease_left(self.now, key)
+        session, lease = self.partition_actor.sessions[key], self.partition_actor.lease_left(self.now, key)
         told = session.standings.get(GROUP)
         standing = told and (told.have, told.rev, told.wants_in, told.state, told.again, told.want_views, told.rejoined)
         return (key, lease, session.term, standing)

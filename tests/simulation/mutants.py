@@ -8,22 +8,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from partition_actor.group import Group, Report
-from partition_actor.handoff import Handoff
-from partition_actor.locks import Lock, LockTable
-from partition_actor.membership import Membership
-from partition_actor.ownership import Ownership
-from partition_actor.sessions import Sessions
+from partition_actor.core.group import Group, Report
+from partition_actor.core.handoff import Handoff
+from partition_actor.core.lock_table import LockRecord, LockTable
+from partition_actor.core.member import MemberState
+from partition_actor.core.membership import Membership
+from partition_actor.core.sessions import Sessions
 from partition_actor.settings import Settings
-from partition_actor.testing.coordinators import Coordinator
+from partition_actor.testing.partition_actors import SimulatedPartitionActor
 from partition_actor.testing.workers import Worker
 
-_receive = Ownership.receive
+_receive = MemberState.receive
 _on_reply = Worker.on_reply
 _claims = Handoff._claims
 _of = Report.of.__func__
 _init = Sessions.__init__
-_on_death = Coordinator.on_death
+_on_death = SimulatedPartitionActor.on_death
 _use = Membership.use
 _take = LockTable.take
 
@@ -40,17 +40,17 @@ def lease_from_the_reply(patch: Any) -> None:
 
 
 def no_margin(patch: Any) -> None:
-    """Rule 1: the coordinator expires a lease at receipt + ttl."""
+    """Rule 1: the partition actor expires a lease at receipt + ttl."""
     patch.setattr(Sessions, "_grace", lambda self, term: term)
 
 
 def late_replies_accepted(patch: Any) -> None:
     """Rule 1: a reply to an earlier request counts as if it were to the latest."""
-    patch.setattr(Ownership, "receive", lambda self, reply: _receive(self, {**reply, "seq": self._seq}))
+    patch.setattr(MemberState, "receive", lambda self, reply: _receive(self, {**reply, "seq": self._seq}))
 
 
 def lease_of_the_shortest_length(patch: Any) -> None:
-    """Rule 1: the coordinator forgets that leases grow with the load."""
+    """Rule 1: the partition actor forgets that leases grow with the load."""
 
     def renew(self, now, key, session):
         session.received, session.term = now, self.ttl
@@ -87,7 +87,7 @@ def acknowledged_before_callbacks(patch: Any) -> None:
                 self.adopted(change.group, change.after.epoch)
         return changes
 
-    patch.setattr(Ownership, "receive", receive)
+    patch.setattr(MemberState, "receive", receive)
 
 
 def laggards_left_out(patch: Any) -> None:
@@ -123,7 +123,7 @@ def forgotten_released_at_once(patch: Any) -> None:
 
 def released_when_its_node_is_lost(patch: Any) -> None:
     """Rule 5: a process on a node that the GCS has lost is taken for dead."""
-    patch.setattr(Coordinator, "on_death", lambda self, key, certain: _on_death(self, key, True))
+    patch.setattr(SimulatedPartitionActor, "on_death", lambda self, key, certain: _on_death(self, key, True))
 
 
 def bare_caller_without_lease(patch: Any) -> None:
@@ -138,12 +138,12 @@ def bare_caller_without_lease(patch: Any) -> None:
 
 
 def bare_caller_answered_without_proof(patch: Any) -> None:
-    """Rule 8: `get_subset` answers before the coordinator is proven to be the latest."""
-    patch.setattr(Coordinator, "_may_answer", lambda self, call: self.membership.settled(call.group))
+    """Rule 8: `get_subset` answers before the partition actor is proven to be the latest."""
+    patch.setattr(SimulatedPartitionActor, "_may_answer", lambda self, call: self.membership.settled(call.group))
 
 
 def recovery_ended_without_proof(patch: Any) -> None:
-    """Rule 8: a coordinator that may have been replaced ends its wait."""
+    """Rule 8: a partition actor that may have been replaced ends its wait."""
 
     def end_recovery(self, now):
         self._recovery_end = None
@@ -168,7 +168,7 @@ def fenced_released_at_once(patch: Any) -> None:
 
 
 def no_recovery_wait(patch: Any) -> None:
-    """Rule 7: a restarted coordinator takes itself for the first."""
+    """Rule 7: a restarted partition actor takes itself for the first."""
 
     def init(self, settings, incarnation, now, *, first=False, restarted=False):
         _init(self, settings, incarnation, now, first=True)
@@ -177,17 +177,17 @@ def no_recovery_wait(patch: Any) -> None:
 
 
 def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
-    """Rule 7: a restarted coordinator waits for one ttl and not for the longest lease."""
+    """Rule 7: a restarted partition actor waits for one ttl and not for the longest lease."""
     patch.setattr(Settings, "max_ttl", property(lambda self: self.ttl))
 
 
 def lease_before_views_are_known(patch: Any) -> None:
-    """Rule 7: a lease is granted on views that the coordinator does not know, or that nobody waits for."""
+    """Rule 7: a lease is granted on views that the partition actor does not know, or that nobody waits for."""
     patch.setattr(Sessions, "_unsure", lambda self, key, session, name: False)
 
 
 def lapsed_lease_brought_back(patch: Any) -> None:
-    """Rule 7: a restarted coordinator renews a lease that has ended."""
+    """Rule 7: a restarted partition actor renews a lease that has ended."""
 
     def of(cls, report, request, *rest):
         return _of(cls, report, {**request, "leased": True}, *rest)
@@ -196,12 +196,12 @@ def lapsed_lease_brought_back(patch: Any) -> None:
 
 
 def views_of_the_past_unlearnt(patch: Any) -> None:
-    """Rule 7: a restarted coordinator does not take in what laggards may act on."""
+    """Rule 7: a restarted partition actor does not take in what laggards may act on."""
     patch.setattr(Handoff, "learn", lambda self, epoch, members: None)
 
 
 def lease_for_unknown_words(patch: Any) -> None:
-    """Rule 7: a restarted coordinator renews a lease for a request that says the same as one it has never had."""
+    """Rule 7: a restarted partition actor renews a lease for a request that says the same as one it has never had."""
 
     def sync(self, now, request):
         session = self.sessions.get((request["member"], request["session"]))
@@ -215,12 +215,12 @@ def lease_for_unknown_words(patch: Any) -> None:
 
 
 def proof_ignored(patch: Any) -> None:
-    """Rule 8: a coordinator cut off from the GCS goes on granting leases."""
+    """Rule 8: a partition actor cut off from the GCS goes on granting leases."""
     patch.setattr(Sessions, "prove", lambda self, at: setattr(self, "_proof", float("inf")))
 
 
 def leases_ended_without_proof(patch: Any) -> None:
-    """Rule 8: a coordinator cut off from the GCS ends leases that its successor may have renewed."""
+    """Rule 8: a partition actor cut off from the GCS ends leases that its successor may have renewed."""
 
     def end_overdue(self, now):
         for key in list(self._overdue):
@@ -230,7 +230,7 @@ def leases_ended_without_proof(patch: Any) -> None:
 
 
 def incarnation_ignored(patch: Any) -> None:
-    """Rule 8: a member follows whichever coordinator answers, whatever it has heard of later ones."""
+    """Rule 8: a member follows whichever partition actor answers, whatever it has heard of later ones."""
     patch.setattr(Sessions, "_outbid", lambda self, now, incarnation: None)
 
     def receive(self, reply):
@@ -241,11 +241,11 @@ def incarnation_ignored(patch: Any) -> None:
                     self.groups[name].views = []
         return _receive(self, reply)
 
-    patch.setattr(Ownership, "receive", receive)
+    patch.setattr(MemberState, "receive", receive)
 
 
 def later_coordinator_outbid(patch: Any) -> None:
-    """Rule 8: a coordinator of the past goes beyond the incarnation of its successor."""
+    """Rule 8: a partition actor of the past goes beyond the incarnation of its successor."""
 
     def outbid(self, now, incarnation):
         self.incarnation, self._counter = incarnation + 1, 0
@@ -255,11 +255,11 @@ def later_coordinator_outbid(patch: Any) -> None:
 
 def token_without_incarnation(patch: Any) -> None:
     """Rule 9: a fencing token is the epoch's counter."""
-    patch.setattr("partition_actor.ownership.fencing_token", lambda epoch: epoch[1])
+    patch.setattr("partition_actor.core.member.fencing_token", lambda epoch: epoch[1])
 
 
 def lock_granted_during_recovery(patch: Any) -> None:
-    """Rule 10: a restarted coordinator gives away locks before former holders have had the time to report."""
+    """Rule 10: a restarted partition actor gives away locks before former holders have had the time to report."""
 
     def tick(self, now):
         _tick(self, now)
@@ -270,7 +270,7 @@ def lock_granted_during_recovery(patch: Any) -> None:
 
 
 def lock_granted_without_proof(patch: Any) -> None:
-    """Rule 10: a coordinator that may have been replaced gives away locks when its wait is over."""
+    """Rule 10: a partition actor that may have been replaced gives away locks when its wait is over."""
 
     def tick(self, now):
         _tick(self, now)
@@ -282,7 +282,7 @@ def lock_granted_without_proof(patch: Any) -> None:
 
 
 def lock_freed_without_proof(patch: Any) -> None:
-    """Rule 10: a coordinator cut off from the GCS ends the sessions that hold locks, as if they held none."""
+    """Rule 10: a partition actor cut off from the GCS ends the sessions that hold locks, as if they held none."""
 
     def end_overdue(self, now):
         for key in list(self._overdue):
@@ -297,8 +297,8 @@ def lock_freed_without_proof(patch: Any) -> None:
 
 def lapsed_hold_goes_on(patch: Any) -> None:
     """Rule 10: a member goes by what it last heard of its locks, though its lease is over."""
-    patch.setattr(Ownership, "_mind_lapse", lambda self, now: None)
-    patch.setattr(Ownership, "locks_held", lambda self, now: self.locks.held())
+    patch.setattr(MemberState, "_mind_lapse", lambda self, now: None)
+    patch.setattr(MemberState, "locks_held", lambda self, now: self.locks.held())
 
 
 def broken_lock_free_at_once(patch: Any) -> None:
@@ -316,7 +316,7 @@ def broken_lock_free_at_once(patch: Any) -> None:
 
 
 def lease_before_holds_are_known(patch: Any) -> None:
-    """Rule 10: a restarted coordinator renews a lease before it knows which locks are held by it."""
+    """Rule 10: a restarted partition actor renews a lease before it knows which locks are held by it."""
 
     def take(self, key, stated, *, recovering, trusted):
         _take(self, key, stated, recovering=recovering, trusted=trusted)
@@ -326,7 +326,7 @@ def lease_before_holds_are_known(patch: Any) -> None:
 
 
 def holds_unlearnt(patch: Any) -> None:
-    """Rule 10: a restarted coordinator does not take in who held which lock, and renews their leases."""
+    """Rule 10: a restarted partition actor does not take in who held which lock, and renews their leases."""
 
     def take_hold(self, claim, token, *, recovering, trusted):
         claim.token, claim.told = token, True
@@ -337,12 +337,12 @@ def holds_unlearnt(patch: Any) -> None:
 
 def shared_beside_exclusive(patch: Any) -> None:
     """Rule 10: who shares a lock is kept out by nobody."""
-    patch.setattr(Lock, "keeps_out", lambda self, claim: bool(self.holders) and not claim.shared)
+    patch.setattr(LockRecord, "keeps_out", lambda self, claim: bool(self.holders) and not claim.shared)
 
 
 def lock_token_without_incarnation(patch: Any) -> None:
-    """Rule 10: the token of a lock is the counter of the coordinator that granted it."""
-    patch.setattr("partition_actor.locks.fencing_token", lambda epoch: epoch[1])
+    """Rule 10: the token of a lock is the counter of the partition actor that granted it."""
+    patch.setattr("partition_actor.core.lock_table.fencing_token", lambda epoch: epoch[1])
 
 
 MUTANTS = [

@@ -13,24 +13,24 @@ from partition_actor.testing.faults import FAULTS
 from partition_actor.testing.simulation import run
 
 SEEDS = 600
-TWO_COORDINATORS = ("coordinator cut off", "join", "restart", "weight change", "leave", "cut", "bare caller")
+TWO_PARTITION_ACTORS = ("partition actor cut off", "join", "restart", "weight change", "leave", "cut", "bare caller")
 
 FOCUS = {
     "no_margin": ("pause", "cut", "join"),
     "bare_caller_without_lease": ("bare caller", "restart", "weight change", "join"),
-    "bare_caller_answered_without_proof": TWO_COORDINATORS,
-    "leases_ended_without_proof": ("coordinator cut off", "pause", "cut"),
-    "recovery_ended_without_proof": ("coordinator cut off", "coordinator crash"),
-    "incarnation_ignored": TWO_COORDINATORS,
-    "later_coordinator_outbid": TWO_COORDINATORS,
-    "views_of_the_past_unlearnt": ("coordinator crash", "join", "crash"),
+    "bare_caller_answered_without_proof": TWO_PARTITION_ACTORS,
+    "leases_ended_without_proof": ("partition actor cut off", "pause", "cut"),
+    "recovery_ended_without_proof": ("partition actor cut off", "partition actor crash"),
+    "incarnation_ignored": TWO_PARTITION_ACTORS,
+    "later_coordinator_outbid": TWO_PARTITION_ACTORS,
+    "views_of_the_past_unlearnt": ("partition actor crash", "join", "crash"),
 }
 """Mutants that need faults which rarely meet in one run, and these faults."""
 
 LOCK_FOCUS = {
-    "lock_granted_without_proof": (("coordinator cut off", "coordinator crash", "pause"), 4.0, 0.0),
-    "lock_freed_without_proof": (("coordinator cut off",), 1.0, 0.0),
-    "lease_before_holds_are_known": (("coordinator crash",), 0.8, 0.2),
+    "lock_granted_without_proof": (("partition actor cut off", "partition actor crash", "pause"), 4.0, 0.0),
+    "lock_freed_without_proof": (("partition actor cut off",), 1.0, 0.0),
+    "lease_before_holds_are_known": (("partition actor crash",), 0.8, 0.2),
 }
 """The same for locks, where nobody is in an exclusive group: the faults, how many a second, and the lost messages."""
 
@@ -42,7 +42,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.fault_rate, drawn.loss, drawn.holds = 3.0, 0.0, True
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.0
-        drawn.any_route = "coordinator cut off" in drawn.faults and seed % 2 == 0
+        drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     if mutant in LOCK_FOCUS:
         faults, drawn.fault_rate, drawn.loss = LOCK_FOCUS[mutant]
         drawn.faults, drawn.groups, drawn.locks = frozenset(faults), (("shared", False),), 1

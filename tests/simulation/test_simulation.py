@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from partition_actor.group import Group
-from partition_actor.handoff import Handoff
-from partition_actor.sessions import Sessions
+from partition_actor.core.group import Group
+from partition_actor.core.handoff import Handoff
+from partition_actor.core.sessions import Sessions
 from partition_actor.testing import FakeClock, SimulatedCluster, Violation, simulate, simulate_many
 from partition_actor.testing.__main__ import main
 from partition_actor.testing.conditions import Conditions
@@ -106,7 +106,7 @@ def test_the_command_tells_seeds_steps_faults_and_wall_time(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("20 seeds, ")
     assert "s of wall time; 0 failed" in shown
-    assert "coordinator crash" in shown
+    assert "partition actor crash" in shown
 
 
 def test_a_cluster_that_never_settles_is_a_violation(monkeypatch):

@@ -39,7 +39,7 @@ def main() -> int:
     os.environ["TOOZ_TEST_URL"] = f"ray://{ray.get_runtime_context().gcs_address}/tooz/suite"
     from tooz.drivers import etcd3gw
 
-    from partition_actor.tooz_driver import RayDriver
+    from partition_actor.tooz.driver import RayDriver
 
     # One test runs only on drivers that can destroy a group, and lists these by class: ours is one of them.
     etcd3gw.Etcd3Driver = (etcd3gw.Etcd3Driver, RayDriver)

@@ -1,0 +1,188 @@
+"""The partition actor's locks: who holds each, who waits, and the fencing token of each hold.
+
+A member states which locks it wants and which it holds, each under a *ticket* that its session uses once (see
+``protocol``); what it states no more it has released. A lock is shared by those who ask for that, or is one's alone.
+Who waits gets it in the order in which the partition actor heard of it, those that share it together. The leader of a
+group is who holds the lock of that name in a namespace of its own. Rule 10 of ``docs/guarantees.md``.
+
+Pure: no clock, no threads, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from partition_actor.core.messages import Epoch, SessionKey, fencing_token
+
+
+@dataclass(slots=True)
+class LockClaim:
+    """What one session wants or has of one lock."""
+
+    key: SessionKey
+    ticket: int
+    name: str
+    shared: bool
+    patient: bool
+    """Whether it waits its turn; if not, it is refused when it cannot have the lock at once."""
+    token: int = 0
+    """The fencing token of the hold; 0 while it waits."""
+    told: bool = False
+    """The member knows that it holds the lock: its latest request says so."""
+    broken_at: float | None = None
+    """When an operator broke the hold, whose end the member has still to confirm."""
+    verdict: str | None = None
+    """"lost" or "refused", until the member states this ticket no more."""
+
+    @property
+    def entry(self) -> int | str | None:
+        """What a reply says of it: the token, "lost" or "refused"; None where the member knows everything."""
+        if self.broken_at is not None:
+            return "lost"
+        if self.verdict is not None:
+            return self.verdict
+        return self.token if self.token and not self.told else None
+
+
+@dataclass(slots=True)
+class LockRecord:
+    """One lock that somebody holds or waits for; both in the order of arrival."""
+
+    holders: list[LockClaim] = field(default_factory=list)
+    waiters: list[LockClaim] = field(default_factory=list)
+
+    def keeps_out(self, claim: LockClaim) -> bool:
+        """Whether those who hold it now keep `claim` from it."""
+        return any(not (claim.shared and holder.shared) for holder in self.holders)
+
+
+class LockTable:
+    """All locks of one coordinator. `news` collects the sessions of which something has changed."""
+
+    def __init__(self, news: set[SessionKey]) -> None:
+        self.locks: dict[str, LockRecord] = {}
+        self.unsure: set[SessionKey] = set()
+        """Sessions that say they hold a lock that is not known here yet: they get no lease before it is."""
+        self.due: dict[str, None] = {}
+        """Names of the locks that somebody who waits might get now."""
+        self._claims: dict[SessionKey, dict[int, LockClaim]] = {}
+        self._news = news
+
+    def __contains__(self, key: SessionKey) -> bool:
+        return key in self._claims or key in self.unsure
+
+    # -- what members say ---------------------------------------------------------------------------------------
+
+    def take(self, key: SessionKey, stated: Mapping[int, Any], *, recovering: bool, trusted: bool) -> None:
+        """Take in what a session states.
+
+        While the partition actor is `recovering` it learns from a `trusted` request, which was sent after its start and
+        with a lease that runs, what the session held before.
+        """
+        self.unsure.discard(key)
+        known = self._claims.setdefault(key, {})
+        for ticket in [ticket for ticket in known if ticket not in stated]:
+            self._drop(known.pop(ticket))
+        for ticket in sorted(stated):
+            name, shared, patient, token = stated[ticket]
+            claim = known.get(ticket)
+            if claim is not None and (not token or token == claim.token):
+                claim.told = bool(token)
+                continue
+            if claim is not None:
+                self._drop(claim)
+            claim = known[ticket] = LockClaim(key, ticket, name, shared, patient)
+            if token:
+                self._take_hold(claim, token, recovering=recovering, trusted=trusted)
+            else:
+                self._take_wish(claim, recovering=recovering)
+        if not known:
+            del self._claims[key]
+
+    def _take_wish(self, claim: LockClaim, *, recovering: bool) -> None:
+        if recovering and not claim.patient:
+            claim.verdict = "refused"
+            return
+        self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
+        self.due[claim.name] = None
+
+    def _take_hold(self, claim: LockClaim, token: int, *, recovering: bool, trusted: bool) -> None:
+        """A hold that this partition actor did not grant: its predecessor did, or it is over."""
+        if recovering and trusted:
+            claim.token, claim.told = token, True
+            self.locks.setdefault(claim.name, LockRecord()).holders.append(claim)
+        elif recovering:
+            del self._claims[claim.key][claim.ticket]
+            self.unsure.add(claim.key)
+        else:
+            claim.verdict = "lost"
+
+    def entries(self, key: SessionKey) -> dict[int, int | str]:
+        """What a reply has to say to a session, by ticket."""
+        claims = self._claims.get(key, {}).values()
+        return {claim.ticket: entry for claim in claims if (entry := claim.entry) is not None}
+
+    def end(self, key: SessionKey) -> None:
+        """The session is over: it holds nothing any more, and waits for nothing."""
+        self.unsure.discard(key)
+        for claim in self._claims.pop(key, {}).values():
+            self._drop(claim)
+
+    # -- grants and their end -----------------------------------------------------------------------------------
+
+    def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
+        """Give the locks that are due to those whose turn it is and who `may_hold` one; refuse who does not wait."""
+        for name in list(self.due):
+            lock = self.locks[name]
+            del self.due[name]
+            for claim in list(lock.waiters):
+                if lock.keeps_out(claim):
+                    break
+                if not may_hold(claim.key):
+                    self.due[name] = None  # another may have it before: its turn comes when it can make use of it
+                    continue
+                lock.waiters.remove(claim)
+                lock.holders.append(claim)
+                claim.token = fencing_token(next_epoch())
+                self._news.add(claim.key)
+            if lock.waiters and name not in self.due:
+                self._refuse_impatient(lock)
+
+    def _refuse_impatient(self, lock: LockRecord) -> None:
+        for claim in [claim for claim in lock.waiters if not claim.patient]:
+            lock.waiters.remove(claim)
+            claim.verdict = "refused"
+            self._news.add(claim.key)
+
+    def break_(self, now: float, name: str) -> int:
+        """Tell those who hold a lock that they have lost it; returns how many do.
+
+        It is given to the next when they have confirmed that, or have lost their lease.
+        """
+        holders = self.locks[name].holders if name in self.locks else []
+        for claim in holders:
+            claim.broken_at = now if claim.broken_at is None else claim.broken_at
+            self._news.add(claim.key)
+        return len(holders)
+
+    def broken_since(self, key: SessionKey) -> float | None:
+        """Since when a session has not confirmed the end of a hold that was broken, or None."""
+        claims = self._claims.get(key, {}).values()
+        return min((claim.broken_at for claim in claims if claim.broken_at is not None), default=None)
+
+    def holders(self, name: str) -> list[LockClaim]:
+        """Those who hold a lock, in the order of their tokens; those whose hold was broken with them."""
+        return list(self.locks[name].holders) if name in self.locks else []
+
+    def _drop(self, claim: LockClaim) -> None:
+        lock = self.locks.get(claim.name)
+        if lock is None or claim.verdict is not None:
+            return
+        (lock.holders if claim.token else lock.waiters).remove(claim)
+        if lock.holders or lock.waiters:
+            self.due[claim.name] = None
+        else:
+            del self.locks[claim.name]
+            self.due.pop(claim.name, None)

@@ -1,0 +1,359 @@
+"""The member's state machine: its views, its lease, and so what it may work on.
+
+It is the other half of ``membership``. Every method that needs the time takes `now`, seconds on the member's own
+clock; nothing here looks at a clock, a thread or Ray. The rules named in comments are those of
+``docs/guarantees.md``.
+
+How a driver uses it: send what `request` returns, hand the reply to `receive`, run the callbacks that the changes call
+for, and say `adopted`. Requests may be sent at any time; only the reply to the latest one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from partition_actor.core.lock_requests import LockRequest, LockRequests
+from partition_actor.core.messages import PROTOCOL, WHOLE, Epoch, Want, check_same_mode, fencing_token
+from partition_actor.core.views import View
+from partition_actor.settings import Settings
+
+State = Literal["joining", "member", "out", "superseded", "conflict", "missing", "taken", "watching"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reply has changed in one group: the view before and after, either None where there is none."""
+
+    group: str
+    before: View | None
+    after: View | None
+    state: State
+    rejoined: bool = False
+
+    @property
+    def joined(self) -> list[str]:
+        """The ids that are members now and were not before, sorted."""
+        return _difference(self.after, self.before)
+
+    @property
+    def left(self) -> list[str]:
+        """The ids that were members before and are not now, sorted."""
+        return _difference(self.before, self.after)
+
+
+@dataclass(slots=True)
+class Standing:
+    """This member in one group."""
+
+    weight: int
+    metadata: Any
+    exclusive: bool | None
+    since: int
+    polite: bool = False
+    told: int = 0
+    """The `seq` of the first request that says the metadata; 0 for that of the join."""
+    want: Want = "in"
+    state: State = "joining"
+    acked: Epoch | None = None
+    """Of one who watches: the latest epoch that it has heard of."""
+    views: list[View] = field(default_factory=list)
+    """In ascending order, from the last one acknowledged to the one held."""
+    wants_whole: bool = False
+    """It was told of changes in another view than the one held."""
+    unknown: bool = False
+    """Of one who watches: the partition actor has said that there is no such group."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether requests tell of the group, and replies count for it."""
+        return self.state in ("joining", "member", "watching")
+
+    @property
+    def view(self) -> View | None:
+        """The view held."""
+        return self.views[-1] if self.views else None
+
+    def read(self, told: dict[str, Any]) -> View | None:
+        """A view off the wire; None when it starts from another than the one held, such as after `meet`."""
+        try:
+            view = View.of(told, self.view)
+        except ValueError:
+            self.wants_whole = True
+            return None
+        self.wants_whole = False
+        return view
+
+
+class MemberState:
+    """One session's knowledge of its groups."""
+
+    def __init__(self, member_id: str, session: str, settings: Settings) -> None:
+        self.member_id = member_id
+        self.session = session
+        self.settings = settings
+        self.incarnation = 0
+        self.interval = settings.hold
+        """Seconds until a heartbeat is due, as the partition actor said last."""
+        self.groups: dict[str, Standing] = {}
+        self.locks = LockRequests()
+        self.lease_until = float("-inf")
+        self.exclusive_until = float("-inf")
+        self.answered = 0
+        """The `seq` of the latest request that has had a reply."""
+        self._seq = 0
+        self._asked = 0
+        self._sent: float | None = None
+        self._tell_views = False
+        self._stated: dict[str, Any] | None = None
+        """What the latest whole request says, which had the number `_stated_at`, while the partition actor knows of
+        it."""
+        self._stated_at = 0
+
+    # -- what the user wants ------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        group: str,
+        weight: int = 1,
+        metadata: Any = None,
+        exclusive: bool | None = None,
+        polite: bool = False,
+    ) -> None:
+        """Want to be a member, from the next request on; for one that is, take over the weight and the metadata.
+
+        `polite`: only if the group exists and nobody else has this id there. Raises ``GroupModeConflict`` when the
+        group is known to be of the other mode; what is held stays as it is.
+        """
+        held = self.groups.get(group)
+        if held is not None and held.state in ("joining", "member") and None not in (exclusive, held.exclusive):
+            check_same_mode(group, bool(held.exclusive), exclusive)
+        if held is None or held.state in ("out", "conflict", "missing", "taken", "watching"):
+            self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1, polite=polite)
+            return
+        held.weight = weight
+        if metadata is not None and metadata != held.metadata:
+            held.metadata, held.told = metadata, self._seq + 1
+        held.exclusive = held.exclusive if exclusive is None else exclusive
+        if held.want == "out":
+            held.want, held.since = "in", self._seq + 1
+
+    def leave(self, group: str) -> None:
+        """Want to be out; the keys go through the ordinary hand-off. A group that is watched is just forgotten."""
+        held = self.groups.get(group)
+        if held is not None and held.state == "watching":
+            del self.groups[group]
+        elif held is not None:
+            held.want = "out"
+
+    def watch(self, group: str) -> None:
+        """Want to hear of a group, of which this session is no member."""
+        self.groups[group] = Standing(1, None, None, self._seq + 1, want="watch", state="watching")
+
+    def meet(self, settings: Settings) -> None:
+        """Take over the partition actor's settings; views of a ring that is built otherwise are worth nothing."""
+        ours = (self.settings.vnodes, self.settings.hash_function)
+        self.settings, self._stated = settings, None
+        if ours != (settings.vnodes, settings.hash_function):
+            for held in self.groups.values():
+                held.views, held.acked = [], None
+
+    def end(self) -> None:
+        """This session is over: it holds nothing any more, whatever replies still come."""
+        self.groups.clear()
+        self.locks.clear()
+        self._sent = None
+
+    def ask(self) -> int:
+        """Have the next request answered at once; returns its `seq`, to be compared with `answered`."""
+        self._asked = self._seq + 1
+        return self._asked
+
+    # -- the exchange with the partition actor ----------------------------------------------------------------------
+
+    def request(self, now: float) -> dict[str, Any]:
+        """The next request. The lease that its reply grants is counted from `now`: rule 1."""
+        if self._sent is not None:
+            self._stated = None  # the partition actor may not have heard it
+        self._seq += 1
+        self._sent = now
+        head = {
+            "protocol": PROTOCOL,
+            "member": self.member_id,
+            "session": self.session,
+            "seq": self._seq,
+            "incarnation": self.incarnation,
+        }
+        statement = self._statement(now)
+        if statement == self._stated:
+            return {**head, "same": self._stated_at}
+        self._stated, self._stated_at = statement, self._seq
+        return {**head, **statement}
+
+    def _statement(self, now: float) -> dict[str, Any]:
+        tell_views, self._tell_views = self._tell_views, False
+        lapsed = now >= self.lease_until  # it may have been forgotten
+        live = [(name, held) for name, held in self.groups.items() if held.is_live]
+        statement: dict[str, Any] = {
+            "interval": self.interval,
+            "leased": now < self.exclusive_until,
+            "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
+        }
+        self._mind_lapse(now)
+        locks = self.locks.stated()
+        if locks:
+            statement["locks"] = locks
+        if self._asked > self.answered:
+            statement["prompt"] = True
+        return statement
+
+    def _report(self, held: Standing, tell_views: bool, lapsed: bool) -> dict[str, Any]:
+        view = held.view
+        report: dict[str, Any] = {
+            "want": held.want,
+            "since": held.since,
+            "weight": held.weight,
+            "exclusive": held.exclusive,
+            "have": view.epoch if view else held.acked,
+            "rev": WHOLE if held.wants_whole else view.rev if view else 0,
+            "acked": held.acked,
+        }
+        if view is None or tell_views or lapsed or held.told > self.answered:
+            report["metadata"] = held.metadata
+        if held.state == "watching":
+            report["unknown"] = held.unknown
+        if view is None and held.polite:
+            report["polite"] = True
+        if tell_views:
+            report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
+        return report
+
+    def receive(self, reply: dict[str, Any]) -> list[Change] | None:
+        """Take in a reply; None: it does not count, being late, repeated or from a partition actor of the past."""
+        if reply["seq"] != self._seq or self._sent is None or reply["incarnation"] < self.incarnation:
+            return None
+        self.answered = reply["seq"]
+        self.incarnation = reply["incarnation"]
+        self.interval = reply["next"]
+        self._tell_views = reply["views"]
+        if reply["again"]:
+            self._stated = None
+        if reply["term"] > 0:
+            self.lease_until = max(self.lease_until, self._sent + reply["term"])
+        if reply["exclusive_term"] > 0:
+            self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
+        self._sent = None
+        self.locks.take(reply.get("locks", {}))
+        changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
+        return [change for change in changes if change is not None]
+
+    def _take_entry(self, name: str, entry: dict[str, Any], seq: int) -> Change | None:
+        held = self.groups.get(name)
+        if held is None or not held.is_live:
+            return None
+        before = held.view
+        if held.state == "watching":
+            return self._watch_entry(name, held, entry)
+        if "state" in entry:
+            held.state = entry["state"]
+            if held.state == "conflict":
+                held.exclusive = entry["exclusive"]
+            if held.state == "out" and held.want == "in" and held.since > seq:
+                held.state = "joining"  # asked for since: the partition actor has still to hear of it
+            held.views, held.acked = [], None
+            return Change(name, before, None, held.state)
+        view = held.read(entry["view"])
+        if view is None or (before is not None and (view.epoch, view.rev) <= (before.epoch, before.rev)):
+            return None
+        held.state = "member"
+        held.exclusive = view.exclusive
+        if before is not None and before.epoch == view.epoch:
+            held.views[-1] = view
+        else:
+            held.views.append(view)
+        if held.acked is None:
+            held.acked = view.epoch
+        return Change(name, before, view, "member", bool(entry.get("rejoined")))
+
+    def _watch_entry(self, name: str, held: Standing, entry: dict[str, Any]) -> Change | None:
+        before, view = held.view, None
+        if "view" in entry:
+            view = held.read(entry["view"])
+            if view is None or (held.acked is not None and view.epoch <= held.acked):
+                return None
+            held.acked = view.epoch
+        held.unknown = view is None
+        held.views = [] if view is None else [view]
+        return Change(name, before, view, "watching")
+
+    def adopted(self, group: str, epoch: Epoch) -> int:
+        """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3.
+
+        Returns of how many members others wait to hear that, this one among them; 0 when nobody waits for this one.
+        """
+        held = self.groups.get(group)
+        if held is None or held.view is None or held.acked is None or epoch <= held.acked:
+            return 0
+        held.acked = min(epoch, held.view.epoch)
+        held.views = [view for view in held.views if view.epoch >= held.acked]
+        return held.view.awaited
+
+    # -- what it may work on ------------------------------------------------------------------------------------
+
+    def view(self, group: str) -> View | None:
+        """The view held, whether the lease runs or not."""
+        held = self.groups.get(group)
+        return None if held is None else held.view
+
+    def acting(self, now: float, group: str) -> View | None:
+        """The view that this member may act on at `now`: None when its lease is over or its id has been taken."""
+        view = self.view(group)
+        if view is None or not view.mine or now >= self.acts_until(view):
+            return None
+        return view
+
+    def acts_until(self, view: View) -> float:
+        """Until when the lease lets this member act on `view`, on its own clock."""
+        return self.exclusive_until if view.exclusive else self.lease_until
+
+    def may_act(self, now: float, group: str, key: object) -> bool:
+        """Whether this member may work on `key` at `now`: rule 4."""
+        view = self.acting(now, group)
+        if view is None or view.ring(self.settings).owner(key) != self.member_id:
+            return False
+        return all(ring.owner(key) != laggard for ring, laggard in view.withheld(self.settings))
+
+    def holds(self, now: float, ticket: int) -> bool:
+        """Whether the lock that was asked for under `ticket` is held at `now`: rule 10."""
+        self._mind_lapse(now)
+        return self.locks.state(ticket) == "held"
+
+    def locks_held(self, now: float) -> dict[int, LockRequest]:
+        """What is held at `now`, by ticket."""
+        return self.locks.held() if now < self.exclusive_until else {}
+
+    def _mind_lapse(self, now: float) -> None:
+        if now >= self.exclusive_until:
+            self.locks.lapse()
+
+    def subset(self, now: float, group: str, keys: Iterable[Any]) -> list[Any]:
+        """Those of `keys` that this member may work on at `now`, in their order."""
+        view = self.acting(now, group)
+        return [] if view is None else subset_of(view, self.member_id, keys, self.settings)
+
+    def token(self, now: float, group: str) -> int:
+        """The fencing token of the view that this member may act on; 0, lower than any other, without one: rule 9."""
+        view = self.acting(now, group)
+        return 0 if view is None else fencing_token(view.epoch)
+
+
+def subset_of(view: View, member: str, keys: Iterable[Any], settings: Settings) -> list[Any]:
+    """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
+    return view.ring(settings).subset(member, keys, view.withheld(settings))
+
+
+def _difference(one: View | None, other: View | None) -> list[str]:
+    members = one.members if one else {}
+    others = other.members if other else {}
+    return sorted(member for member in members if member not in others)

@@ -1,0 +1,110 @@
+"""What comes when: at a cost that grows with what comes, and not with what is waited for.
+
+Leases of one length end in the order in which they were last renewed, so each length has a queue of its own
+whose head ends first. The partition actor uses few lengths at a time (see ``Settings.ttl_for``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Alarms(Generic[K]):
+    """A moment for each key, at which there is something to do. Pure: times are seconds on any one clock."""
+
+    def __init__(self) -> None:
+        self._moments: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        """Those of the past among them are dropped when they come up."""
+        self._set = 0
+
+    def set(self, key: K, moment: float | None) -> None:
+        """Put `moment` in the place of the one that `key` had; None: there is nothing to do any more."""
+        if moment is None:
+            self._moments.pop(key, None)
+        elif self._moments.get(key) != moment:
+            self._set += 1
+            self._moments[key] = moment
+            heappush(self._heap, (moment, self._set, key))
+
+    def next(self) -> float | None:
+        """The first moment, or None."""
+        while self._heap and self._moments.get(self._heap[0][2]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def ring(self, now: float) -> list[K]:
+        """Drop and return the keys whose moment is at or before `now`, in their order."""
+        keys = []
+        while (moment := self.next()) is not None and moment <= now:
+            keys.append(heappop(self._heap)[2])
+            del self._moments[keys[-1]]
+        return keys
+
+
+class LeaseQueue(Generic[K]):
+    """The ends of many leases. Pure: times are floats in seconds on any one clock, and never go back."""
+
+    def __init__(self) -> None:
+        self._queues: dict[float, OrderedDict[K, float]] = {}
+        """By length, when each lease began, in that order."""
+        self._length_of: dict[K, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._length_of)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._length_of
+
+    def end(self, key: K) -> float:
+        """When the lease of `key` ends. Raises ``KeyError`` when it has none."""
+        length = self._length_of[key]
+        return self._queues[length][key] + length
+
+    def renew(self, key: K, now: float, length: float) -> None:
+        """Let the lease of `key` run until `now + length`; one that already runs longer keeps its end."""
+        try:
+            queue = self._queues[length]
+            queue.move_to_end(key)
+        except KeyError:
+            self._begin(key, now, length)
+        else:
+            queue[key] = now
+
+    def _begin(self, key: K, now: float, length: float) -> None:
+        if key in self._length_of:
+            if self.end(key) >= now + length:
+                return
+            self.drop(key)
+        self._length_of[key] = length
+        self._queues.setdefault(length, OrderedDict())[key] = now
+
+    def drop(self, key: K) -> None:
+        """Forget the lease of `key`, if there is one."""
+        length = self._length_of.pop(key, None)
+        if length is not None:
+            queue = self._queues[length]
+            del queue[key]
+            if not queue:
+                del self._queues[length]
+
+    def next_end(self) -> float | None:
+        """When the first lease ends, or None when none is held."""
+        return min((next(iter(queue.values())) + length for length, queue in self._queues.items()), default=None)
+
+    def expire(self, now: float) -> list[K]:
+        """Drop and return the leases that have ended: those whose end is at or before `now`."""
+        ended: list[K] = []
+        for length, queue in list(self._queues.items()):
+            for key, began in queue.items():
+                if began + length > now:
+                    break
+                ended.append(key)
+        for key in ended:
+            self.drop(key)
+        return ended

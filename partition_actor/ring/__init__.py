@@ -1,0 +1,13 @@
+"""Who owns a key: a consistent hash ring, and an index of keys that is asked again and again.
+
+``hash_space`` hashes keys and holds sets of arcs; ``ring`` divides the hash space among members; ``key_index`` keeps
+hashed keys in order, so that a member's share is a few slices of it. Members' weights go in, owners and subsets come
+out. Pure: no Ray, no clock, no threads.
+
+Private: what users import is in ``partition_actor``, ``.errors``, ``.settings`` and ``.testing``.
+"""
+
+from partition_actor.ring.key_index import KeyIndex
+from partition_actor.ring.ring import Ring, handovers, ring_of
+
+__all__ = ["KeyIndex", "Ring", "handovers", "ring_of"]

@@ -1,0 +1,119 @@
+"""One local Ray cluster for all tests here, and partition actors on it.
+
+Ray is imported after the environment is set: a new local cluster would otherwise turn token authentication on.
+"""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("RAY_ADDRESS", None)
+
+import members as members_module
+import pytest
+import ray
+from deployments import HASTY, LIMIT, STEADY, Deployment, wait_until
+from teams import Team
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster; workers here ask for no CPU, so that few processes are started ahead of need."""
+    ray.cloudpickle.register_pickle_by_value(members_module)
+    yield ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.shutdown()
+
+
+@pytest.fixture
+def make_deployment(cluster):
+    """Make coordinators, not deployed yet; they are shut down after the test."""
+    made = []
+
+    def make(settings=HASTY):
+        made.append(Deployment(settings))
+        return made[-1]
+
+    yield make
+    for deployment in made:
+        deployment.stop_members()
+        deployment.shutdown()
+
+
+@pytest.fixture
+def hasty(make_deployment):
+    """A partition actor of the test's own whose leases end soon."""
+    deployment = make_deployment(HASTY)
+    deployment.deploy()
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def _steady(cluster):
+    deployment = Deployment(STEADY)
+    deployment.deploy()
+    yield deployment
+    deployment.shutdown()
+
+
+@pytest.fixture
+def steady(_steady):
+    """A partition actor that tests share, each with a group of its own; nobody expires there."""
+    yield _steady
+    _steady.stop_members()
+
+
+@pytest.fixture
+def another_node(cluster):
+    """A second node of the cluster, on this machine; returns the resource that only it has."""
+    start = ["start", f"--address={cluster.address_info['gcs_address']}", "--num-cpus=1", "--block"]
+    node = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), *start, '--resources={"elsewhere": 1}'],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: "elsewhere" in ray.cluster_resources())
+    yield "elsewhere"
+    node.terminate()
+    node.wait(LIMIT)
+    wait_until(lambda: "elsewhere" not in ray.cluster_resources())
+
+
+@pytest.fixture
+def group():
+    """A name that no other test uses."""
+    return f"group-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def spawn():
+    """Make worker actors of the classes in ``members``; they are killed after the test."""
+    made = []
+
+    def spawn(cls, *args, **options):
+        handle = ray.remote(cls).options(num_cpus=0, **options).remote(*args)
+        made.append(handle)
+        return handle
+
+    yield spawn
+    for handle in made:
+        ray.kill(handle)
+
+
+def _team(deployment, group, spawn):
+    made = Team(deployment, group, spawn)
+    yield made
+    for router in made.routers:
+        router.stop()
+
+
+@pytest.fixture
+def team(steady, group, spawn):
+    yield from _team(steady, group, spawn)
+
+
+@pytest.fixture
+def hasty_team(hasty, group, spawn):
+    yield from _team(hasty, group, spawn)

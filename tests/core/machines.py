@@ -1,0 +1,116 @@
+"""The two state machines on one clock, with a network that the test decides on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from partition_actor.core.member import Change, MemberState
+from partition_actor.core.membership import Membership
+from partition_actor.settings import Settings
+from partition_actor.testing import FakeClock
+
+KEYS = [f"key-{number}" for number in range(12)]
+
+PLAIN = Settings(
+    ttl=10.0,
+    hold=2.0,
+    clock_rate_margin=0.1,
+    handoff_timeout=5.0,
+    publish_window=0.0,
+    vnodes=4,
+    node_proof_interval=1.0,
+)
+
+
+class World:
+    """A partition actor that is proven whenever the test says so, and members."""
+
+    def __init__(self, settings: Settings = PLAIN, first: bool = True) -> None:
+        self.settings = settings
+        self.clock = FakeClock(offset=100.0)
+        self.membership = Membership(settings, 1, self.now, first=first)
+        self.membership.prove(self.now)
+
+    @property
+    def now(self) -> float:
+        return self.clock.now()
+
+    def wait(self, seconds: float, *, proven: bool = True) -> None:
+        """Let time go by, in steps as the partition actor's driver would take them."""
+        end = self.now + seconds
+        while self.now < end:
+            self.clock.advance(min(self.settings.hold / 4, end - self.now))
+            if proven:
+                self.membership.prove(self.now)
+            self.membership.tick(self.now)
+
+    def restart(self, *, restarted: bool = True) -> None:
+        """Put a new partition actor, with nothing, in the place of this one."""
+        self.membership = Membership(self.settings, self.membership.incarnation + 1000, self.now, restarted=restarted)
+        self.membership.prove(self.now)
+
+    def member(self, member_id: str, group: str = "g", **join: Any) -> Member:
+        join.setdefault("exclusive", True)
+        return Member(self, member_id, group, join)
+
+    def watcher(self, member_id: str, group: str = "g") -> Member:
+        """A process that follows the group and is no member."""
+        made = Member(self, member_id, group, {})
+        made.ownership.watch(group)
+        return made
+
+
+class Member:
+    """A process under an id, which lets lost keys go at once."""
+
+    lives = 0
+
+    def __init__(self, world: World, member_id: str, group: str, join: dict[str, Any]) -> None:
+        Member.lives += 1
+        self.world, self.id, self.group = world, member_id, group
+        self.key = (member_id, f"session-{Member.lives}")
+        self.ownership = MemberState(member_id, self.key[1], world.settings)
+        self.ownership.join(group, **join)
+        self.changes: list[Change] = []
+        self.adopts = True
+
+    def send(self) -> dict[str, Any]:
+        """Make a request and let it arrive; returns it."""
+        request = self.ownership.request(self.world.now)
+        self.world.membership.sync(self.world.now, request)
+        return request
+
+    def whole_request(self) -> dict[str, Any]:
+        """One that says everything, as to a partition actor that it has just found."""
+        self.ownership.meet(self.world.settings)
+        return self.ownership.request(self.world.now)
+
+    def fetch(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let the reply to a request arrive; returns it."""
+        reply = self.world.membership.reply(self.world.now, self.world.membership.session(self.key), request["seq"])
+        for change in self.ownership.receive(reply) or ():
+            self.changes.append(change)
+            if change.after is not None and self.adopts:
+                self.ownership.adopted(change.group, change.after.epoch)
+        return reply
+
+    def beat(self, times: int = 4) -> dict[str, Any]:
+        """Exchange heartbeats until nothing changes any more; returns the last reply."""
+        for _ in range(times):
+            reply = self.fetch(self.send())
+        return reply
+
+    @property
+    def works_on(self) -> list[str]:
+        return self.ownership.subset(self.world.now, self.group, KEYS)
+
+    @property
+    def state(self) -> str:
+        return self.ownership.groups[self.group].state
+
+
+def beat(*members: Member) -> None:
+    """Let all members hear of everything."""
+    for _ in range(3):
+        for member in members:
+            member.beat(2)

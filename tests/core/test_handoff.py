@@ -1,0 +1,135 @@
+"""Who waits for whom: the ranges of rule 4."""
+
+from __future__ import annotations
+
+import pytest
+from machines import KEYS, PLAIN, World, beat
+
+from partition_actor.core.handoff import Handoff, Seat
+from partition_actor.core.messages import ring_for
+
+A, B, C = ("a", "s"), ("b", "s"), ("c", "s")
+TWO, THREE = {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}
+OCCUPANTS = {"a": "s", "b": "s", "c": "s"}
+
+
+def handoff_of(*epochs):
+    told = []
+    handoff = Handoff(PLAIN, told.append)
+    seats = {}
+    for counter, members in enumerate(epochs, start=1):
+        for name in members:
+            seats.setdefault((name, "s"), Seat(1, acked=(1, counter), first=(1, counter)))
+        handoff.publish((1, counter), members, OCCUPANTS, seats, now=float(counter))
+    return handoff, seats, told
+
+
+@pytest.mark.parametrize(
+    ("acked", "first", "last", "claimed"),
+    [
+        (None, (1, 1), None, []),
+        ((1, 1), (1, 1), None, [1, 2, 3]),
+        ((1, 2), (1, 1), None, [2, 3]),
+        ((1, 4), (1, 1), None, []),
+        ((1, 1), (1, 3), None, [3]),
+        ((1, 1), (1, 1), (1, 3), [1, 2]),
+        ((1, 1), None, None, []),
+    ],
+)
+def test_a_laggard_claims_what_it_may_act_on_since_it_acknowledged(acked, first, last, claimed):
+    epochs = [{"a": weight, "b": 1} for weight in (1, 2, 3, 4)]
+    handoff, _, _ = handoff_of(*epochs)
+    seat = Seat(1, acked=acked, first=first, last=last)
+    assert handoff.claims(seat) == [(1, counter) for counter in claimed]
+
+
+def test_only_those_wait_who_own_what_a_laggard_claims():
+    handoff, _, _ = handoff_of(TWO, THREE)
+    old, new = ring_for(TWO, PLAIN), ring_for(THREE, PLAIN)
+    losers = {old.owner(key) for key in range(1000) if old.owner(key) != new.owner(key)}
+    assert {name for name, _ in handoff.blockers(C)} == losers
+    assert list(handoff.blockers(A)) == list(handoff.blockers(B)) == []
+
+
+def test_an_acknowledgement_tells_those_who_waited_and_nobody_else():
+    handoff, seats, told = handoff_of(TWO, THREE)
+    for key in (A, B):
+        seats[key].acked = (1, 2)
+        handoff.acknowledged(key, seats[key])
+    assert set(told) == {C}
+    assert list(handoff.blockers(C)) == []
+
+
+def test_a_laggard_that_is_gone_blocks_nobody():
+    handoff, _, told = handoff_of(TWO, THREE)
+    for key in (A, B):
+        handoff.release(key)
+        handoff.release(key)
+    assert set(told) == {C}
+    assert list(handoff.blockers(C)) == []
+
+
+def test_a_session_waits_for_the_one_whose_id_it_took():
+    told = []
+    handoff = Handoff(PLAIN, told.append)
+    old = Seat(1, acked=(1, 1), first=(1, 1), last=(1, 2))
+    new = Seat(1, acked=(1, 2), first=(1, 2))
+    seats = {("a", "old"): old, ("a", "new"): new}
+    handoff.publish((1, 1), {"a": 1}, {"a": "old"}, {("a", "old"): old}, 0.0)
+    handoff.publish((1, 2), {"a": 1}, {"a": "new"}, seats, 1.0)
+    assert list(handoff.blockers(("a", "new"))) == [("a", "old")]
+
+
+@pytest.mark.parametrize(("acked", "since"), [(None, None), ((1, 1), 2.0), ((1, 2), 3.0), ((1, 3), None)])
+def test_lagging_counts_from_the_first_epoch_not_acknowledged(acked, since):
+    handoff, _, _ = handoff_of(TWO, THREE, TWO)
+    assert handoff.lagging_since(Seat(1, acked=acked)) == since
+
+
+def test_epochs_that_nobody_can_act_on_are_forgotten():
+    handoff, seats, _ = handoff_of(TWO, THREE, TWO, THREE)
+    for seat in seats.values():
+        seat.acked = (1, 3)
+    handoff.trim(seats.values())
+    assert handoff.claims(Seat(1, acked=(1, 1), first=(1, 1))) == [(1, 3)]
+
+
+def test_moved_keys_pause_until_the_loser_is_through_and_the_others_never():
+    world = World()
+    first, second = world.member("a"), world.member("b")
+    beat(first, second)
+    before = {first: set(first.works_on), second: set(second.works_on)}
+    first.adopts = second.adopts = False
+    third = world.member("c")
+    for member in (third, first, second):
+        member.beat()
+    assert third.works_on == []
+    for member in (first, second):
+        assert set(member.works_on) <= before[member]
+    assert len(first.works_on) + len(second.works_on) < len(KEYS)
+    first.adopts = second.adopts = True
+    for member in (first, second):
+        member.ownership.adopted("g", member.ownership.view("g").epoch)
+    beat(first, second, third)
+    assert sorted(first.works_on + second.works_on + third.works_on) == sorted(KEYS)
+    assert third.works_on
+
+
+def test_a_hand_off_that_takes_too_long_ends_with_the_lease_of_the_old_owner():
+    world = World()
+    slow = world.member("a")
+    slow.beat()
+    slow.adopts = False
+    other = world.member("b")
+    beat(slow, other)
+    waits_for = set(KEYS) - set(slow.works_on)
+    assert other.works_on == []
+    seconds = 0.0
+    while not other.works_on:
+        assert seconds < PLAIN.handoff_timeout + PLAIN.ttl * 1.1 + 3.0
+        world.wait(0.5)
+        seconds += 0.5
+        slow.beat(1)
+        other.beat(1)
+    assert seconds > PLAIN.handoff_timeout
+    assert waits_for <= set(other.works_on)

@@ -1,0 +1,318 @@
+"""Methods that run only where their key is owned: who may run what, and that a hand-off waits for what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+import threading
+
+import pytest
+from machines import KEYS, World, beat
+
+from partition_actor import PartitionCoordinator, owned_by
+from partition_actor.errors import InvalidArgument, NotOwner
+from partition_actor.member import guard as owned
+from partition_actor.member.guard import Guard
+
+LIMIT = 30.0
+
+
+class Process:
+    """A process with one member, by its state machine alone."""
+
+    def __init__(self, member):
+        self.lock = threading.RLock()
+        self.ownership = member.ownership
+        self.was_started = True
+        self.added = []
+        self.guard = Guard(self, self, is_alone=False)
+        self.guard.enter()
+
+    def add(self, running):
+        self.added.append(running)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    made = World()
+    monkeypatch.setattr(owned.clock, "now", lambda: made.now)
+    monkeypatch.setattr(owned, "_guards", {})
+    return made
+
+
+@pytest.fixture
+def two(world):
+    """Two members of an exclusive group, of which the first is this process's."""
+    a, b = world.member("a"), world.member("b")
+    beat(a, b)
+    return a, b, Process(a)
+
+
+class Worker:
+    group = "g"
+
+    @owned_by("key")
+    def one(self, extra, key="key-0"):
+        """Its own words."""
+        return extra, key
+
+    @owned_by("keys", group="g", each=True)
+    def many(self, keys):
+        return list(keys)
+
+    @owned_by("order", group=lambda self: self.group, key=lambda order: order["key"])
+    async def other(self, *, order):
+        return order
+
+    @owned_by("key", group="h")
+    def elsewhere(self, key):
+        return key
+
+    @owned_by("key", group="g")
+    def outer(self, key, inner):
+        return self.many([inner])
+
+
+def test_a_call_runs_where_its_key_is_owned(two):
+    a, b, _ = two
+    mine, theirs = a.works_on[0], b.works_on[0]
+    worker = Worker()
+    assert worker.one(1, mine) == worker.one(1, key=mine) == (1, mine)
+    assert worker.many(a.works_on) == a.works_on
+    assert asyncio.run(worker.other(order={"key": mine})) == {"key": mine}
+    for call in (
+        lambda: worker.one(1, theirs),
+        lambda: worker.one(1, key=theirs),
+        lambda: worker.many([mine, theirs]),
+        lambda: asyncio.run(worker.other(order={"key": theirs})),
+    ):
+        with pytest.raises(NotOwner):
+            call()
+
+
+def test_a_default_counts(two):
+    a, _, _ = two
+    if "key-0" in a.works_on:
+        assert Worker().one(1) == (1, "key-0")
+    else:
+        with pytest.raises(NotOwner):
+            Worker().one(1)
+
+
+def test_a_keyword_is_not_taken_for_one_of_the_rest(two):
+    a, b, _ = two
+    mine, theirs = a.works_on[0], b.works_on[0]
+
+    class Many:
+        @owned_by("key")
+        def work(self, *rest, key=mine):
+            return key
+
+    assert Many().work(theirs, theirs) == mine
+    with pytest.raises(NotOwner):
+        Many().work(mine, mine, key=theirs)
+
+
+def test_a_refusal_says_by_which_view_and_brings_the_call_back(two):
+    a, b, _ = two
+    theirs = b.works_on[0]
+    with pytest.raises(NotOwner, match=f"may not work on '{theirs}' of group 'g'") as caught:
+        Worker().one("extra", key=theirs)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.epoch == a.ownership.view("g").epoch
+    assert error.call == (theirs, "one", ("extra",), {"key": theirs})
+
+
+def test_nothing_runs_once_the_lease_is_over(two, world):
+    a, _, _ = two
+    mine = a.works_on[0]
+    world.wait(11.0)
+    with pytest.raises(NotOwner):
+        Worker().one(1, mine)
+
+
+def test_a_gained_key_waits_for_its_last_holder(world):
+    a = world.member("a")
+    a.beat()
+    Process(a)
+    b = world.member("b")
+    b.beat()
+    newcomer = Process(b)
+    del owned._guards[next(iter(owned._guards))]  # from here on this is the process of b
+    view = b.ownership.view("g")
+    theirs = [key for key in KEYS if view.ring(b.world.settings).owner(key) == "b"]
+    with pytest.raises(NotOwner):
+        Worker().one(1, theirs[0])
+    beat(a, b)
+    assert Worker().one(1, theirs[0]) == (1, theirs[0])
+    assert newcomer.added
+
+
+def test_without_a_member_nothing_runs(world):
+    with pytest.raises(NotOwner, match="no member") as caught:
+        Worker().one(1, "key")
+    assert caught.value.epoch is None
+    with pytest.raises(NotOwner):
+        Worker().elsewhere("key")
+
+
+def test_the_group_must_be_named_where_there_are_several(two, world):
+    a, _, _ = two
+    a.ownership.join("h")
+    with pytest.raises(InvalidArgument, match=r"\['g', 'h'\]"):
+        Worker().one(1, "key")
+    with pytest.raises(NotOwner):
+        Worker().elsewhere("key")
+
+
+def test_one_process_alone_owns_everything(world):
+    with PartitionCoordinator("alone", actor=None):
+        assert Worker().one(1, "key") == (1, "key")
+        assert Worker().elsewhere("key") == "key"
+    with pytest.raises(NotOwner):
+        Worker().elsewhere("key")
+
+
+def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(two, world):
+    a, b, process = two
+    kept, lost = a.works_on, b.works_on[0]
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        @owned_by("key")
+        def work(self, key):
+            begun.set()
+            go_on.wait(LIMIT)
+
+    working = threading.Thread(target=Slow().work, args=(kept[0],))
+    working.start()
+    assert begun.wait(LIMIT)
+    (running,) = process.added
+    assert running.is_watched
+    running.tell_lost()  # nothing is lost: does not wait
+    a.ownership.leave("g")
+    a.adopts = False
+    a.beat()
+    assert a.works_on == []
+    waiting = threading.Thread(target=running.tell_lost)
+    waiting.start()
+    waiting.join(3 * owned.LOOK_AGAIN)
+    assert waiting.is_alive()
+    go_on.set()
+    waiting.join(LIMIT)
+    working.join(LIMIT)
+    assert not waiting.is_alive()
+    assert not running.is_watched
+    assert lost not in kept
+
+
+def test_a_hand_off_waits_no_longer_than_the_lease(two, world):
+    a, _, process = two
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        @owned_by("key")
+        def work(self, key):
+            begun.set()
+            go_on.wait(LIMIT)
+
+    working = threading.Thread(target=Slow().work, args=(a.works_on[0],))
+    working.start()
+    assert begun.wait(LIMIT)
+    a.ownership.leave("g")
+    a.adopts = False
+    a.beat()
+    waiting = threading.Thread(target=process.added[0].tell_lost)
+    waiting.start()
+    world.clock.advance(11.0)
+    waiting.join(LIMIT)
+    assert not waiting.is_alive()
+    go_on.set()
+    working.join(LIMIT)
+
+
+def test_a_call_that_runs_the_callbacks_itself_does_not_wait_for_itself(two):
+    a, _, process = two
+
+    class Eager:
+        @owned_by("key")
+        def work(self, key):
+            a.ownership.leave("g")
+            a.adopts = False
+            a.beat()
+            process.added[0].tell_lost()
+            return a.works_on
+
+    assert Eager().work(a.works_on[0]) == []
+
+
+def test_groups_that_are_not_exclusive_wait_for_no_call(world):
+    a = world.member("a", exclusive=False)
+    a.beat()
+    process = Process(a)
+    assert Worker().one(1, "key") == (1, "key")
+    assert process.added == []
+
+
+def test_a_refusal_within_a_call_that_runs_is_not_its_own(two):
+    a, b, _ = two
+    with pytest.raises(NotOwner, match="group 'g'"):
+        Worker().outer(a.works_on[0], inner=b.works_on[0])
+
+    class Caller:
+        @owned_by("key")
+        def work(self, *rest, key):
+            error = NotOwner("of a call that this one made")
+            error.task = "its task"
+            raise error
+
+    with pytest.raises(NotOwner, match="that this one made") as caught:
+        Caller().work(b.works_on[0], key=a.works_on[0])
+    assert caught.value.task is None
+
+
+def test_it_keeps_name_signature_and_kind():
+    assert Worker.one.__name__ == "one"
+    assert Worker.one.__doc__ == "Its own words."
+    assert list(inspect.signature(Worker.one).parameters) == ["self", "extra", "key"]
+    assert inspect.iscoroutinefunction(Worker.other)
+    assert not inspect.iscoroutinefunction(Worker.one)
+
+
+def test_a_missing_argument_is_told_as_python_does(two):
+    with pytest.raises(TypeError, match="missing 1 required argument: 'keys'"):
+        Worker().many()
+
+
+def _generator(self, key):
+    yield key
+
+
+async def _async_generator(self, key):
+    yield key
+
+
+def _plain(self, key, *rest, **more):
+    return key
+
+
+@pytest.mark.parametrize(
+    ("parameter", "group", "method"),
+    [
+        ("tenant", None, _plain),
+        ("self", None, _plain),
+        ("rest", None, _plain),
+        ("more", None, _plain),
+        ("", None, _plain),
+        (3, None, _plain),
+        ("key", "", _plain),
+        ("key", 3, _plain),
+        ("key", None, _generator),
+        ("key", None, _async_generator),
+        ("key", None, "method"),
+    ],
+)
+def test_what_it_cannot_decorate_is_refused(parameter, group, method):
+    with pytest.raises(InvalidArgument):
+        owned_by(parameter, group)(method)

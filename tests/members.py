@@ -1,0 +1,207 @@
+"""Workers that the tests start as Ray actors; pickled by value, for the workers cannot import this module."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+
+class BareWorker:
+    """A worker that knows nothing but the partition actor's handle: nothing of ours is imported here."""
+
+    def __init__(self, handle, my_id):
+        self.handle = handle
+        self.my_id = my_id
+
+    def work(self, group, items):
+        import ray
+
+        return ray.get(self.handle.get_subset.remote(group, self.my_id, items))
+
+
+class Worker:
+    """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one by its ``max_concurrency``."""
+
+    exclusive = None
+
+    def __init__(self, name, namespace, my_id, group):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.group = group
+        self.values = []
+        self.logged = []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.logged.append(record.getMessage())
+        logging.getLogger("partition_actor").addHandler(handler)
+        self.coordinator.start()
+        self.coordinator.join_group(group, exclusive=self.exclusive)
+
+    def pid(self):
+        return os.getpid()
+
+    def subset(self, items):
+        return self.coordinator.extract_my_subset(self.group, items)
+
+    def busy_until(self, path):
+        """Be in a call until there is a file of this name."""
+        while not Path(path).exists():
+            sum(range(10_000))
+            time.sleep(0.001)
+
+    def hold_gil(self, seconds):
+        """Let no other thread of this process run for so long."""
+        ctypes.PyDLL(None).usleep(int(1e6 * seconds))  # unlike CDLL it keeps the lock
+
+    def note(self, value):
+        self.values.append(value)
+
+    def noted(self):
+        return self.values
+
+    def log(self):
+        return self.logged
+
+    def stop(self):
+        self.coordinator.stop()
+
+
+class ExclusiveWorker(Worker):
+    """A worker in an exclusive group."""
+
+    exclusive = True
+
+
+class LockHolder:
+    """A worker that holds a lock."""
+
+    def __init__(self, name, namespace, my_id, lock):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.lock = self.coordinator.lock(lock)
+        assert self.lock.acquire()
+
+    def pid(self):
+        return os.getpid()
+
+    def holds(self):
+        return self.lock.held
+
+    def release(self):
+        return self.lock.release()
+
+    def elect(self):
+        self.coordinator.elect(self.lock.name)
+
+    def leads(self):
+        return self.coordinator.is_leader(self.lock.name)
+
+
+class Restless:
+    """A worker whose thread writes down when it still owned anything of an exclusive group, to the very end."""
+
+    def __init__(self, name, namespace, my_id, group, items, path):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.coordinator.join_group(group, exclusive=True)
+        threading.Thread(target=self._work, args=(group, items, path), daemon=True).start()
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self):
+        import ray
+
+        ray.actor.exit_actor()
+
+    def _work(self, group, items, path):
+        with open(path, "w", buffering=1) as out:
+            while True:
+                before = time.monotonic()
+                if any(self.coordinator.owns(group, item) for item in items):
+                    out.write(f"{before!r}\n")
+                time.sleep(0.0005)
+
+
+class AsyncWorker:
+    """A worker that is an asyncio actor, with a task that counts the turns of its event loop."""
+
+    def __init__(self, name, namespace, my_id, group):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.group = group
+        self.turns = 0
+
+    async def work(self, items):
+        """The subset, and how often the loop turned during each awaited call."""
+        turner = asyncio.ensure_future(self._turn())
+        mine, turned = [], []
+        for step in (
+            self.coordinator.astart(),
+            self.coordinator.aextract_my_subset(self.group, items),
+            self.coordinator.ajoin_group(self.group + "-2"),
+            self.coordinator.aleave_group(self.group),
+            self.coordinator.astop(),
+        ):
+            before = self.turns
+            mine = await step or mine
+            turned.append(self.turns - before)
+        turner.cancel()
+        return mine, turned
+
+    async def _turn(self):
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+class SilentCoordinator:
+    """Has the partition actor's name, and never answers."""
+
+    async def hello(self):
+        await asyncio.Event().wait()
+
+
+class OldCoordinator:
+    """Has the partition actor's name, and another protocol."""
+
+    async def hello(self):
+        return {"version": "0.0.1", "protocol": 0, "settings": {}}
+
+    async def sync(self, request, watch=None):
+        raise AssertionError("nobody should ask")
+
+
+def task_of_a_member(name, namespace, my_id, group, items):
+    """A Ray task that is a member as long as it runs."""
+    from partition_actor import PartitionCoordinator
+
+    with PartitionCoordinator(my_id, name, namespace) as coordinator:
+        return coordinator.extract_my_subset(group, items), coordinator.members(group)
+
+
+def deploy_and_tell_pid(name, namespace):
+    """A Ray task that deploys the coordinator."""
+    import ray
+
+    import partition_actor
+
+    return ray.get(partition_actor.deploy(name, namespace).status.remote())["pid"]
+
+
+def member_in_a_task(name, namespace, my_id, group, path):
+    """Be a member of an exclusive group until killed; the pid is in the file at `path` before."""
+    from partition_actor import PartitionCoordinator
+
+    Path(path).write_text(str(os.getpid()))
+    with PartitionCoordinator(my_id, name, namespace) as coordinator:
+        coordinator.join_group(group, exclusive=True)
+        threading.Event().wait()

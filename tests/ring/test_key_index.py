@@ -1,0 +1,264 @@
+import pickle
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from partition_actor.errors import InvalidArgument
+from partition_actor.ring import KeyIndex, Ring, hash_space, key_index
+
+HASHES = ["xxh3", "md5"]
+MEMBERS = ["a", "b", "a-1", "10"]
+
+members_of_rings = st.dictionaries(st.sampled_from(MEMBERS), st.integers(1, 3), max_size=4)
+# Few distinct keys, so that repeats and discards of what is there are common; some hash to points of the ring.
+few_keys = st.lists(
+    st.one_of(
+        st.integers(0, 40),
+        st.text(max_size=2),
+        st.sampled_from(["a-0", "a-1", "b-0", "a-1-0", "10-1", "\udcff", None, (1, 2)]),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None)
+@given(members_of_rings, members_of_rings, few_keys, st.sampled_from(HASHES))
+def test_it_answers_as_the_rings_do(old_members, new_members, keys, hash_function):
+    old, new = Ring(old_members, 4, hash_function), Ring(new_members, 4, hash_function)
+    index = KeyIndex(keys, hash_function)
+    for member in MEMBERS:
+        mine = [key for key in keys if new.owner(key) == member]
+        before = [key for key in keys if old.owner(key) == member]
+        assert index.subset(new, member) == new.subset(member, keys) == mine
+        assert index.gained(old, new, member) == [key for key in mine if key not in before]
+        assert index.lost(old, new, member) == [key for key in before if key not in mine]
+        for holder in MEMBERS:
+            withheld = [(old, holder)]
+            assert index.subset(new, member, withheld) == [key for key in mine if old.owner(key) != holder]
+    assert index.subset(new, "nobody") == []
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """An index that is added to and discarded from, against a plain list of the same keys."""
+
+    hash_function = "xxh3"
+
+    def __init__(self):
+        super().__init__()
+        self.keys = []
+        self.index = KeyIndex([], self.hash_function)
+        self.ring = Ring({"a": 1, "b": 2}, 4, self.hash_function)
+
+    @rule(keys=few_keys)
+    def add(self, keys):
+        self.index.add(keys)
+        self.keys += keys
+
+    @rule(keys=few_keys)
+    def discard(self, keys):
+        self.index.discard(keys)
+        gone = {str(key) for key in keys}
+        self.keys = [key for key in self.keys if str(key) not in gone]
+
+    @precondition(lambda self: self.keys)
+    @rule(data=st.data())
+    def discard_one(self, data):
+        self.discard([data.draw(st.sampled_from(self.keys))])
+
+    @rule(member=st.sampled_from(["a", "b"]))
+    def ask(self, member):
+        assert self.index.subset(self.ring, member) == self.ring.subset(member, self.keys)
+
+    @invariant()
+    def holds_the_same(self):
+        assert list(self.index) == self.keys
+        assert len(self.index) == len(self.keys)
+        # Holes must not pile up.
+        assert self.index._used <= len(self.keys) * 1.25
+
+
+class AgainstAListMd5(AgainstAList):
+    hash_function = "md5"
+
+
+few = settings(max_examples=40, stateful_step_count=15, deadline=None)
+TestAgainstAList = AgainstAList.TestCase
+TestAgainstAList.settings = few
+TestAgainstAListMd5 = AgainstAListMd5.TestCase
+TestAgainstAListMd5.settings = few
+
+
+class TestAgainstAListWhereHashesAreAlike(AgainstAListMd5.TestCase):
+    """All keys agree in the leading 64 bits of their hash, some in all of it."""
+
+    settings = few
+
+    @pytest.fixture(autouse=True)
+    def weak_hash(self, monkeypatch):
+        def of_text(text):
+            return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) % 47
+
+        def of_texts(texts):
+            numbers = [of_text(text) for text in texts]
+            return np.frombuffer(b"".join(number.to_bytes(16, "big") for number in numbers), "S16")
+
+        weak = hash_space.HashFunction("md5", of_text, of_texts, np.dtype("S16"))
+        monkeypatch.setitem(hash_space.HASH_FUNCTIONS, "md5", weak)
+
+
+@pytest.mark.parametrize("hash_function", HASHES)
+def test_it_takes_at_most_24_bytes_a_key(hash_function):
+    count = 100_000
+    keys = [f"key-{i}" for i in range(count)]
+    more = [f"more-{i}" for i in range(count // 10)]
+    KeyIndex(keys[:100], hash_function)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        index = KeyIndex(keys, hash_function)
+        made = tracemalloc.get_traced_memory()[0] - before
+        assert made <= 24 * len(index)
+        index.add(more)
+        index.discard(keys[: count // 5])
+        changed = tracemalloc.get_traced_memory()[0] - before
+        assert len(index) == count + count // 10 - count // 5
+        assert changed <= 24 * len(index)
+    finally:
+        tracemalloc.stop()
+
+
+def test_asking_hashes_and_sorts_nothing_again(monkeypatch):
+    keys = [f"key-{i}" for i in range(1000)]
+    index, ring = KeyIndex(keys), Ring(["a", "b"])
+    changed = ring.with_members(["c"])
+    expected = [changed.subset(member, keys) for member in changed.members]
+    for name in ("hash_keys", "hash_many"):
+        monkeypatch.setattr(key_index, name, None)
+    assert [index.subset(changed, member) for member in changed.members] == expected
+    assert index.gained(ring, changed, "c") == expected[2]
+    assert index.lost(ring, changed, "c") == []
+
+
+def test_adding_hashes_and_sorts_only_what_is_added(monkeypatch):
+    index = KeyIndex([f"key-{i}" for i in range(1000)])
+    hashed = []
+    plain = key_index.hash_many
+    monkeypatch.setattr(key_index, "hash_many", lambda keys, function: hashed.extend(keys) or plain(keys, function))
+    index.add(["x", "y"])
+    index.discard(["x", "key-5"])
+    assert hashed[:2] == ["x", "y"]
+    assert sorted(hashed[2:]) == ["key-5", "x"]
+    assert len(index) == 1000
+
+
+def test_it_takes_what_holds_keys():
+    pa = pytest.importorskip("pyarrow")
+    keys = ["k3", "k1", "k2", "k1"]
+    for given_keys in (keys, tuple(keys), iter(keys), np.array(keys), pa.array(keys), KeyIndex(keys)):
+        index = KeyIndex(given_keys)
+        assert list(index) == keys
+        index.discard(np.array(["k1", "none such"]))
+        assert list(index) == ["k3", "k2"]
+    index.add(index)
+    assert list(index) == ["k3", "k2", "k3", "k2"]
+    assert list(KeyIndex()) == []
+
+
+def test_it_does_not_follow_a_list_that_changes_later():
+    keys = ["x", "y"]
+    index = KeyIndex(keys)
+    keys.append("z")
+    assert list(index) == ["x", "y"]
+
+
+def test_what_is_added_after_holes_were_closed():
+    keys = [f"key-{i}" for i in range(100)]
+    ring = Ring(["a", "b"])
+    index = KeyIndex(keys)
+    index.discard(keys[:50])
+    assert index._used == 50
+    index.add(["new-1", "key-0"])
+    assert index.subset(ring, "a") == ring.subset("a", [*keys[50:], "new-1", "key-0"])
+
+
+def test_a_failing_key_leaves_the_index_as_it_was():
+    class Bad:
+        def __str__(self):
+            raise OSError("no name")
+
+    index = KeyIndex(["x"])
+    with pytest.raises(OSError, match="no name"):
+        index.add(["y", Bad()])
+    assert list(index) == ["x"]
+    assert len(index) == 1
+
+
+def test_it_pickles():
+    keys = [f"key-{i}" for i in range(100)]
+    for hash_function in HASHES:
+        ring = Ring(["a", "b"], hash_function=hash_function)
+        index = pickle.loads(pickle.dumps(KeyIndex(keys, hash_function)))
+        assert index.subset(ring, "a") == ring.subset("a", keys)
+
+
+def test_what_it_refuses(monkeypatch):
+    for keys in (None, 5, "one text", b"bytes", np.zeros((2, 2))):
+        for call in (KeyIndex, KeyIndex().add, KeyIndex().discard):
+            with pytest.raises(InvalidArgument, match="keys: got"):
+                call(keys)
+    with pytest.raises(InvalidArgument, match="hash_function: got 'sha1'"):
+        KeyIndex([], "sha1")
+    index, other = KeyIndex(["x"]), Ring(["a"], hash_function="md5")
+    assert "1 keys, hash_function='xxh3'" in repr(index)
+    with pytest.raises(InvalidArgument, match="hash_function is 'xxh3'"):
+        index.subset(other, "a")
+    with pytest.raises(InvalidArgument, match="hash_function is 'xxh3'"):
+        index.subset(Ring(["a"]), "a", [(other, "a")])
+    monkeypatch.setattr(key_index, "_MOST_KEYS", 3)
+    with pytest.raises(InvalidArgument, match="keys: got 3, expected at most 2 keys more"):
+        index.add(["y", "z", "u"])
+    assert list(index) == ["x"]
+
+
+def test_small_additions_do_not_copy_all_keys_each_time():
+    index = KeyIndex(range(1000))
+    arrays = [index._keys]
+    for i in range(100):
+        index.add([f"new-{i}"])
+        if index._keys is not arrays[-1]:
+            arrays.append(index._keys)
+    assert len(arrays) <= 3
+    assert len(index) == 1100
+
+
+def test_more_keys_than_one_chunk(monkeypatch):
+    keys = [f"key-{i}" for i in range(50)]
+    ring = Ring(["a", "b"])
+    monkeypatch.setattr(hash_space, "CHUNK", 3)
+    monkeypatch.setattr(key_index, "CHUNK", 3)
+    index = KeyIndex(keys)
+    for member in ring.members:
+        assert index.subset(ring, member) == [key for key in keys if ring.owner(key) == member]
+
+
+def test_it_lets_go_of_what_is_discarded():
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def __str__(self):
+            return self.name
+
+    keys = [Named(f"key-{i}") for i in range(20)]
+    index = KeyIndex(keys)
+    gone = weakref.ref(keys.pop(7))
+    index.discard(["key-7"])
+    assert index._used == 20
+    assert gone() is None
+    assert list(index) == keys

@@ -1,0 +1,147 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ring_cases import HASH_FNS, hash_names, members_of_rings, probes
+
+import partition_actor.ring.ring as ring_module
+from partition_actor import Settings
+from partition_actor.core import member as ownership
+from partition_actor.core import views
+from partition_actor.errors import InvalidArgument
+from partition_actor.ring import Ring, handovers, hash_space, ring_of
+
+
+@settings(deadline=None)
+@given(members_of_rings, members_of_rings, st.data(), hash_names)
+def test_a_changed_ring_is_the_ring_made_afresh(members, added, data, hash_function):
+    removed = data.draw(st.lists(st.sampled_from(sorted(members)), unique=True) if members else st.just([]))
+    ring = Ring(members, 5, hash_function)
+    changed = ring.with_members(added, removed)
+    wanted = {member: weight for member, weight in members.items() if member not in removed} | added
+    fresh = Ring(wanted, 5, hash_function)
+    keys = [f"key-{i}" for i in range(50)] + probes(wanted, 5)
+    assert changed == fresh
+    assert hash(changed) == hash(fresh)
+    assert list(changed.members) == sorted(wanted)
+    assert changed.owners_of(keys).tolist() == fresh.owners_of(keys).tolist()
+    assert ring == Ring(members, 5, hash_function)
+
+
+def test_a_changed_ring_hashes_only_the_points_of_the_newcomer(monkeypatch):
+    ring = Ring([f"worker-{i}" for i in range(50)])
+    hashed = []
+    plain = hash_space.HASH_FUNCTIONS["xxh3"]
+
+    def counting(text):
+        hashed.append(text)
+        return plain.of_text(text)
+
+    spy = hash_space.HashFunction("xxh3", counting, plain.of_texts, plain.dtype)
+    monkeypatch.setattr(ring, "_function", spy)
+    ring.with_members(["new"], ["worker-7"])
+    assert hashed == [f"new-{i}" for i in range(160)]
+
+
+def test_only_the_keys_that_must_move_do():
+    old = Ring([f"worker-{i}" for i in range(100)])
+    new = old.with_members(["newcomer"])
+    keys = [f"key-{i}" for i in range(100_000)]
+    old_ids, new_ids = list(old.members), list(new.members)
+    moved = [
+        (old_ids[a], new_ids[b])
+        for a, b in zip(old.owners_of(keys), new.owners_of(keys), strict=True)
+        if old_ids[a] != new_ids[b]
+    ]
+    assert {to for _, to in moved} == {"newcomer"}
+    assert len(moved) / len(keys) == pytest.approx(new.share()["newcomer"], rel=0.05)
+
+
+@settings(max_examples=50, deadline=None)
+@given(members_of_rings, members_of_rings, hash_names)
+def test_handovers_are_those_that_some_key_makes(old, new, hash_function):
+    before, after = Ring(old, 3, hash_function), Ring(new, 3, hash_function)
+    pairs = handovers(before, after)
+    # A key at each point of either ring is in every arc between neighbouring points.
+    keys = [*probes(old, 3), *probes(new, 3)]
+    expected = {(before.owner(key), after.owner(key)) for key in keys} if old and new else set()
+    assert pairs == expected
+
+
+def test_handovers_keep_the_members_that_keep_keys():
+    old = Ring(["a", "b"])
+    assert handovers(old, old) == {("a", "a"), ("b", "b")}
+    assert handovers(old, old.with_members(["c"])) == {("a", "a"), ("b", "b"), ("a", "c"), ("b", "c")}
+    assert handovers(old, old.with_members(removed=["b"])) == {("a", "a"), ("b", "a")}
+    assert handovers(old, Ring([])) == frozenset()
+    assert handovers(old, Ring(["a", "b"])) is handovers(Ring(["b", "a"]), old)
+    with pytest.raises(InvalidArgument, match="hash_function"):
+        handovers(old, Ring(["a"], hash_function="md5"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(members_of_rings, st.lists(members_of_rings.filter(bool), min_size=1, max_size=3), hash_names, st.data())
+def test_withheld_keys_are_left_out(members, held_members, hash_function, data):
+    ring = Ring(members, 4, hash_function)
+    pairs = [(Ring(held, 4, hash_function), holder) for held in held_members for holder in held]
+    withheld = data.draw(st.lists(st.sampled_from(pairs), max_size=5))
+    keys = [f"key-{i}" for i in range(60)] + probes(members, 4) + probes(held_members[0], 4)
+    free = [key for key in keys if all(held.owner(key) != holder for held, holder in withheld)]
+    for member in members:
+        assert ring.subset(member, keys, withheld) == [key for key in free if ring.owner(key) == member]
+
+
+@pytest.mark.parametrize("hash_function", HASH_FNS)
+def test_a_ring_pickles_as_its_arrays(hash_function, monkeypatch):
+    ring = Ring({"a": 1, "b": 2}, hash_function=hash_function)
+    buffers = []
+    pickled = pickle.dumps(ring, protocol=5, buffer_callback=buffers.append)
+    monkeypatch.setattr("partition_actor.ring.hash_space.HashRing", None)
+    restored = pickle.loads(pickled, buffers=buffers)
+    keys = [f"key-{i}" for i in range(100)]
+    assert restored == ring
+    assert [restored.owner(key) for key in keys] == [ring.owner(key) for key in keys]
+    assert restored.subset("a", keys) == ring.subset("a", keys)
+    assert np.shares_memory(restored._points, ring._points)
+
+
+def test_ring_of_makes_a_ring_once_and_from_the_nearest(monkeypatch):
+    made = []
+    plain = ring_module.member_points
+    monkeypatch.setattr(ring_module, "member_points", lambda member, *rest: made.append(member) or plain(member, *rest))
+    monkeypatch.setattr(ring_module, "_recent", ring_module.deque(maxlen=4))
+    ring_of.cache_clear()
+    members = tuple((f"w{i}", 1) for i in range(5))
+    assert ring_of(members) is ring_of(members)
+    assert made == ["w0", "w1", "w2", "w3", "w4"]
+    made.clear()
+    changed = ring_of((*members[1:], ("w5", 1)))
+    assert made == ["w5"]
+    assert changed == Ring([f"w{i}" for i in range(1, 6)])
+    assert ring_of(members, 8).vnodes == 8
+    assert ring_of(members, 8, "md5").hash_function == "md5"
+
+
+def test_ring_of_answers_many_threads_that_ask_for_many_rings():
+    wanted = [tuple((f"w{i}", 1) for i in range(number + 2)) for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        rings = list(pool.map(ring_of, wanted * 5))
+    assert rings == [Ring(dict(members)) for members in wanted] * 5
+    for i in range(100):
+        ring_of(((f"x{i}", 1),), 2)
+    assert ring_of.cache_info().currsize == ring_of.cache_info().maxsize
+
+
+def test_a_view_asks_for_its_ring_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(views, "ring_for", lambda members, settings: asked.append(members) or Ring(members))
+    member = ownership.MemberState("a", "session", Settings())
+    view = views.View((1, 1), 0, False, {"a": 1, "b": 1}, True)
+    member.groups["group"] = ownership.Standing(1, None, None, 0, state="member", views=[view])
+    member.lease_until = 10.0
+    mine = member.subset(0.0, "group", range(100))
+    assert mine == [key for key in range(100) if member.may_act(0.0, "group", key)]
+    assert asked == [view.members]

@@ -1,0 +1,153 @@
+"""Getting a partition actor, finding it and taking it down."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+from deployments import HASTY, LIMIT, STEADY, wait_until
+from members import OldCoordinator, SilentCoordinator, deploy_and_tell_pid
+
+import partition_actor
+from partition_actor import PartitionCoordinator, Settings
+from partition_actor.actor.partition_actor import PartitionActor
+from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
+
+DRIVER = """
+import sys, ray, partition_actor
+address, name, namespace = sys.argv[1:]
+ray.init(address=address, log_to_driver=False)
+handle = partition_actor.deploy(name, namespace)
+print(ray.get(handle.status.remote())["pid"])
+"""
+
+
+def test_many_threads_and_tasks_at_once_get_one_coordinator(make_deployment):
+    deployment = make_deployment()
+    where = deployment.name, deployment.namespace
+    task = ray.remote(deploy_and_tell_pid).options(num_cpus=0)
+    tasks = [task.remote(*where) for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        handles = list(pool.map(lambda _: partition_actor.deploy(*where), range(8)))
+    pids = {status["pid"] for status in ray.get([handle.status.remote() for handle in handles], timeout=LIMIT)}
+    assert pids == set(ray.get(tasks, timeout=LIMIT))
+    assert len(pids) == 1
+
+
+def test_a_second_deploy_gets_the_first_and_warns_of_other_settings(make_deployment, caplog):
+    deployment = make_deployment(HASTY)
+    deployment.deploy()
+    pid = deployment.call("status")["pid"]
+    for settings in (HASTY, None):
+        partition_actor.deploy(deployment.name, deployment.namespace, settings)
+    assert "other settings" not in caplog.text
+    deployment.settings = Settings(**{**HASTY.to_dict(), "vnodes": 7, "call_timeout": 1.0})
+    deployment.deploy()
+    assert f"coordinator {deployment.name!r} runs already, with other settings for call_timeout, vnodes" in caplog.text
+    assert deployment.call("status")["pid"] == pid
+    assert deployment.call("status")["settings"] == HASTY.to_dict()
+
+
+def test_connect_finds_what_runs_and_says_when_there_is_none(make_deployment):
+    deployment = make_deployment()
+    where = deployment.name, deployment.namespace
+    with pytest.raises(PartitionActorNotFound, match=f"{deployment.name}.*'tests'.*deploy"):
+        partition_actor.connect(*where)
+    deployment.deploy()
+    found = ray.get(partition_actor.connect(*where).status.remote(), timeout=LIMIT)
+    assert found["pid"] == deployment.call("status")["pid"]
+    with pytest.raises(PartitionActorNotFound, match="'elsewhere'"):
+        partition_actor.connect(deployment.name, "elsewhere")
+
+
+def test_shutdown_may_be_repeated_and_deploy_starts_anew(make_deployment):
+    deployment = make_deployment()
+    deployment.shutdown()
+    deployment.deploy()
+    before = deployment.call("status")
+    deployment.call("join", "group", "a")
+    deployment.shutdown()
+    deployment.shutdown()
+    with pytest.raises(PartitionActorNotFound):
+        partition_actor.connect(deployment.name, deployment.namespace)
+    deployment.deploy()
+    after = deployment.call("status")
+    assert after["incarnation"] > before["incarnation"]
+    assert after["groups"] == {}
+
+
+def test_it_outlives_the_driver_that_made_it(make_deployment):
+    deployment = make_deployment(STEADY)
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER, address, deployment.name, deployment.namespace],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert driver.returncode == 0, driver.stderr
+    found = partition_actor.connect(deployment.name, deployment.namespace)
+    assert ray.get(found.status.remote(), timeout=LIMIT)["pid"] == int(driver.stdout)
+
+
+def test_it_is_restarted_when_its_process_dies(hasty, group):
+    before = hasty.call("status")
+    member = hasty.member("a")
+    member.join_group(group)
+    first = member.epoch(group)
+    os.kill(before["pid"], 9)
+    wait_until(lambda: member.epoch(group) > first)
+    after = hasty.call("status")
+    assert after["pid"] != before["pid"]
+    assert after["incarnation"] > before["incarnation"]
+    assert after["settings"] == hasty.settings.to_dict()
+    assert hasty.members(group) == ["a"]
+
+
+@pytest.fixture
+def impostor(make_deployment):
+    """Give the partition actor's name to another actor; returns the deployment."""
+
+    def impostor(cls):
+        deployment = make_deployment()
+        deployment.handle = (
+            ray.remote(cls)
+            .options(name=deployment.name, namespace=deployment.namespace, lifetime="detached", num_cpus=0)
+            .remote()
+        )
+        return deployment
+
+    return impostor
+
+
+def test_a_coordinator_of_another_protocol_is_refused_with_what_to_do(impostor, caplog):
+    deployment = impostor(OldCoordinator)
+    for call in (partition_actor.connect, partition_actor.deploy):
+        with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0.*shutdown\(\)"):
+            call(deployment.name, deployment.namespace)
+    deployment.member("a")  # logged, not raised
+    wait_until(lambda: "the partition actor runs version 0.0.1" in caplog.text)
+
+
+def test_a_coordinator_that_does_not_answer_is_not_waited_for_without_end(impostor):
+    deployment = impostor(SilentCoordinator)
+    with pytest.raises(PartitionActorUnavailable, match=r"did not answer within 0\.5 s"):
+        partition_actor.connect(deployment.name, deployment.namespace, timeout=0.5)
+
+
+def test_an_actor_made_with_bad_settings_lives_and_tells_them_in_every_call():
+    actor = PartitionActor("name", {"ttl": -1})
+    for call in (actor.hello, actor.status, actor.get_groups):
+        with pytest.raises(InvalidSettings, match=r"^ttl: got -1"):
+            asyncio.run(call())
+
+
+def test_the_call_timeout_of_a_member_is_its_own(impostor, group):
+    deployment = impostor(SilentCoordinator)
+    member = PartitionCoordinator("a", deployment.name, deployment.namespace, Settings(call_timeout=0.1))
+    with member:
+        assert member.extract_my_subset(group, ["x"]) == []

@@ -1,0 +1,80 @@
+"""The wheel, installed with its dependencies into an empty environment: it imports, and deploys there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# An environment of its own takes a minute or two to fill.
+pytestmark = pytest.mark.timeout(600)
+
+IMPORT_EVERYTHING = """
+import importlib, importlib.metadata, pkgutil, partition_actor
+for module in pkgutil.walk_packages(partition_actor.__path__, "partition_actor."):
+    if not module.name.startswith("partition_actor.tooz_"):  # they need the package of their extra
+        importlib.import_module(module.name)
+print(importlib.metadata.version("partition-actor"))
+print(partition_actor.__file__)
+"""
+
+DEPLOY = """
+import ray, partition_actor
+ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+handle = partition_actor.deploy(name="wheel", namespace="wheel")
+print(ray.get(handle.get_subset.remote("group", "member", ["a", "b"]), timeout=60))
+partition_actor.shutdown(name="wheel", namespace="wheel")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def run(wheel, tmp_path_factory):
+    """Run a program in an environment that has the wheel and what it asks for, and return what it prints."""
+    home = tmp_path_factory.mktemp("env")
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    install = ["-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
+    subprocess.run([python, *install], check=True, timeout=500)
+
+    def run(program):
+        env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        command = [python, "-I", "-c", program]
+        return subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=home, env=env, timeout=200
+        ).stdout.splitlines()
+
+    yield run
+    shutil.rmtree(home)  # it is large, and pytest would keep it for three runs
+
+
+def test_the_wheel_has_the_package_its_types_marker_and_its_licence_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "partition_actor/py.typed" in names
+    assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"partition_actor"}
+
+
+def test_every_module_imports_with_the_declared_dependencies_alone(wheel, run):
+    version, origin = run(IMPORT_EVERYTHING)
+    assert wheel.name.split("-")[1] == version
+    assert "site-packages" in origin
+    assert not Path(origin).is_relative_to(ROOT)
+
+
+def test_the_coordinator_deploys_from_the_wheel(run):
+    assert run(DEPLOY)[-1] == "['a', 'b']"
