@@ -63,8 +63,8 @@ class Member:
     """One simulated member of one group; done at once with the keys that it loses."""
 
     def __init__(self, member_id: str, group: str, *, exclusive: bool, settings: Settings) -> None:
-        self._ownership = MemberState(member_id, session_of(member_id), settings)
-        self._ownership.join(group, exclusive=exclusive)
+        self._member_state = MemberState(member_id, session_of(member_id), settings)
+        self._member_state.join(group, exclusive=exclusive)
         self._group = group
         self._sent = self._due = 0.0
         self.started: float | None = None
@@ -77,8 +77,8 @@ class Member:
     def request(self, now: float) -> dict[str, Any]:
         """The next request; a reply without news is due one interval later."""
         self.started = now if self.started is None else self.started
-        self._due = now + self._ownership.interval
-        return self._ownership.request(now)
+        self._due = now + self._member_state.interval
+        return self._member_state.request(now)
 
     def take(self, reply: dict[str, Any] | None, now: float, tally: Tally) -> None:
         """Take in what came at `now`, and count it."""
@@ -87,25 +87,25 @@ class Member:
         tally.heartbeats += 1
         if reply["groups"]:
             self.received_bytes += len(pickle.dumps(reply, protocol=5))
-        elif not reply["again"]:
+        elif not reply["resync"]:
             tally.lateness.append(max(0.0, now - self._due))
         before = self.epoch
-        for change in self._ownership.receive(reply) or ():
+        for change in self._member_state.receive(reply) or ():
             tally.rejoined += change.rejoined
             if change.after is not None:
-                self._ownership.adopted(change.group, change.after.epoch)
+                self._member_state.acknowledge(change.group, change.after.epoch)
         if self.epoch != before:
             self.told_at = now
 
     @property
     def epoch(self) -> tuple[int, int] | None:
-        view = self._ownership.view(self._group)
+        view = self._member_state.view(self._group)
         return None if view is None else view.epoch
 
     @property
     def size(self) -> int:
         """How many members its group has, as far as it knows; 0 before it is one."""
-        view = self._ownership.view(self._group)
+        view = self._member_state.view(self._group)
         return 0 if view is None else len(view.members)
 
 
@@ -250,7 +250,7 @@ class Guest:
                 return start, view["epoch"][1], len(pickle.dumps(view, protocol=5))
 
     def leave(self) -> None:
-        ray.get(self._coordinator.goodbye.remote(self._id, session_of(self._id)), timeout=LIMIT)
+        ray.get(self._coordinator.close_session.remote(self._id, session_of(self._id)), timeout=LIMIT)
 
 
 @contextmanager

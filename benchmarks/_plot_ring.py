@@ -47,7 +47,7 @@ def draw_speed(document: dict[str, Any], path: Path) -> None:
 
 
 def _speed_panel(panel: Axes, document: dict[str, Any], members: int) -> None:
-    again = [row for row in document["again"] if row["members"] == members]
+    again = [row for row in document["resync"] if row["members"] == members]
     panel.plot(*_line(again, "change_and_subset"), "o--", color=COLOURS[OURS], label="partition_actor, after a change")
     rows = [row for row in document["first_subset"] if row["members"] == members]
     for who in dict.fromkeys(row["who"] for row in document["first_subset"]):

@@ -207,7 +207,7 @@ def adopt(member: MemberState, reply: dict[str, Any]) -> bool:
         raise SystemExit(f"{member.member_id} does not accept the reply to its latest request")
     for change in changes:
         if change.after is not None:
-            member.adopted(change.group, change.after.epoch)
+            member.acknowledge(change.group, change.after.epoch)
     return bool(changes)
 
 

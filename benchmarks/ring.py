@@ -273,7 +273,7 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
     ours, same, default = (
         find(results["first_subset"], who=who, **size)["seconds"] for who in (OURS, SAME_HASH, DEFAULT_HASH)
     )
-    again = find(results["again"], **size)
+    again = find(results["resync"], **size)
     large = max(plan.members)
     our_ring, their_ring = (find(results["changes"], who=who, members=large) for who in (OURS, SAME_HASH))
     moved, lag = results["movement"], find(results["handoff"], members=plan.main_members)
@@ -336,7 +336,7 @@ def main() -> None:
     bytes_a_key = {name: _bytes_of(partial(KeyIndex, some, name)) / len(some) for name in ("xxh3", "md5")}
     results: Row = {
         "first_subset": first_subsets(plan, all_peers, keys),
-        "again": again(plan, keys),
+        "resync": again(plan, keys),
         "changes": changes(plan, all_peers),
         "single_key": single_key(plan, all_peers, keys),
         "sharing": sharing(plan),

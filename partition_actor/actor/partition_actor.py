@@ -27,9 +27,9 @@ from partition_actor.actor.member_handles import Handles
 from partition_actor.actor.predecessor import was_first, was_restarted
 from partition_actor.actor.timer_wheel import Turns, wake
 from partition_actor.core.group import Group
-from partition_actor.core.member import subset_of
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import PROTOCOL, Epoch, SessionKey, check_protocol, fencing_token, incarnation_at
+from partition_actor.core.share import Share
 from partition_actor.core.status import status_of
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
@@ -99,7 +99,7 @@ class PartitionActor(LockCalls, GroupCalls):
             await self._prove_since(received)
         view = membership.use(clock.now(), group, key)
         self._settle()
-        return [] if view is None else subset_of(View.of(view), member_id, keys, self._settings)
+        return [] if view is None else Share.by(View.of(view), member_id, self._settings).of(keys)
 
     async def join(
         self,
@@ -165,7 +165,7 @@ class PartitionActor(LockCalls, GroupCalls):
         session = membership.sync(clock.now(), request)
         if session is None:
             return None
-        if watch and self._watch is not None and not session.unclear and not session.again:
+        if watch and self._watch is not None and not session.unclear and not session.resync:
             self._handles.register(key, watch[0])
             self._watch.watch(key, ProcessIdentity(*watch))
             if session.groups:  # a new process has its former one's places by now
@@ -180,7 +180,7 @@ class PartitionActor(LockCalls, GroupCalls):
             await self._hold(key, seconds * random.uniform(0.9, 1.0))
         return membership.reply(clock.now(), session, seq) if session.seq == seq else None
 
-    async def goodbye(self, member_id: str, session: Any = None) -> None:
+    async def close_session(self, member_id: str, session: Any = None) -> None:
         """Forget a session that has stopped working and will not come back."""
         membership, key = self._start(), self._key(member_id, session)
         membership.release(clock.now(), key)

@@ -14,13 +14,13 @@ from partition_actor.core.group import Group
 from partition_actor.core.group_watchers import Watchers
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.messages import COUNTER_BITS, Epoch, SessionKey
-from partition_actor.core.reports import Standing
+from partition_actor.core.reports import ReportState
 from partition_actor.core.timers import Alarms, LeaseQueue
 from partition_actor.settings import Settings
 
 
 @dataclass(slots=True)
-class Session:
+class SessionRecord:
     """What the partition actor knows of one life of one process under one member id."""
 
     key: SessionKey
@@ -30,14 +30,14 @@ class Session:
     """When its latest request came."""
     interval: float = 0.0
     """Seconds between two heartbeats, as far as the member knows."""
-    term: float = 0.0
+    lease: float = 0.0
     """Seconds of lease that its latest request is worth."""
     settled: int | None = None
     """The `seq` of its latest whole request, when all was well: one that says the same is a mere sign of life."""
     unclear: bool = False
     """What it refers to is not known here, or no longer as it has ended: its next request has to be whole."""
     groups: set[str] = field(default_factory=set)
-    standings: dict[str, Standing] = field(default_factory=dict)
+    standings: dict[str, ReportState] = field(default_factory=dict)
     """By group, what came of the latest request."""
     stated: dict[str, Any] = field(default_factory=dict)
     """Its latest whole request."""
@@ -59,9 +59,9 @@ class Session:
         return any(standing.want_views for standing in self.standings.values())
 
     @property
-    def again(self) -> bool:
+    def resync(self) -> bool:
         """Whether its next request is wanted at once."""
-        return any(standing.again for standing in self.standings.values())
+        return any(standing.resync for standing in self.standings.values())
 
 
 class Expiry(ABC):
@@ -81,7 +81,7 @@ class Expiry(ABC):
         self.started_at = now
         self.restarted = restarted
         self.groups: dict[str, Group] = {}
-        self.sessions: dict[SessionKey, Session] = {}
+        self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = Watchers()
         self.interval: float
         """Seconds between two heartbeats of a member, at about the present number of members."""
@@ -238,16 +238,16 @@ class Expiry(ABC):
 
     # -- leases -------------------------------------------------------------------------------------------------
 
-    def _renew(self, now: float, key: SessionKey, session: Session) -> None:
+    def _renew(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 1. What rule 8 takes off the lease is known when the reply is made."""
         refused = session.barred or self._fenced(now, key, session)
-        session.received, session.term = now, 0.0 if refused else self.ttl
+        session.received, session.lease = now, 0.0 if refused else self.ttl
         if not refused:
             self._overdue.pop(key, None)
         if not refused or (key not in self._leases and key not in self._overdue):
             self._leases.renew(key, self._run(now), self._lease)
 
-    def _fenced(self, now: float, key: SessionKey, session: Session) -> bool:
+    def _fenced(self, now: float, key: SessionKey, session: SessionRecord) -> bool:
         """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
         lagging = [self.groups[name].lagging_since(key) for name in session.groups if name in self.groups]
         for since in (*lagging, self.locks.broken_since(key)):

@@ -14,7 +14,7 @@ from typing import Any
 
 from partition_actor.core.handoff import Handoff, Seat
 from partition_actor.core.messages import WHOLE, Epoch, Members, SessionKey, ring_for
-from partition_actor.core.reports import Report, Standing
+from partition_actor.core.reports import Report, ReportState
 from partition_actor.core.views import ChangeLog
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
@@ -237,7 +237,7 @@ class Group:
             "rings": [self._handoff.ring_at(at) for at in claimed if at != base],
         }
 
-    def view_for_watcher(self, known: Standing) -> dict[str, Any] | None:
+    def view_for_watcher(self, known: ReportState) -> dict[str, Any] | None:
         """The view of one who is no member; None when there is nothing later than what it has heard of.
 
         While the group recovers that is the latest view of those who outlived the former partition actor: they work by
@@ -292,7 +292,7 @@ class Group:
         if report.acked is not None:
             self.ack(key, report.acked)
 
-    def take_newcomer(self, now: float, key: SessionKey, report: Report, standing: Standing, *, late: bool) -> None:
+    def take_newcomer(self, now: float, key: SessionKey, report: Report, standing: ReportState, *, late: bool) -> None:
         """Admit a session that has no seat. One that had a view has expired; its id may have gone to another since.
 
         A session that takes an id over must have had a reply first, or a late message of a process long gone could
@@ -303,15 +303,15 @@ class Group:
                 standing.state = {"state": "superseded"}
                 return
             if not report.met:
-                standing.again = True
+                standing.resync = True
                 return
         standing.rejoined = report.have is not None
         self.take_place(key, Seat(report.weight, report.metadata), now)
 
-    def is_settled(self, key: SessionKey, standing: Standing) -> bool:
+    def is_settled(self, key: SessionKey, standing: ReportState) -> bool:
         """Whether a session has the place that it wants, holds the latest view, and blocks nobody."""
         seat = self.seats.get(key)
-        if seat is None or self.recovering or standing.state or standing.again or standing.want_views:
+        if seat is None or self.recovering or standing.state or standing.resync or standing.want_views:
             return False
         wanted = standing.wants_in and not seat.leaving and self.has_place(key)
         known = seat.acked is not None and (self.epoch, seat.rev) == (standing.have, standing.rev)
@@ -319,7 +319,7 @@ class Group:
 
     # -- recovery (rule 7) --------------------------------------------------------------------------------------
 
-    def take_recovery_report(self, key: SessionKey, report: Report, standing: Standing) -> None:
+    def take_recovery_report(self, key: SessionKey, report: Report, standing: ReportState) -> None:
         """Note who waits to be admitted, and what those hold who outlived the former coordinator.
 
         A lease goes on only for a session whose views are known, and that says with a request later than this partition
@@ -332,14 +332,14 @@ class Group:
                 self._unseat(key)
             if report.wants_in and report.met:
                 self.joiners[key] = Seat(report.weight, report.metadata, reported=report.have)
-            standing.again = report.wants_in and not report.met
+            standing.resync = report.wants_in and not report.met
             return
         seat = self.seats.get(key)
         if report.views and report.met:
             seat = Seat(report.weight, report.metadata, leaving=bool(seat and seat.leaving))
             self._learn(key, seat, report.views)
         if seat is None or seat.reported != report.have:
-            standing.want_views = standing.again = True
+            standing.want_views = standing.resync = True
             return
         seat.acked = report.acked
         seat.leaving = seat.leaving or not report.wants_in

@@ -13,7 +13,7 @@ from typing import Any
 
 from partition_actor.core.group import Group
 from partition_actor.core.messages import SessionKey
-from partition_actor.core.reports import Standing
+from partition_actor.core.reports import ReportState
 
 
 class Watchers:
@@ -44,7 +44,7 @@ class Watchers:
         return self._of_group.get(group, ())
 
 
-def entry_for_watcher(group: Group | None, standing: Standing, *, is_certain: bool) -> dict[str, Any] | None:
+def entry_for_watcher(group: Group | None, standing: ReportState, *, is_certain: bool) -> dict[str, Any] | None:
     """What the reply to a watcher has on a group, of which it is `is_certain` that there is none when it is None."""
     if group is None:
         return {"state": "unknown"} if is_certain and not standing.unknown else None

@@ -21,7 +21,7 @@ class LockRequest:
 
     name: str
     shared: bool
-    patient: bool
+    waits: bool
     token: int = 0
     state: LockRequestState = "waiting"
 
@@ -33,10 +33,10 @@ class LockRequests:
         self._claims: dict[int, LockRequest] = {}
         self._last = 0
 
-    def add(self, name: str, *, shared: bool = False, patient: bool = True) -> int:
-        """Want a lock from the next request on; returns the ticket. One that is not `patient` may be refused."""
+    def add(self, name: str, *, shared: bool = False, waits: bool = True) -> int:
+        """Want a lock from the next request on; returns the ticket. One that is not `waits` may be refused."""
         self._last += 1
-        self._claims[self._last] = LockRequest(name, shared, patient)
+        self._claims[self._last] = LockRequest(name, shared, waits)
         return self._last
 
     def drop(self, ticket: int) -> None:
@@ -70,7 +70,7 @@ class LockRequests:
     def stated(self) -> dict[int, list[Any]]:
         """What a request says, as ``protocol`` describes it."""
         live = ((ticket, claim) for ticket, claim in self._claims.items() if claim.state in ("waiting", "held"))
-        return {ticket: [claim.name, claim.shared, claim.patient, claim.token] for ticket, claim in live}
+        return {ticket: [claim.name, claim.shared, claim.waits, claim.token] for ticket, claim in live}
 
     def take(self, entries: Mapping[int, int | str]) -> None:
         """Take in what a reply says."""

@@ -25,7 +25,7 @@ class LockClaim:
     ticket: int
     name: str
     shared: bool
-    patient: bool
+    waits: bool
     """Whether it waits its turn; if not, it is refused when it cannot have the lock at once."""
     token: int = 0
     """The fencing token of the hold; 0 while it waits."""
@@ -86,14 +86,14 @@ class LockTable:
         for ticket in [ticket for ticket in known if ticket not in stated]:
             self._drop(known.pop(ticket))
         for ticket in sorted(stated):
-            name, shared, patient, token = stated[ticket]
+            name, shared, waits, token = stated[ticket]
             claim = known.get(ticket)
             if claim is not None and (not token or token == claim.token):
                 claim.told = bool(token)
                 continue
             if claim is not None:
                 self._drop(claim)
-            claim = known[ticket] = LockClaim(key, ticket, name, shared, patient)
+            claim = known[ticket] = LockClaim(key, ticket, name, shared, waits)
             if token:
                 self._take_hold(claim, token, recovering=recovering, trusted=trusted)
             else:
@@ -102,7 +102,7 @@ class LockTable:
             del self._claims[key]
 
     def _take_wish(self, claim: LockClaim, *, recovering: bool) -> None:
-        if recovering and not claim.patient:
+        if recovering and not claim.waits:
             claim.verdict = "refused"
             return
         self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
@@ -148,10 +148,10 @@ class LockTable:
                 claim.token = fencing_token(next_epoch())
                 self._news.add(claim.key)
             if lock.waiters and name not in self.due:
-                self._refuse_impatient(lock)
+                self._refuse_who_does_not_wait(lock)
 
-    def _refuse_impatient(self, lock: LockRecord) -> None:
-        for claim in [claim for claim in lock.waiters if not claim.patient]:
+    def _refuse_who_does_not_wait(self, lock: LockRecord) -> None:
+        for claim in [claim for claim in lock.waiters if not claim.waits]:
             lock.waiters.remove(claim)
             claim.verdict = "refused"
             self._news.add(claim.key)

@@ -5,7 +5,7 @@ clock; nothing here looks at a clock, a thread or Ray. The rules named in commen
 ``docs/guarantees.md``.
 
 How a driver uses it: send what `request` returns, hand the reply to `receive`, run the callbacks that the changes call
-for, and say `adopted`. Requests may be sent at any time; only the reply to the latest one counts.
+for, and call `acknowledge`. Requests may be sent at any time; only the reply to the latest one counts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from partition_actor.core.lock_requests import LockRequest, LockRequests
 from partition_actor.core.messages import PROTOCOL, WHOLE, Epoch, Want, check_same_mode, fencing_token
+from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.settings import Settings
 
@@ -44,14 +45,14 @@ class Change:
 
 
 @dataclass(slots=True)
-class Standing:
+class GroupState:
     """This member in one group."""
 
     weight: int
     metadata: Any
     exclusive: bool | None
     since: int
-    polite: bool = False
+    conditional: bool = False
     told: int = 0
     """The `seq` of the first request that says the metadata; 0 for that of the join."""
     want: Want = "in"
@@ -96,7 +97,7 @@ class MemberState:
         self.incarnation = 0
         self.interval = settings.hold
         """Seconds until a heartbeat is due, as the partition actor said last."""
-        self.groups: dict[str, Standing] = {}
+        self.groups: dict[str, GroupState] = {}
         self.locks = LockRequests()
         self.lease_until = float("-inf")
         self.exclusive_until = float("-inf")
@@ -119,18 +120,18 @@ class MemberState:
         weight: int = 1,
         metadata: Any = None,
         exclusive: bool | None = None,
-        polite: bool = False,
+        conditional: bool = False,
     ) -> None:
         """Want to be a member, from the next request on; for one that is, take over the weight and the metadata.
 
-        `polite`: only if the group exists and nobody else has this id there. Raises ``GroupModeConflict`` when the
+        `conditional`: only if the group exists and nobody else has this id there. Raises ``GroupModeConflict`` when the
         group is known to be of the other mode; what is held stays as it is.
         """
         held = self.groups.get(group)
         if held is not None and held.state in ("joining", "member") and None not in (exclusive, held.exclusive):
             check_same_mode(group, bool(held.exclusive), exclusive)
         if held is None or held.state in ("out", "conflict", "missing", "taken", "watching"):
-            self.groups[group] = Standing(weight, metadata, exclusive, since=self._seq + 1, polite=polite)
+            self.groups[group] = GroupState(weight, metadata, exclusive, since=self._seq + 1, conditional=conditional)
             return
         held.weight = weight
         if metadata is not None and metadata != held.metadata:
@@ -149,9 +150,9 @@ class MemberState:
 
     def watch(self, group: str) -> None:
         """Want to hear of a group, of which this session is no member."""
-        self.groups[group] = Standing(1, None, None, self._seq + 1, want="watch", state="watching")
+        self.groups[group] = GroupState(1, None, None, self._seq + 1, want="watch", state="watching")
 
-    def meet(self, settings: Settings) -> None:
+    def take_settings(self, settings: Settings) -> None:
         """Take over the partition actor's settings; views of a ring that is built otherwise are worth nothing."""
         ours = (self.settings.vnodes, self.settings.hash_function)
         self.settings, self._stated = settings, None
@@ -165,7 +166,7 @@ class MemberState:
         self.locks.clear()
         self._sent = None
 
-    def ask(self) -> int:
+    def want_reply(self) -> int:
         """Have the next request answered at once; returns its `seq`, to be compared with `answered`."""
         self._asked = self._seq + 1
         return self._asked
@@ -208,7 +209,7 @@ class MemberState:
             statement["prompt"] = True
         return statement
 
-    def _report(self, held: Standing, tell_views: bool, lapsed: bool) -> dict[str, Any]:
+    def _report(self, held: GroupState, tell_views: bool, lapsed: bool) -> dict[str, Any]:
         view = held.view
         report: dict[str, Any] = {
             "want": held.want,
@@ -223,8 +224,8 @@ class MemberState:
             report["metadata"] = held.metadata
         if held.state == "watching":
             report["unknown"] = held.unknown
-        if view is None and held.polite:
-            report["polite"] = True
+        if view is None and held.conditional:
+            report["conditional"] = True
         if tell_views:
             report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
         return report
@@ -235,14 +236,14 @@ class MemberState:
             return None
         self.answered = reply["seq"]
         self.incarnation = reply["incarnation"]
-        self.interval = reply["next"]
+        self.interval = reply["interval"]
         self._tell_views = reply["views"]
-        if reply["again"]:
+        if reply["resync"]:
             self._stated = None
-        if reply["term"] > 0:
-            self.lease_until = max(self.lease_until, self._sent + reply["term"])
-        if reply["exclusive_term"] > 0:
-            self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_term"])
+        if reply["lease"] > 0:
+            self.lease_until = max(self.lease_until, self._sent + reply["lease"])
+        if reply["exclusive_lease"] > 0:
+            self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_lease"])
         self._sent = None
         self.locks.take(reply.get("locks", {}))
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
@@ -276,7 +277,7 @@ class MemberState:
             held.acked = view.epoch
         return Change(name, before, view, "member", bool(entry.get("rejoined")))
 
-    def _watch_entry(self, name: str, held: Standing, entry: dict[str, Any]) -> Change | None:
+    def _watch_entry(self, name: str, held: GroupState, entry: dict[str, Any]) -> Change | None:
         before, view = held.view, None
         if "view" in entry:
             view = held.read(entry["view"])
@@ -287,7 +288,7 @@ class MemberState:
         held.views = [] if view is None else [view]
         return Change(name, before, view, "watching")
 
-    def adopted(self, group: str, epoch: Epoch) -> int:
+    def acknowledge(self, group: str, epoch: Epoch) -> int:
         """Note that the callbacks for the keys lost up to `epoch` have returned: rule 3.
 
         Returns of how many members others wait to hear that, this one among them; 0 when nobody waits for this one.
@@ -317,12 +318,15 @@ class MemberState:
         """Until when the lease lets this member act on `view`, on its own clock."""
         return self.exclusive_until if view.exclusive else self.lease_until
 
-    def may_act(self, now: float, group: str, key: object) -> bool:
-        """Whether this member may work on `key` at `now`: rule 4."""
+    def share(self, now: float, group: str) -> Share:
+        """What this member may work on at `now`: rule 4."""
         view = self.acting(now, group)
-        if view is None or view.ring(self.settings).owner(key) != self.member_id:
-            return False
-        return all(ring.owner(key) != laggard for ring, laggard in view.withheld(self.settings))
+        return Share(self.member_id) if view is None else Share.by(view, self.member_id, self.settings)
+
+    def may_act(self, now: float, group: str, *keys: object) -> bool:
+        """Whether this member may work on all of `keys` at `now`."""
+        share = self.share(now, group)
+        return share.has(keys[0]) if len(keys) == 1 else len(share.of(keys)) == len(keys)
 
     def holds(self, now: float, ticket: int) -> bool:
         """Whether the lock that was asked for under `ticket` is held at `now`: rule 10."""
@@ -339,18 +343,12 @@ class MemberState:
 
     def subset(self, now: float, group: str, keys: Iterable[Any]) -> list[Any]:
         """Those of `keys` that this member may work on at `now`, in their order."""
-        view = self.acting(now, group)
-        return [] if view is None else subset_of(view, self.member_id, keys, self.settings)
+        return self.share(now, group).of(keys)
 
     def token(self, now: float, group: str) -> int:
         """The fencing token of the view that this member may act on; 0, lower than any other, without one: rule 9."""
         view = self.acting(now, group)
         return 0 if view is None else fencing_token(view.epoch)
-
-
-def subset_of(view: View, member: str, keys: Iterable[Any], settings: Settings) -> list[Any]:
-    """Those of `keys` that `view` lets `member` work on, in their order: the ring's, less what laggards claim."""
-    return view.ring(settings).subset(member, keys, view.withheld(settings))
 
 
 def _difference(one: View | None, other: View | None) -> list[str]:

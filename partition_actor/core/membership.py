@@ -78,7 +78,7 @@ class Membership(Sessions):
         if key not in found.seats:
             return None
         self._renew(now, key, session)
-        return found.view_for(key) if session.term > 0 else None
+        return found.view_for(key) if session.lease > 0 else None
 
     def settled(self, group: str) -> bool:
         """Whether everything asked for so far in `group` is part of the published epoch."""
@@ -130,7 +130,7 @@ class Membership(Sessions):
         else:
             found.drop_seat(key, now)
             if group in session.standings:
-                session.standings[group].again = True
+                session.standings[group].resync = True
         self.tick(now)
 
     def make_group(self, now: float, group: str) -> bool:

@@ -13,7 +13,7 @@ Request, a dict::
     interval     float seconds between two heartbeats, as far as this member knows
     leased       bool  the lease of exclusive groups runs
     groups       {group: report}
-    locks        (where there are any) {ticket: [name, shared, patient, token]}: what is wanted, with token 0, and held
+    locks        (where there are any) {ticket: [name, shared, waits, token]}: what is wanted, with token 0, and held
     prompt       (when somebody waits for the reply) True: it is not to be held back until there is news
 
 A request that would say nothing but what the latest whole one says, to which there has been a reply since that did not
@@ -23,34 +23,31 @@ ask for another, is a dict of `protocol`, `member`, `session`, `seq`, `incarnati
 
 Report on one group, a dict::
 
-    want         "in" | "out" | "watch": follow the group without being a member
-    since        int   the `seq` at which the user last asked to join
-    weight       int
-    exclusive    bool | None
-    have         epoch of the view held, or None; of a watcher the latest epoch that it has heard of
-    rev          int   revision of that view; WHOLE: it is to be told whole
-    acked        epoch up to which the callbacks for lost keys have returned, or None
-    metadata     (while `have` is None, the lease is over, with `views`, or new) what the user told about this member
-    polite       (while `have` is None, if so) True: only into a group that exists, under an id that nobody has there
-    unknown      (of a watcher) bool  it has been told that there is no such group
-    views        (when asked for) [[epoch, members, mine], ...]: from the view acknowledged to the view held
+    want         "in" | "out" | "watch": follow the group without being a member since        int   the `seq` at which
+    the user last asked to join weight       int exclusive    bool | None have         epoch of the view held, or None;
+    of a watcher the latest epoch that it has heard of rev          int   revision of that view; WHOLE: it is to be told
+    whole acked        epoch up to which the callbacks for lost keys have returned, or None metadata     (while `have`
+    is None, the lease is over, with `views`, or new) what the user told about this member conditional       (while
+    `have` is None, if so) True: only into a group that exists, under an id that nobody has there unknown      (of a
+    watcher) bool  it has been told that there is no such group views        (when asked for) [[epoch, members, mine],
+    ...]: from the view acknowledged to the view held
 
 Reply, a dict::
 
     seq          int   of the request that it answers
     incarnation  int
-    term         float seconds from sending the request during which the member may act on its views; 0: no grant
-    exclusive_term float  the same for exclusive groups
-    next         float seconds until the next heartbeat is due
-    again        bool  send the next request at once, and whole (with `views`, if the next key says so)
+    lease        float seconds from sending the request during which the member may act on its views; 0: no grant
+    exclusive_lease float  the same for exclusive groups
+    interval     float seconds until the next heartbeat is due
+    resync       bool  send the next request at once, and whole (with `views`, if the next key says so)
     views        bool  the partition actor has restarted and wants to hear every view
     groups       {group: entry}, only where there is something to say
     locks        (where there is something to say) {ticket: token | "lost" | "refused"}
 
 An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
 drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "missing" and "taken"
-(told to one that is polite: there is no such group, another session has the id), "unknown" (told to a watcher: there
-is no such group).
+(told to one that is conditional: there is no such group, another session has the id), "unknown" (told to a watcher:
+there is no such group).
 
 View, a dict::
 

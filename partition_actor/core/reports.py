@@ -22,7 +22,7 @@ class Report:
     wants_in: bool
     watches: bool
     """It only wants to hear of the group."""
-    polite: bool
+    conditional: bool
     """It joins only a group that exists, and under an id that nobody has there."""
     unknown: bool
     """It knows that there is no such group."""
@@ -44,7 +44,7 @@ class Report:
             views=[((e[0], e[1]), members, mine) for e, members, mine in report.get("views", ())],
             wants_in=report["want"] == "in" and report["since"] > drained,
             watches=report["want"] == "watch",
-            polite="polite" in report,
+            conditional="conditional" in report,
             unknown=report.get("unknown", False),
             met=request["incarnation"] == incarnation,
             leased=request["leased"],
@@ -52,7 +52,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Standing:
+class ReportState:
     """What a session holds of one group by its latest request, and what came of it beside the view."""
 
     have: Epoch | None
@@ -62,6 +62,6 @@ class Standing:
     unknown: bool = False
     state: dict[str, Any] | None = None
     """What the reply says instead of a view."""
-    again: bool = False
+    resync: bool = False
     want_views: bool = False
     rejoined: bool = False

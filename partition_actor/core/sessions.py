@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-from partition_actor.core.expiry import Expiry, Session
+from partition_actor.core.expiry import Expiry, SessionRecord
 from partition_actor.core.group import Group
 from partition_actor.core.group_watchers import entry_for_watcher
 from partition_actor.core.messages import WHOLE, SessionKey
-from partition_actor.core.reports import Report, Standing
+from partition_actor.core.reports import Report, ReportState
 from partition_actor.errors import GroupFull, PartitionActorUnavailable
 
 
@@ -23,11 +23,11 @@ class Sessions(Expiry):
 
     # -- what members say ---------------------------------------------------------------------------------------
 
-    def session(self, key: SessionKey) -> Session:
+    def session(self, key: SessionKey) -> SessionRecord:
         """The session; where there is none, one of which nothing is known, and which leaves no trace here."""
-        return self.sessions.get(key) or Session(key, joined_at=0.0, unclear=True)
+        return self.sessions.get(key) or SessionRecord(key, joined_at=0.0, unclear=True)
 
-    def sync(self, now: float, request: dict[str, Any]) -> Session | None:
+    def sync(self, now: float, request: dict[str, Any]) -> SessionRecord | None:
         """Take in one request. None: it is older than one already seen, and is not to be answered.
 
         Raises ``GroupFull`` when it comes from a new session and `max_members` are served, and
@@ -52,12 +52,12 @@ class Sessions(Expiry):
             session.stated = request
         session.unclear = session.stated_at != request.get("same", request["seq"])
         if session.unclear:
-            session.received, session.term, session.settled = now, 0.0, None
+            session.received, session.lease, session.settled = now, 0.0, None
         else:
             self._take_request(now, key, session, {**session.stated, **request})
         return session
 
-    def _take_request(self, now: float, key: SessionKey, session: Session, request: dict[str, Any]) -> None:
+    def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: dict[str, Any]) -> None:
         session.interval = request["interval"]
         session.standings.clear()
         watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
@@ -72,7 +72,7 @@ class Sessions(Expiry):
         self.tick(now)
         session.settled = session.stated_at if self._is_settled(key, session) else None
 
-    def _is_sign_of_life(self, now: float, session: Session, request: dict[str, Any]) -> bool:
+    def _is_sign_of_life(self, now: float, session: SessionRecord, request: dict[str, Any]) -> bool:
         """Take in a request that says the same as one with which all was well, when nothing is due: most are such.
 
         The rest of the class would do no more with it than renew the lease.
@@ -86,13 +86,13 @@ class Sessions(Expiry):
         ):
             return False
         session.seq = request["seq"]
-        session.received, session.term = now, self.ttl
+        session.received, session.lease = now, self.ttl
         if self._overdue:
             self._overdue.pop(session.key, None)
         self._leases.renew(session.key, self._run(now), self._lease)
         return True
 
-    def _is_settled(self, key: SessionKey, session: Session) -> bool:
+    def _is_settled(self, key: SessionKey, session: SessionRecord) -> bool:
         """Whether the session has the place that it wants in each group, knows all of it, and blocks nobody."""
         if session.barred or session.prompt or key in self.locks:
             return False
@@ -101,7 +101,7 @@ class Sessions(Expiry):
             for name, standing in session.standings.items()
         )
 
-    def _take_locks(self, key: SessionKey, session: Session, request: dict[str, Any]) -> None:
+    def _take_locks(self, key: SessionKey, session: SessionRecord, request: dict[str, Any]) -> None:
         session.prompt = "prompt" in request
         if "locks" in request or key in self.locks:
             met = request["incarnation"] == self.incarnation
@@ -123,15 +123,15 @@ class Sessions(Expiry):
             )
         self.incarnation, self._counter = incarnation + 1, 0
 
-    def _quit(self, now: float, key: SessionKey, session: Session, name: str) -> None:
+    def _quit(self, now: float, key: SessionKey, session: SessionRecord, name: str) -> None:
         """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
         session.groups.discard(name)
         if name in self.groups:
             self.groups[name].drop_seat(key, now)
 
-    def _take_report(self, now: float, key: SessionKey, session: Session, name: str, report: Report) -> None:
+    def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
         known = (report.have, report.rev, report.wants_in, report.watches, report.unknown)
-        standing = session.standings[name] = Standing(*known)
+        standing = session.standings[name] = ReportState(*known)
         group = self.groups.get(name)
         if report.watches:
             if name in session.groups:
@@ -140,7 +140,7 @@ class Sessions(Expiry):
         if group is None:
             if not report.wants_in and report.have is None:
                 return
-            if report.polite and self._recovery_end is None:
+            if report.conditional and self._recovery_end is None:
                 standing.state = {"state": "missing"}
                 return
             group = self._open(name, report.exclusive, now)
@@ -148,7 +148,7 @@ class Sessions(Expiry):
         if group.mode_conflicts(report):
             group.joiners.pop(key, None)
             standing.state = {"state": "conflict", "exclusive": group.exclusive}
-        elif report.polite and report.wants_in and self._id_is_taken(group, key):
+        elif report.conditional and report.wants_in and self._id_is_taken(group, key):
             group.joiners.pop(key, None)
             standing.state = {"state": "taken"}
         elif group.recovering:
@@ -166,32 +166,32 @@ class Sessions(Expiry):
             return any(member == key[0] and session != key[1] for member, session in group.seats)
         return group.holder_of(key[0]) not in (None, key[1])
 
-    def reply(self, now: float, session: Session, seq: int) -> dict[str, Any]:
+    def reply(self, now: float, session: SessionRecord, seq: int) -> dict[str, Any]:
         """The answer to request `seq` of a session, as things stand now."""
         if session.unclear:
             return self._reply(seq, 0.0, 0.0, True, False, {})
         key = session.key
         if session.settled is not None and not (self._news and key in self._news):
-            return self._reply(seq, session.term, self._proven_term(session), False, False, {})
+            return self._reply(seq, session.lease, self._proven_lease(session), False, False, {})
         entries = {name: entry for name in session.standings if (entry := self._entry(key, session, name))}
-        again = session.again or key in self.locks.unsure
-        term = self._exclusive_term(key, session, entries)
-        reply = self._reply(seq, session.term, term, again, session.want_views, entries)
+        resync = session.resync or key in self.locks.unsure
+        term = self._exclusive_lease(key, session, entries)
+        reply = self._reply(seq, session.lease, term, resync, session.want_views, entries)
         locks = self.locks.entries(key)
         return {**reply, "locks": locks} if locks else reply
 
-    def _exclusive_term(self, key: SessionKey, session: Session, entries: Container[str]) -> float:
+    def _exclusive_lease(self, key: SessionKey, session: SessionRecord, entries: Container[str]) -> float:
         unsure = any(name not in entries and self._unsure(key, session, name) for name in session.standings)
-        return 0.0 if unsure or key in self.locks.unsure else self._proven_term(session)
+        return 0.0 if unsure or key in self.locks.unsure else self._proven_lease(session)
 
     def _may_hold(self, key: SessionKey) -> bool:
         session = self.sessions[key]
         entries = [name for name in session.standings if self._entry(key, session, name)]
-        return self._exclusive_term(key, session, entries) > 0
+        return self._exclusive_lease(key, session, entries) > 0
 
-    def _proven_term(self, session: Session) -> float:
+    def _proven_lease(self, session: SessionRecord) -> float:
         """Rule 8: what the latest request is worth in exclusive groups, by the latest proof."""
-        term = session.term
+        term = session.lease
         if self._proof is None:
             return 0.0
         return term if self._proof >= session.received else max(0.0, self._proof + term - session.received)
@@ -201,7 +201,7 @@ class Sessions(Expiry):
         """Whether nothing has changed for anybody and no epoch is to be published: there is nothing to do for now."""
         return not self._news and not self._dirty and not self.locks.due
 
-    def hold_for(self, session: Session) -> float:
+    def hold_for(self, session: SessionRecord) -> float:
         """Seconds for which a heartbeat may be held: no longer than the pace that the member knows, 0 with news."""
         if (session.settled is None or self._news) and self.has_news(session.key):
             return 0.0
@@ -214,11 +214,11 @@ class Sessions(Expiry):
             return True
         if session.settled is not None and key not in self._news:
             return False
-        if session.again or session.prompt or key in self.locks.unsure or self.locks.entries(key):
+        if session.resync or session.prompt or key in self.locks.unsure or self.locks.entries(key):
             return True
         return any(self._entry(key, session, name) for name in session.standings)
 
-    def _entry(self, key: SessionKey, session: Session, name: str) -> dict[str, Any] | None:
+    def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> dict[str, Any] | None:
         standing, group = session.standings[name], self.groups.get(name)
         if standing.state is not None:
             return standing.state
@@ -227,7 +227,7 @@ class Sessions(Expiry):
             return entry_for_watcher(group, standing, is_certain=self._recovery_end is None)
         if group is None:
             return {"state": "out"}
-        if group.recovering or standing.again:
+        if group.recovering or standing.resync:
             return None
         seat = group.seats.get(key)
         if seat is None:
@@ -239,7 +239,7 @@ class Sessions(Expiry):
         entry = {"view": group.view_for(key, None if standing.rev == WHOLE else standing.have)}
         return {**entry, "rejoined": True} if standing.rejoined else entry
 
-    def _unsure(self, key: SessionKey, session: Session, name: str) -> bool:
+    def _unsure(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
         """Whether the session holds a view of an exclusive group that others here have not been waiting for.
 
         A lease would bring such a view back to life: it must come together with the next view.
@@ -251,26 +251,26 @@ class Sessions(Expiry):
         return seat is None or seat.acked is None or standing.want_views
 
     def _reply(
-        self, seq: int, term: float, exclusive_term: float, again: bool, views: bool, groups: dict[str, Any]
+        self, seq: int, lease: float, exclusive_lease: float, resync: bool, views: bool, groups: dict[str, Any]
     ) -> dict[str, Any]:
         return {
             "seq": seq,
             "incarnation": self.incarnation,
-            "term": term,
-            "exclusive_term": exclusive_term,
-            "next": self.interval,
-            "again": again,
+            "lease": lease,
+            "exclusive_lease": exclusive_lease,
+            "interval": self.interval,
+            "resync": resync,
             "views": views,
             "groups": groups,
         }
 
-    def _admit(self, key: SessionKey, now: float) -> Session:
+    def _admit(self, key: SessionKey, now: float) -> SessionRecord:
         if len(self.sessions) >= self.settings.max_members:
             raise GroupFull(
                 f"member {key[0]!r}: this partition actor serves {len(self.sessions)} sessions and its setting "
                 f"max_members is {self.settings.max_members}"
             )
-        session = self.sessions[key] = Session(key, joined_at=now)
+        session = self.sessions[key] = SessionRecord(key, joined_at=now)
         self._set_pace()
         return session
 

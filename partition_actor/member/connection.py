@@ -1,7 +1,7 @@
 """One session of this process with the partition actor, and waiting for what comes of it.
 
-What everything on the worker's side shares: it brings ``ownership`` (what is known), ``link`` (the heartbeats) and the
-users' threads together.
+What everything on the worker's side shares: it brings ``member_state`` (what is known), ``link`` (the heartbeats) and
+the users' threads together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Connection:
         self._namespace = namespace
         self._settings = settings
         self._on_changes = on_changes
-        self._ownership: MemberState | None = None
+        self._member_state: MemberState | None = None
         self._link: Link | None = None
 
     def start(self) -> None:
@@ -63,49 +63,49 @@ class Connection:
             self.active = True
             held = MemberState(self.member_id, uuid.uuid4().hex, self._settings)
             link = Link(held, self.lock, self._actor, self._namespace, own_identity(), self._on_reply)
-            self._ownership, self._link = held, link
+            self._member_state, self._link = held, link
         run_in_background(link.run())
         self.wait(lambda: link.connected or link.failure is not None)
 
     def stop(self) -> bool:
         """Leave all groups and send no more heartbeats; whether the partition actor knows that this member is out."""
-        ownership, link = self._ownership, self._link
-        if ownership is None or link is None or not self.active:
+        member_state, link = self._member_state, self._link
+        if member_state is None or link is None or not self.active:
             return False
         with self.lock:
-            groups = list(ownership.groups)
+            groups = list(member_state.groups)
             for group in groups:
-                ownership.leave(group)
-            had_locks = bool(ownership.locks.stated())
-            ownership.locks.clear()
-            told = ownership.ask() if had_locks else 0
+                member_state.leave(group)
+            had_locks = bool(member_state.locks.stated())
+            member_state.locks.clear()
+            told = member_state.want_reply() if had_locks else 0
         out = False
         if link.connected:
             self.send_now()
-            out = self.wait(lambda: ownership.answered >= told and all(self.is_out(group) for group in groups))
+            out = self.wait(lambda: member_state.answered >= told and all(self.is_out(group) for group in groups))
         with self._replied:
             self.active = False
-            ownership.end()
+            member_state.end()
             self._wake()
         background_loop().call_soon_threadsafe(link.stop)
         return out
 
-    def goodbye(self) -> None:
+    def close_session(self) -> None:
         """Let the partition actor forget the session, which has stopped, before its lease ends."""
         if self._link is not None:
-            run_in_background(self._link.goodbye())
+            run_in_background(self._link.close_session())
 
     @property
-    def ownership(self) -> MemberState:
+    def member_state(self) -> MemberState:
         """What the session knows. Raises ``NotStarted``."""
-        if self._ownership is None:
+        if self._member_state is None:
             raise NotStarted(f"member {self.member_id!r}: call start() first, or use `with PartitionCoordinator(...)`")
-        return self._ownership
+        return self._member_state
 
     @property
     def was_started(self) -> bool:
         """Whether there is, or was, a session."""
-        return self._ownership is not None
+        return self._member_state is not None
 
     @property
     def failure(self) -> PartitionError | None:
@@ -124,8 +124,8 @@ class Connection:
             self._link.failure = None
 
     def state(self, group: str) -> str | None:
-        """How this member stands in a group, as ``ownership`` says; None when it never joined."""
-        held = self._ownership.groups.get(group) if self._ownership else None
+        """How this member stands in a group, as ``member_state`` says; None when it never joined."""
+        held = self._member_state.groups.get(group) if self._member_state else None
         return None if held is None else held.state
 
     def is_out(self, group: str) -> bool:
@@ -185,7 +185,7 @@ class Connection:
 
     def send_in_turn(self, senders: int) -> None:
         """Let a request go out when so many have heard what they all answer at once: it would keep the last waiting."""
-        pause = min((senders - 1) * TELLING, self.ownership.settings.publish_window)
+        pause = min((senders - 1) * TELLING, self.member_state.settings.publish_window)
         if self._link is not None:
             background_loop().call_soon_threadsafe(self._link.send_in, pause)
 

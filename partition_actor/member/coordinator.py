@@ -1,6 +1,6 @@
 """The worker's side: joins groups, stays alive in the background, and says which keys are its own.
 
-The shell around ``ownership``. Its names and habits are those of ceilometer's ``PartitionCoordinator`` (2014).
+The shell around ``member_state``. Its names and habits are those of ceilometer's ``PartitionCoordinator`` (2014).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from partition_actor import arguments, clock
 from partition_actor.core.member import Change
 from partition_actor.core.messages import Epoch, check_same_mode
+from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
@@ -25,7 +26,7 @@ from partition_actor.member.datasets import DatasetPartition, is_dataset
 from partition_actor.member.elections import Elections
 from partition_actor.member.guard import Guard
 from partition_actor.member.notifier import Notifier
-from partition_actor.member.partition import Partition, Share
+from partition_actor.member.partition import Partition
 from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
 
@@ -66,7 +67,7 @@ class PartitionCoordinator(CoordinatorLocks):
         arguments.check_actor(actor, namespace, settings, alone=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._actor = actor
-        self._notifier = Notifier(self.my_id, self._adopted, self._lease_end)
+        self._notifier = Notifier(self.my_id, self._acknowledge, self._lease_end)
         self._connection = Connection(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
         self._elections = Elections(self._connection, self._notifier.post)
         self._guard = Guard(self._connection, self._notifier, is_alone=actor is None)
@@ -89,7 +90,7 @@ class PartitionCoordinator(CoordinatorLocks):
         self._elections.end()
         out = self._connection.stop()
         # After the callbacks, for until they have returned this member may still be at work.
-        self._notifier.close(lambda: self._connection.goodbye() if out else None)
+        self._notifier.close(lambda: self._connection.close_session() if out else None)
 
     def is_active(self) -> bool:
         """Whether it has been started, with a partition actor, and not stopped."""
@@ -145,14 +146,14 @@ class PartitionCoordinator(CoordinatorLocks):
         arguments.check_weight(weight)
         arguments.check_metadata(metadata)
         arguments.check_mode(exclusive)
-        connection, ownership = self._connection, self._connection.ownership
+        connection, member_state = self._connection, self._connection.member_state
         if not connection.active:
             return
         with connection.lock:
-            held = ownership.groups.get(group_id)
+            held = member_state.groups.get(group_id)
             if held is not None and held.state == "superseded":
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
-            ownership.join(group_id, weight, metadata, exclusive)
+            member_state.join(group_id, weight, metadata, exclusive)
             connection.forget_failure()
         connection.send_now()
         connection.wait(lambda: connection.state(group_id) != "joining" or isinstance(connection.failure, GroupFull))
@@ -174,7 +175,7 @@ class PartitionCoordinator(CoordinatorLocks):
             return
         arguments.check_text("group_id", group_id)
         with self._connection.lock:
-            self._connection.ownership.leave(group_id)
+            self._connection.member_state.leave(group_id)
         self._connection.send_now()
         if self._connection.wait(lambda: self._connection.is_out(group_id)):
             log.info("left partitioning group %s", group_id)
@@ -225,7 +226,7 @@ class PartitionCoordinator(CoordinatorLocks):
         keys = arguments.check_items(iterable)
         if self._actor is None:
             return keys
-        held = self._connection.ownership.groups.get(group_id)
+        held = self._connection.member_state.groups.get(group_id)
         if held is None or (held.state, held.want) == ("out", "out"):  # one that was drained stays out
             self.join_group(group_id)
         return self._share(group_id).of(keys)
@@ -252,7 +253,7 @@ class PartitionCoordinator(CoordinatorLocks):
             return DatasetPartition(group_id, items, column, share)
         if column is not None:
             arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
-        function = "xxh3" if self._actor is None else self._connection.ownership.settings.hash_function
+        function = "xxh3" if self._actor is None else self._connection.member_state.settings.hash_function
         index: KeyIndex[Any] = KeyIndex(items, function)
         made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
         with self._connection.lock:
@@ -265,7 +266,7 @@ class PartitionCoordinator(CoordinatorLocks):
         if self._actor is None:
             return True
         with self._connection.lock:
-            return self._connection.ownership.may_act(clock.now(), group_id, key)
+            return self._connection.member_state.may_act(clock.now(), group_id, key)
 
     def owner(self, group_id: str, key: object) -> str | None:
         """The id of the member whose `key` is by the view held; None when none is. Never waits.
@@ -275,7 +276,7 @@ class PartitionCoordinator(CoordinatorLocks):
         view = self._view(group_id)
         if self._actor is None:
             return self.my_id
-        return None if view is None else view.ring(self._connection.ownership.settings).owner(key)
+        return None if view is None else view.ring(self._connection.member_state.settings).owner(key)
 
     def members(self, group_id: str) -> list[str]:
         """The ids of a group's members by the view held, sorted; [] when none is. Never waits.
@@ -302,7 +303,7 @@ class PartitionCoordinator(CoordinatorLocks):
         if self._actor is None:
             return 0
         with self._connection.lock:
-            return self._connection.ownership.token(clock.now(), group_id)
+            return self._connection.member_state.token(clock.now(), group_id)
 
     # -- insides ------------------------------------------------------------------------------------------------
 
@@ -312,43 +313,39 @@ class PartitionCoordinator(CoordinatorLocks):
 
     def _view(self, group: str) -> View | None:
         arguments.check_text("group_id", group)
-        return None if self._actor is None else self._connection.ownership.view(group)
+        return None if self._actor is None else self._connection.member_state.view(group)
 
     def _share(self, group: str) -> Share:
         """What of the ring this member may work on now."""
         if self._actor is None:
             return Share(self.my_id, Ring([self.my_id]))
-        ownership = self._connection.ownership
         with self._connection.lock:
-            view, settings = ownership.acting(clock.now(), group), ownership.settings
-        if view is None:
-            return Share(self.my_id)
-        return Share(self.my_id, view.ring(settings), view.withheld(settings))
+            return self._connection.member_state.share(clock.now(), group)
 
     def _check_joined(self, group: str, exclusive: bool | None) -> None:
-        state, ownership = self._connection.state(group), self._connection.ownership
+        state, member_state = self._connection.state(group), self._connection.member_state
         if state == "conflict":
-            check_same_mode(group, bool(ownership.groups[group].exclusive), exclusive)
+            check_same_mode(group, bool(member_state.groups[group].exclusive), exclusive)
         if state == "superseded":
             raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group!r}")
         failure = self._connection.failure
         if isinstance(failure, GroupFull) and state == "joining":
             with self._connection.lock:
-                ownership.groups.pop(group, None)
+                member_state.groups.pop(group, None)
             raise failure
         if state == "member":
             log.info("joined partitioning group %s", group)
         else:
             log.warning("member %r has not been admitted to group %r yet, and goes on asking", self.my_id, group)
 
-    def _adopted(self, group: str, epoch: Epoch) -> None:
+    def _acknowledge(self, group: str, epoch: Epoch) -> None:
         with self._connection.lock:
-            awaited = self._connection.ownership.adopted(group, epoch)
+            awaited = self._connection.member_state.acknowledge(group, epoch)
         if awaited:
             self._connection.send_in_turn(awaited)
 
     def _lease_end(self, group: str) -> float | None:
-        ownership = self._connection.ownership
+        member_state = self._connection.member_state
         with self._connection.lock:
-            view = ownership.view(group)
-            return None if view is None else ownership.acts_until(view)
+            view = member_state.view(group)
+            return None if view is None else member_state.acts_until(view)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from partition_actor.arguments import check_text, refuse
-from partition_actor.member.partition import Share
+from partition_actor.core.share import Share
 from partition_actor.ring.hash_space import hash_function_named, hash_keys
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import ray
 
 from partition_actor import arguments, clock
-from partition_actor.core.member import MemberState
 from partition_actor.core.messages import Epoch
 from partition_actor.errors import InvalidArgument, NotOwner
 from partition_actor.member.connection import Connection
@@ -164,20 +163,20 @@ class Guard:
         """The groups that it has joined, or waits to."""
         if not self._connection.was_started:
             return []
-        groups = list(self._connection.ownership.groups.items())
+        groups = list(self._connection.member_state.groups.items())
         return [name for name, held in groups if held.state in ("joining", "member")]
 
     def epoch(self, group: str) -> Epoch | None:
         """The epoch of the view that it holds."""
-        view = self._connection.ownership.view(group)
+        view = self._connection.member_state.view(group)
         return None if view is None else view.epoch
 
     def begin(self, group: str, keys: list[Any]) -> Call | None:
         """A call on these keys that may run, or None."""
         with self._connection.lock:
-            ownership, now = self._connection.ownership, clock.now()
-            view = ownership.acting(now, group)
-            if view is None or not _may_act(ownership, group, keys):
+            member_state, now = self._connection.member_state, clock.now()
+            view = member_state.acting(now, group)
+            if view is None or not member_state.may_act(now, group, *keys):
                 return None
             if not view.exclusive:
                 return Call(keys, None)
@@ -238,19 +237,15 @@ class CallsUnderWay:
         """Nothing to do."""
 
     def _holds_lost_keys(self) -> bool:
-        ownership, here = self._connection.ownership, threading.get_ident()
-        view = ownership.view(self.group)
-        if view is None or clock.now() >= ownership.acts_until(view):
+        member_state, here = self._connection.member_state, threading.get_ident()
+        view = member_state.view(self.group)
+        now = clock.now()
+        if view is None or now >= member_state.acts_until(view):
             return False
         # Nobody can wait here for the end of a call that runs this very method, by `run_watchers`.
-        return any(call.thread != here and not _may_act(ownership, self.group, call.keys) for call in self._calls)
-
-
-def _may_act(ownership: MemberState, group: str, keys: list[Any]) -> bool:
-    now = clock.now()
-    if len(keys) == 1:
-        return ownership.may_act(now, group, keys[0])
-    return len(ownership.subset(now, group, keys)) == len(keys)
+        return any(
+            call.thread != here and not member_state.may_act(now, self.group, *call.keys) for call in self._calls
+        )
 
 
 def _admit(group: str | None, keys: list[Any]) -> Call | NotOwner | None:

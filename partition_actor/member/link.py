@@ -1,6 +1,6 @@
 """A member's line to the partition actor: finds it, exchanges heartbeats, and finds it again when it is gone.
 
-One asyncio task on the process's background loop. It moves requests and replies between the actor and ``ownership``,
+One asyncio task on the process's background loop. It moves requests and replies between the actor and ``member_state``,
 and leaves everything that follows from a reply to `on_reply`.
 """
 
@@ -37,7 +37,7 @@ COMPLAIN_EVERY = 60.0
 
 
 class Link:
-    """The heartbeats of one session. `lock` guards `ownership`, which users' threads read.
+    """The heartbeats of one session. `lock` guards `member_state`, which users' threads read.
 
     `life` is that of this process, if it can be watched. `on_reply` is called on the loop with the changes of each
     reply, and with none when the partition actor has been found or lost; `failure` holds the refusal that the last
@@ -46,7 +46,7 @@ class Link:
 
     def __init__(
         self,
-        ownership: MemberState,
+        member_state: MemberState,
         lock: threading.RLock,
         actor: Any,
         namespace: str,
@@ -55,7 +55,7 @@ class Link:
     ) -> None:
         self.failure: PartitionError | None = None
         self.connected = False
-        self._ownership = ownership
+        self._member_state = member_state
         self._lock = lock
         self._actor = actor
         self._namespace = namespace
@@ -69,7 +69,7 @@ class Link:
         self._stopped = False
         self._failures = 0
         self._timeouts = 0
-        self._interval = ownership.settings.hold
+        self._interval = member_state.settings.hold
         self._complained = float("-inf")
         self._watched_by = 0
 
@@ -111,10 +111,10 @@ class Link:
             if pause and not self._stopped:
                 await self._pause()
 
-    async def goodbye(self) -> None:
+    async def close_session(self) -> None:
         """Let the partition actor forget this session, which has stopped, before its lease ends."""
         if self._handle is not None:
-            self._handle.goodbye.remote(self._ownership.member_id, self._ownership.session)
+            self._handle.close_session.remote(self._member_state.member_id, self._member_state.session)
 
     async def ask(self, method: str, *arguments: Any) -> Any:
         """What a method of the partition actor returns. Call it on the loop.
@@ -133,28 +133,28 @@ class Link:
             self._timer.cancel()
             self._timer = None
         with self._lock:
-            request = self._ownership.request(clock.now())
+            request = self._member_state.request(clock.now())
             reports = request.get("groups", {}).values()
             joining = any(report["have"] is None and report["want"] != "watch" for report in reports)
             forgotten = not request.get("leased", True)  # or it may have been, and its watch with it
-            known = self._watched_by == self._ownership.incarnation and not forgotten
+            known = self._watched_by == self._member_state.incarnation and not forgotten
             watch = self._watch if joining or not known else None
         reference = self._handle.sync.remote(request, *([watch] if watch else []))  # each argument costs
         reply = await self._reply_or_wake(reference)
         if reply is None:
             return True
         with self._lock:
-            changes = self._ownership.receive(reply)
-            if watch is not None and changes is not None and self._ownership.incarnation == request["incarnation"]:
-                self._watched_by = self._ownership.incarnation
+            changes = self._member_state.receive(reply)
+            if watch is not None and changes is not None and self._member_state.incarnation == request["incarnation"]:
+                self._watched_by = self._member_state.incarnation
         if changes is None:
             self._handle = None  # a partition actor of the past: look for its successor
             return False
         if any(change.rejoined for change in changes):
             self._watched_by = 0  # the watch has ended with the session
-        self._interval = reply["next"]
+        self._interval = reply["interval"]
         self._connected(changes)
-        if changes and not reply["again"]:
+        if changes and not reply["resync"]:
             await self._let_others_hear()
         return True
 
@@ -164,13 +164,13 @@ class Link:
         That is when the next epoch can be there at the soonest. What others wait for is sent at once all the same.
         """
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self._ownership.settings.publish_window)
+            await asyncio.wait_for(self._wake.wait(), self._member_state.settings.publish_window)
 
     async def _reply_or_wake(self, reference: ray.ObjectRef[Any]) -> dict[str, Any] | None:
         """The reply; None when a newer request is wanted first or the partition actor has seen one."""
         answer = asyncio.wrap_future(reference.future())
         woken = asyncio.ensure_future(self._wake.wait())
-        settings = self._ownership.settings
+        settings = self._member_state.settings
         patience = self._interval * settings.ttl / settings.hold / 2
         try:
             await asyncio.wait({answer, woken}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
@@ -203,9 +203,9 @@ class Link:
         check_protocol(hello["protocol"], f"the partition actor runs version {hello['version']}")
         await self._be_watched_by(handle)
         with self._lock:
-            self._ownership.meet(Settings.from_dict(hello["settings"]))
+            self._member_state.take_settings(Settings.from_dict(hello["settings"]))
         if self._complained > float("-inf"):
-            log.info("member %r has the partition actor back", self._ownership.member_id)
+            log.info("member %r has the partition actor back", self._member_state.member_id)
             self._complained = float("-inf")
         return handle
 
@@ -252,7 +252,7 @@ class Link:
             log.warning(
                 "member %r cannot reach the partition actor; it keeps its subsets until its lease ends, and goes on "
                 "trying: %s",
-                self._ownership.member_id,
+                self._member_state.member_id,
                 str(cause).partition("\n")[0] or repr(cause),
             )
 

@@ -33,8 +33,8 @@ class LocalSession:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.ownership = MemberState(*_KEY, Settings())
-        self.ownership.exclusive_until = float("inf")
+        self.member_state = MemberState(*_KEY, Settings())
+        self.member_state.exclusive_until = float("inf")
         self._changed = threading.Condition(self.lock)
         self._listeners: set[Callable[[], None]] = set()
         self._table = LockTable(set())
@@ -55,11 +55,11 @@ class LocalSession:
     def send_now(self) -> None:
         """Let the table take in what has changed, and tell what came of it."""
         with self._changed:
-            locks = self.ownership.locks
+            locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
             self._table.grant(lambda _: True, self._next_epoch)
             locks.take(self._table.entries(_KEY))
-            self.ownership.answered += 1
+            self.member_state.answered += 1
             self._changed.notify_all()
             for listener in self._listeners:
                 listener()

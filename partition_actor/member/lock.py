@@ -20,14 +20,14 @@ class Line(Protocol):
 
     @property
     def lock(self) -> Any:
-        """Guards `ownership`."""
+        """Guards `member_state`."""
 
     @property
     def active(self) -> bool:
         """Whether there is a session now."""
 
     @property
-    def ownership(self) -> MemberState:
+    def member_state(self) -> MemberState:
         """The session. Raises ``NotStarted``."""
 
     @property
@@ -60,39 +60,39 @@ class Line(Protocol):
 class Hold:
     """One wish for a lock, and what came of it, in the session in which it was made."""
 
-    def __init__(self, line: Line, name: str, *, shared: bool = False, patient: bool = True) -> None:
+    def __init__(self, line: Line, name: str, *, shared: bool = False, waits: bool = True) -> None:
         self._line = line
-        self._name, self._shared, self._patient = name, shared, patient
-        self._ownership = line.ownership
+        self._name, self._shared, self._patient = name, shared, waits
+        self._member_state = line.member_state
         with line.lock:
             if not line.active:
                 raise NotStarted("this partition actor has been stopped: locks are its members', call start() first")
             line.forget_failure()
-            self._ticket = self._ownership.locks.add(name, shared=shared, patient=patient)
+            self._ticket = self._member_state.locks.add(name, shared=shared, waits=waits)
         line.send_now()
 
     @property
     def state(self) -> str | None:
         """What has come of it; None when the session has ended or it was dropped."""
         with self._line.lock:
-            self._ownership.holds(clock.now(), self._ticket)  # a hold whose lease is over is lost when one looks
-            return self._ownership.locks.state(self._ticket)
+            self._member_state.holds(clock.now(), self._ticket)  # a hold whose lease is over is lost when one looks
+            return self._member_state.locks.state(self._ticket)
 
     @property
     def held(self) -> bool:
         """Whether the lock is this process's now."""
         with self._line.lock:
-            return self._ownership.holds(clock.now(), self._ticket)
+            return self._member_state.holds(clock.now(), self._ticket)
 
     @property
     def token(self) -> int:
         """The fencing token; 0 while it is not held."""
         with self._line.lock:
-            return self._ownership.locks.token(self._ticket) if self.held else 0
+            return self._member_state.locks.token(self._ticket) if self.held else 0
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to wait for any more. A patient wish that was granted too late waits anew."""
+        """Whether there is nothing to wait for any more. A waits wish that was granted too late waits anew."""
         with self._line.lock:
             state = self.state
             if state == "lost" and self._patient:
@@ -103,23 +103,23 @@ class Hold:
     def renew(self) -> None:
         """Give up what there is, and wait again, behind all others who wait."""
         with self._line.lock:
-            self._ownership.locks.drop(self._ticket)
-            self._ticket = self._ownership.locks.add(self._name, shared=self._shared, patient=self._patient)
+            self._member_state.locks.drop(self._ticket)
+            self._ticket = self._member_state.locks.add(self._name, shared=self._shared, waits=self._patient)
         self._line.send_now()
 
     def drop(self) -> Callable[[], bool]:
         """Give up what there is. The result tells whether the partition actor knows."""
         with self._line.lock:
-            self._ownership.locks.drop(self._ticket)
+            self._member_state.locks.drop(self._ticket)
         return self.tell()
 
     def tell(self) -> Callable[[], bool]:
         """Let the partition actor know what has changed, now. The result tells whether it does."""
-        line, ownership = self._line, self._ownership
+        line, member_state = self._line, self._member_state
         with line.lock:
-            seq = ownership.ask()
+            seq = member_state.want_reply()
         line.send_now()
-        return lambda: ownership.answered >= seq or not line.active or line.ownership is not ownership
+        return lambda: member_state.answered >= seq or not line.active or line.member_state is not member_state
 
     def conclude(self) -> bool:
         """Whether it is held, after a wait; if not it is dropped. Raises what stood in the way, if something did."""
@@ -246,12 +246,12 @@ class Lock:
         await self.arelease()
 
     def _begin(self, blocking: object, timeout: object, shared: object) -> tuple[Hold, float | None]:
-        patient = arguments.check_flag("blocking", blocking)
+        waits = arguments.check_flag("blocking", blocking)
         limit = None if timeout is None else arguments.check_seconds("timeout", timeout)
-        if limit is not None and not patient:
+        if limit is not None and not waits:
             arguments.refuse("timeout", timeout, "None, unless it is blocking")
-        hold = Hold(self._line, lock_name(self.name), shared=arguments.check_flag("shared", shared), patient=patient)
-        return hold, limit if patient else self._line.patience
+        hold = Hold(self._line, lock_name(self.name), shared=arguments.check_flag("shared", shared), waits=waits)
+        return hold, limit if waits else self._line.patience
 
     def _end(self, hold: Hold) -> bool:
         with self._line.lock:

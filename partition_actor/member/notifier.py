@@ -45,7 +45,7 @@ class Notifier:
         self, member_id: str, adopted: Callable[[str, Epoch], None], ends: Callable[[str], float | None]
     ) -> None:
         self._member_id = member_id
-        self._adopted = adopted
+        self._acknowledge = adopted
         self._ends = ends
         self._queue = CallbackQueue(f"partition-actor-callbacks-{member_id}")
         self._watchers: dict[str, list[Callback]] = {}
@@ -71,7 +71,7 @@ class Notifier:
             if self._watchers.get(change.group) or self._watched(change.group):
                 self._queue.post(partial(self._deliver, change))
             elif change.after is not None:
-                self._adopted(change.group, change.after.epoch)
+                self._acknowledge(change.group, change.after.epoch)
         self._guard_lapse()
 
     def post(self, job: Callable[[], None]) -> None:
@@ -104,7 +104,7 @@ class Notifier:
             for callback in self._watchers.get(change.group, ()):
                 callback(event)
         if change.after is not None:
-            self._adopted(change.group, change.after.epoch)
+            self._acknowledge(change.group, change.after.epoch)
         for partition in self._watched(change.group):
             partition.tell_gained()
 

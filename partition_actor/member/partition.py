@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from partition_actor.arguments import check_callback
+from partition_actor.core.share import Share
 from partition_actor.member.callbacks import Callback
-from partition_actor.ring import KeyIndex, Ring
-
-
-@dataclass(frozen=True)
-class Share:
-    """What of a ring a member may work on: all that is its own there, less what others have still to hand over."""
-
-    member: str
-    ring: Ring | None = None
-    """None: nothing."""
-    withheld: Sequence[tuple[Ring, str]] = ()
-
-    def of(self, keys: Iterable[Any]) -> list[Any]:
-        """Those of `keys`, in their order, that are in the share."""
-        return [] if self.ring is None else self.ring.subset(self.member, keys, self.withheld)
-
-    def of_index(self, index: KeyIndex[Any]) -> list[Any]:
-        """The same for keys that are indexed: it costs the share and not the keys."""
-        if self.ring is None or index.hash_function != self.ring.hash_function:
-            return self.of(index)  # an index that was made before the partition actor was reached may use another hash
-        return index.subset(self.ring, self.member, self.withheld)
+from partition_actor.ring import KeyIndex
 
 
 class Partition:

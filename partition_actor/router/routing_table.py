@@ -115,7 +115,7 @@ class GroupFollower:
             return
         connection.start()
         with connection.lock:
-            held = connection.ownership
+            held = connection.member_state
             held.watch(self.group)
             standing = held.groups[self.group]
             connection.forget_failure()
@@ -132,7 +132,7 @@ class GroupFollower:
         """Follow no more."""
         if self._connection.active:
             self._connection.stop()
-            self._connection.goodbye()
+            self._connection.close_session()
             background_loop().call_soon_threadsafe(self._end)
 
     # -- waiting ------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class GroupFollower:
             self._show(RoutingTable())
             return
         kept = {member: target for member, target in self.routes.targets.items() if member in view.members}
-        self._show(RoutingTable(view.epoch, view.ring(self._connection.ownership.settings), kept))
+        self._show(RoutingTable(view.epoch, view.ring(self._connection.member_state.settings), kept))
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask())
 

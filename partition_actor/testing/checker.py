@@ -78,7 +78,7 @@ class Checker:
 
     def _is_member(self, worker: Worker, group: str) -> bool:
         """Whether this worker has to be a member by now; one that is out must have a reason to be."""
-        standing = worker.ownership.groups.get(group)
+        standing = worker.member_state.groups.get(group)
         if not worker.alive or standing is None or standing.want == "out":
             return False
         if standing.state in ("superseded", "out"):
@@ -93,9 +93,9 @@ class Checker:
     def _check_views(self, group: str, members: list[Worker]) -> None:
         ids = sorted(worker.member_id for worker in members)
         for worker in members:
-            view = worker.ownership.view(group)
+            view = worker.member_state.view(group)
             if view is None:
-                self._fail(f"{worker} has no view of {group}; its state is {worker.ownership.groups[group].state}")
+                self._fail(f"{worker} has no view of {group}; its state is {worker.member_state.groups[group].state}")
             elif sorted(view.members) != ids or not view.mine or view.laggards:
                 self._fail(f"{worker} holds {view} of {group}, whose members should be {ids}")
         if len({worker.epochs()[group] for worker in members}) > 1:
@@ -103,7 +103,7 @@ class Checker:
 
     def _check_watchers(self, group: str, members: list[Worker]) -> None:
         for watcher in self._cluster.watchers:
-            view = watcher.ownership.view(group)
+            view = watcher.member_state.view(group)
             if watcher.alive and (view.members if view else {}).keys() != {worker.member_id for worker in members}:
                 self._fail(f"{watcher} watches {group} and holds {view}; the members are {members}")
             if watcher.alive and members and watcher.epochs()[group] != members[0].epochs()[group]:

@@ -200,7 +200,7 @@ def _leave(cluster: SimulatedCluster) -> bool:
     if worker is None or worker.paused:
         return False
     group = cluster.rng.choice(cluster.conditions.groups)[0]
-    worker.ownership.leave(group)
+    worker.member_state.leave(group)
     worker.send_soon()
     return True
 
@@ -210,7 +210,7 @@ def _join_again(cluster: SimulatedCluster) -> bool:
     if worker is None or worker.paused:
         return False
     group, exclusive = cluster.rng.choice(cluster.conditions.groups)
-    worker.ownership.join(group, cluster.rng.choice((1, 2)), exclusive=exclusive)
+    worker.member_state.join(group, cluster.rng.choice((1, 2)), exclusive=exclusive)
     worker.send_soon()
     return True
 
@@ -218,9 +218,9 @@ def _join_again(cluster: SimulatedCluster) -> bool:
 def _weight_change(cluster: SimulatedCluster) -> bool:
     worker = _some_worker(cluster)
     group = cluster.rng.choice(cluster.conditions.groups)[0]
-    if worker is None or worker.paused or worker.ownership.view(group) is None:
+    if worker is None or worker.paused or worker.member_state.view(group) is None:
         return False
-    worker.ownership.join(group, cluster.rng.choice((1, 2)))
+    worker.member_state.join(group, cluster.rng.choice((1, 2)))
     worker.send_soon()
     return True
 

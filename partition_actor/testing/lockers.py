@@ -28,21 +28,21 @@ class Locker:
     def act(self) -> None:
         """Drop what is over, want something else, and come back."""
         worker, rng = self._worker, self._rng
-        cluster, locks, now = worker.cluster, worker.ownership.locks, worker.clock.now()
+        cluster, locks, now = worker.cluster, worker.member_state.locks, worker.clock.now()
         for ticket, until in list(self._tickets.items()):
             gone = locks.state(ticket) not in ("waiting", "held")
-            if gone or now >= until or (cluster.calm and worker.ownership.holds(now, ticket)):
+            if gone or now >= until or (cluster.calm and worker.member_state.holds(now, ticket)):
                 self._drop(ticket)
         if len(self._tickets) < MOST_CLAIMS and not cluster.calm and rng.random() < 0.6:
             name = f"lock{rng.randrange(cluster.conditions.locks)}"
-            ticket = locks.add(name, shared=rng.random() < 0.4, patient=rng.random() < 0.7)
+            ticket = locks.add(name, shared=rng.random() < 0.4, waits=rng.random() < 0.7)
             self._tickets[ticket] = now + cluster.settings.ttl * rng.choice((0.1, 0.5, 2.0, 30.0))
             cluster.count("lock wanted")
             self._send()
         cluster.later(rng.uniform(0.0, 0.1 if cluster.calm else 0.6), worker, self.act)
 
     def _drop(self, ticket: int) -> None:
-        locks = self._worker.ownership.locks
+        locks = self._worker.member_state.locks
         locks.drop(ticket)
         until = self._tickets.pop(ticket)
         if not self._worker.cluster.calm and self._rng.random() < 0.2:  # a leader that stands down
@@ -51,12 +51,12 @@ class Locker:
 
     def _send(self) -> None:
         if self._rng.random() < 0.5:
-            self._worker.ownership.ask()
+            self._worker.member_state.want_reply()
         self._worker.send_soon()
 
     def holds(self) -> dict[int, LockRequest]:
         """What the worker may believe to hold at this moment, were it not paused; to look at it changes nothing."""
-        return self._worker.ownership.locks_held(self._worker.clock.now())
+        return self._worker.member_state.locks_held(self._worker.clock.now())
 
 
 class LockChecker:
@@ -101,7 +101,7 @@ class LockChecker:
     def check_settled(self) -> str | None:
         """What is wrong once faults have stopped and nobody wants a lock any more, or None."""
         for worker in self._cluster.workers:
-            if worker.alive and worker.locker is not None and worker.ownership.locks.stated():
-                return f"{worker} still wants or holds {worker.ownership.locks.stated()}"
+            if worker.alive and worker.locker is not None and worker.member_state.locks.stated():
+                return f"{worker} still wants or holds {worker.member_state.locks.stated()}"
         table = self._cluster.partition_actors[-1].membership.locks
         return f"the partition actor still has {sorted(table.locks)}" if table.locks or table.unsure else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from partition_actor.core.member import subset_of
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import SessionKey
+from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
 from partition_actor.testing.process import Process
@@ -102,7 +102,7 @@ class SimulatedPartitionActor(Process):
             view = self.membership.use(self.clock.now(), call.group, (caller.member_id, caller.session))
         except PartitionError:
             view = None
-        mine = [] if view is None else subset_of(View.of(view), caller.member_id, call.keys, settings)
+        mine = [] if view is None else Share.by(View.of(view), caller.member_id, settings).of(call.keys)
         self.cluster.send(self, caller, caller.on_subset, call.number, call.group, mine)
         return True
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from partition_actor.core import member as production
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.messages import Epoch
+from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.testing.lockers import Locker
 from partition_actor.testing.partition_actors import SimulatedPartitionActor
@@ -55,14 +55,14 @@ class Worker(KeyHolder):
         self.session = self.name
         self.route = route
         self.watched = cluster.rng.random() < 0.5
-        self.ownership = MemberState(member_id, self.session, cluster.settings)
+        self.member_state = MemberState(member_id, self.session, cluster.settings)
         exclusive = [name for name, mode in cluster.conditions.groups if mode]
         self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
         self.lost_for_good: set[str] = set()
         self._generation = 0
         self.locker: Locker | None = None
         for name, mode in cluster.conditions.groups:
-            self.ownership.join(name, weight, exclusive=mode)
+            self.member_state.join(name, weight, exclusive=mode)
         self.send_soon()
         if cluster.conditions.locks:
             self.locker = Locker(self)
@@ -81,9 +81,9 @@ class Worker(KeyHolder):
         if cluster.conditions.any_route and cluster.rng.random() < 0.15:
             self.route = cluster.rng.choice([each for each in cluster.partition_actors if each.alive] or [self.route])
         route = self.route
-        cluster.send(self, route, route.on_request, self, self.ownership.request(self.clock.now()))
+        cluster.send(self, route, route.on_request, self, self.member_state.request(self.clock.now()))
         settings = cluster.settings
-        self.send_soon(self.ownership.interval * settings.ttl / settings.hold / 2)
+        self.send_soon(self.member_state.interval * settings.ttl / settings.hold / 2)
         return True
 
     def on_refusal(self, seq: int, error: str) -> None:
@@ -94,14 +94,14 @@ class Worker(KeyHolder):
         """A reply has come."""
         self._end_work_after_lapse()
         working = {name: self._may_take_up(name) for name in self.holdings}
-        changes = self.ownership.receive(reply)
+        changes = self.member_state.receive(reply)
         if changes is None:
             return
         adopted = [self._take(change, working.get(change.group, 0)) for change in changes]
-        if any(adopted) or reply["again"] or self.cluster.conditions.holds:
+        if any(adopted) or reply["resync"] or self.cluster.conditions.holds:
             self.send_soon()
         else:
-            self.send_soon(self.ownership.interval * self.cluster.rng.uniform(0.9, 1.0))
+            self.send_soon(self.member_state.interval * self.cluster.rng.uniform(0.9, 1.0))
 
     # -- work and callbacks -------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Worker(KeyHolder):
             self.lost_for_good.add(change.group)
         holding = self.holdings.get(change.group)
         if holding is None:
-            return change.after is not None and self.ownership.adopted(change.group, change.after.epoch) > 0
+            return change.after is not None and self.member_state.acknowledge(change.group, change.after.epoch) > 0
         lost = working & ~self._mask(change.group)
         holding.letting_go.append([change.after.epoch if change.after else None, lost])
         return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
@@ -138,10 +138,10 @@ class Worker(KeyHolder):
 
     def _let_go(self, group: str) -> bool:
         epoch, _ = self.holdings[group].letting_go.pop(0)
-        return epoch is not None and self.ownership.adopted(group, epoch) > 0
+        return epoch is not None and self.member_state.acknowledge(group, epoch) > 0
 
     def _end_work_after_lapse(self) -> None:
-        if self.clock.now() >= self.ownership.exclusive_until:
+        if self.clock.now() >= self.member_state.exclusive_until:
             for holding in self.holdings.values():
                 for entry in holding.letting_go:
                     entry[1] = 0
@@ -161,17 +161,19 @@ class Worker(KeyHolder):
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group: the keys that it may take up, and the fencing token."""
         now = self.clock.now()
-        return [(mask, self.ownership.token(now, name)) for name in self.holdings if (mask := self._may_take_up(name))]
+        return [
+            (mask, self.member_state.token(now, name)) for name in self.holdings if (mask := self._may_take_up(name))
+        ]
 
     def epochs(self) -> dict[str, Epoch]:
         """The epochs of the views held, by group."""
-        return {name: view.epoch for name in self.ownership.groups if (view := self.ownership.view(name))}
+        return {name: view.epoch for name in self.member_state.groups if (view := self.member_state.view(name))}
 
     def _may_take_up(self, group: str) -> int:
-        return self._mask(group) if self.ownership.acting(self.clock.now(), group) else 0
+        return self._mask(group) if self.member_state.acting(self.clock.now(), group) else 0
 
     def _mask(self, group: str) -> int:
-        holding, view = self.holdings[group], self.ownership.view(group)
+        holding, view = self.holdings[group], self.member_state.view(group)
         if view is not holding.view:
             holding.view, holding.mask = view, 0 if view is None else self._mask_by(view, holding)
         return holding.mask
@@ -182,13 +184,13 @@ class Worker(KeyHolder):
         laggards = tuple(
             (name, tuple(tuple(view.rings[at].items()) for at in epochs)) for name, epochs in view.laggards
         )
-        decide = production.subset_of
+        decide = Share.by
         identity = (decide, self.member_id, holding.place, tuple(view.members.items()), laggards)
         mask = _masks.get(identity)
         if mask is None:
             if len(_masks) >= MASKS_KEPT:
                 _masks.clear()
-            mine = decide(view, self.member_id, holding.keys, self.cluster.settings)
+            mine = decide(view, self.member_id, self.cluster.settings).of(holding.keys)
             mask = _masks[identity] = mask_of(mine, holding.keys, holding.place)
         return mask
 
@@ -199,8 +201,8 @@ class Watcher(Worker):
     def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(cluster, member_id, route, weight=1)
         self.holdings.clear()
-        for name in list(self.ownership.groups):
-            self.ownership.watch(name)
+        for name in list(self.member_state.groups):
+            self.member_state.watch(name)
 
 
 class BareCaller(KeyHolder):

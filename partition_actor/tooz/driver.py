@@ -125,7 +125,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         self._candidacies.clear()
         self._joined.clear()
         if self.line.stop():
-            self.line.goodbye()
+            self.line.close_session()
 
     def heartbeat(self) -> float:
         """Say that the program is alive, and join again what it was out of; seconds until the next is due."""
@@ -148,10 +148,10 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                     group for group in self._joined if silent >= target.membership_timeout and not line.is_out(group)
                 ]
                 for group in left:
-                    line.ownership.leave(group)
-                lost = silent >= target.lock_timeout and line.ownership.locks.held()
+                    line.member_state.leave(group)
+                lost = silent >= target.lock_timeout and line.member_state.locks.held()
                 if lost:
-                    line.ownership.locks.lapse()
+                    line.member_state.locks.lapse()
             if left or lost:
                 line.send_now()
             ahead = [limit - silent for limit in (target.membership_timeout, target.lock_timeout) if limit > silent]
@@ -208,7 +208,9 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         line = self.line
         with line.lock:
             line.forget_failure()
-            line.ownership.join(group, _weight(capabilities), _packed(capabilities), exclusive=False, polite=True)
+            line.member_state.join(
+                group, _weight(capabilities), _packed(capabilities), exclusive=False, conditional=True
+            )
         line.send_now()
         line.wait(lambda: line.state(group) != "joining" or isinstance(line.failure, GroupFull))
         state = line.state(group)
@@ -216,7 +218,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             self._joined_groups.add(group_id)
             return
         with line.lock:
-            line.ownership.leave(group)
+            line.member_state.leave(group)
         if state == "missing":
             raise coordination.GroupNotCreated(group_id)
         if state in ("taken", "superseded"):
@@ -239,7 +241,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 raise coordination.MemberNotJoined(group_id, self._member_id)
             if mine:
                 with line.lock:
-                    line.ownership.leave(group)
+                    line.member_state.leave(group)
                 line.send_now()
                 if not line.wait(lambda: line.is_out(group)):
                     raise PartitionActorUnavailable(f"the partition actor did not let go of group {group!r} yet")
@@ -298,10 +300,10 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 self._ask("get_members", group_id)
                 raise coordination.MemberNotJoined(group_id, self._member_id)
             with line.lock:
-                line.ownership.join(group, _weight(capabilities), _packed(capabilities))
-                seq = line.ownership.ask()
+                line.member_state.join(group, _weight(capabilities), _packed(capabilities))
+                seq = line.member_state.want_reply()
             line.send_now()
-            if not line.wait(lambda: line.ownership.answered >= seq):
+            if not line.wait(lambda: line.member_state.answered >= seq):
                 raise PartitionActorUnavailable(
                     f"the partition actor did not take in within {line.patience} s what is new"
                 )

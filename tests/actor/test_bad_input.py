@@ -70,7 +70,7 @@ CALLS = {
     "join": ["group", "member_id", "weight", "metadata", "exclusive", "session"],
     "heartbeat": ["member_id", "session"],
     "leave": ["group", "member_id", "session"],
-    "goodbye": ["member_id", "session"],
+    "close_session": ["member_id", "session"],
     "sync": ["request"],
     "get_members": ["group"],
     "get_owner": ["group", "key"],

@@ -242,7 +242,7 @@ def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
     """Make the calls while the faults happen."""
     over = threading.Event()
     attack = threading.Thread(target=chaos.attack, args=(over,))
-    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["again"]) as router:
+    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["resync"]) as router:
         callers = Callers(router, seed, lambda started: started >= calls and chaos.has_tried_all)
         attack.start()
         try:

@@ -56,7 +56,7 @@ class World:
     def watcher(self, member_id: str, group: str = "g") -> Member:
         """A process that follows the group and is no member."""
         made = Member(self, member_id, group, {})
-        made.ownership.watch(group)
+        made.member_state.watch(group)
         return made
 
 
@@ -69,29 +69,29 @@ class Member:
         Member.lives += 1
         self.world, self.id, self.group = world, member_id, group
         self.key = (member_id, f"session-{Member.lives}")
-        self.ownership = MemberState(member_id, self.key[1], world.settings)
-        self.ownership.join(group, **join)
+        self.member_state = MemberState(member_id, self.key[1], world.settings)
+        self.member_state.join(group, **join)
         self.changes: list[Change] = []
         self.adopts = True
 
     def send(self) -> dict[str, Any]:
         """Make a request and let it arrive; returns it."""
-        request = self.ownership.request(self.world.now)
+        request = self.member_state.request(self.world.now)
         self.world.membership.sync(self.world.now, request)
         return request
 
     def whole_request(self) -> dict[str, Any]:
         """One that says everything, as to a partition actor that it has just found."""
-        self.ownership.meet(self.world.settings)
-        return self.ownership.request(self.world.now)
+        self.member_state.take_settings(self.world.settings)
+        return self.member_state.request(self.world.now)
 
     def fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the reply to a request arrive; returns it."""
         reply = self.world.membership.reply(self.world.now, self.world.membership.session(self.key), request["seq"])
-        for change in self.ownership.receive(reply) or ():
+        for change in self.member_state.receive(reply) or ():
             self.changes.append(change)
             if change.after is not None and self.adopts:
-                self.ownership.adopted(change.group, change.after.epoch)
+                self.member_state.acknowledge(change.group, change.after.epoch)
         return reply
 
     def beat(self, times: int = 4) -> dict[str, Any]:
@@ -102,11 +102,11 @@ class Member:
 
     @property
     def works_on(self) -> list[str]:
-        return self.ownership.subset(self.world.now, self.group, KEYS)
+        return self.member_state.subset(self.world.now, self.group, KEYS)
 
     @property
     def state(self) -> str:
-        return self.ownership.groups[self.group].state
+        return self.member_state.groups[self.group].state
 
 
 def beat(*members: Member) -> None:

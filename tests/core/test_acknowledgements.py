@@ -23,7 +23,7 @@ def awaited_of(world, names, newcomer):
     for member in members:
         member.adopts = False
         member.beat(1)
-    return {member.id: member.ownership.view("g").awaited for member in [*members, other]}
+    return {member.id: member.member_state.view("g").awaited for member in [*members, other]}
 
 
 def test_a_member_is_told_of_how_many_others_wait_to_hear():
@@ -52,7 +52,7 @@ class Loop:
 def test_who_is_awaited_alone_answers_at_once_and_many_leave_the_coordinator_time(monkeypatch, senders, pause):
     settings = type(PLAIN)(**{**PLAIN.to_dict(), "publish_window": PLAIN.hold / 4})
     line = Connection("a", "coordinator", "", settings, lambda changes: None)
-    line._ownership = MemberState("a", "s", settings)
+    line._member_state = MemberState("a", "s", settings)
     line._link = recorder = Recorder()
     monkeypatch.setattr(connection_module, "background_loop", Loop)
     line.send_in_turn(senders)

@@ -13,8 +13,8 @@ def world():
     return World()
 
 
-def polite(world, name, group="g", **join):
-    return world.member(name, group=group, exclusive=False, polite=True, **join)
+def conditional(world, name, group="g", **join):
+    return world.member(name, group=group, exclusive=False, conditional=True, **join)
 
 
 def test_a_group_that_was_made_is_there_without_members_until_it_is_deleted(world):
@@ -23,11 +23,11 @@ def test_a_group_that_was_made_is_there_without_members_until_it_is_deleted(worl
     assert not membership.make_group(world.now, "g")
     world.wait(60.0)
     assert membership.find("g").members == {}
-    member = polite(world, "a")
+    member = conditional(world, "a")
     member.beat()
     assert member.state == "member"
     assert not membership.delete_group(world.now, "g")
-    member.ownership.leave("g")
+    member.member_state.leave("g")
     member.beat()
     world.wait(60.0)
     assert membership.delete_group(world.now, "g")
@@ -38,43 +38,43 @@ def test_a_group_that_was_made_is_there_without_members_until_it_is_deleted(worl
 def test_a_group_that_members_made_is_forgotten_when_it_is_empty(world):
     member = world.member("a", exclusive=False)
     member.beat()
-    member.ownership.leave("g")
+    member.member_state.leave("g")
     member.beat()
     world.wait(60.0)
     assert world.membership.groups == {}
 
 
 def test_one_that_is_polite_joins_only_a_group_that_exists(world):
-    member = polite(world, "a")
+    member = conditional(world, "a")
     member.beat()
     assert member.state == "missing"
     assert world.membership.groups == {}
     assert "g" not in member.whole_request()["groups"]
     world.membership.make_group(world.now, "g")
-    member.ownership.join("g", exclusive=False, polite=True)
+    member.member_state.join("g", exclusive=False, conditional=True)
     member.beat()
     assert member.state == "member"
 
 
 def test_one_that_is_polite_takes_no_id_away(world):
-    first, second = world.member("a", exclusive=False), polite(world, "a")
+    first, second = world.member("a", exclusive=False), conditional(world, "a")
     first.beat()
     second.beat()
     assert second.state == "taken"
     first.beat()
     assert first.state == "member"
-    first.ownership.leave("g")
+    first.member_state.leave("g")
     first.beat()
-    second.ownership.join("g", exclusive=False, polite=True)
+    second.member_state.join("g", exclusive=False, conditional=True)
     second.beat()
     assert second.state == "member"
 
 
 def test_one_that_is_polite_joins_a_restarted_coordinator_as_any_other_and_still_takes_no_id_away(world):
-    first, other = world.member("a", exclusive=False), polite(world, "b", group="empty")
+    first, other = world.member("a", exclusive=False), conditional(world, "b", group="empty")
     first.beat()
     world.restart()
-    second = polite(world, "a")
+    second = conditional(world, "a")
     for _ in range(8):
         beat(first, second, other)
         world.wait(2.0)
@@ -88,7 +88,7 @@ def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_rep
     seat = world.membership.find("g").seats[member.key]
     assert seat.metadata == {"version": 1}
     assert "metadata" not in member.whole_request()["groups"]["g"]
-    member.ownership.join("g", metadata={"version": 2})
+    member.member_state.join("g", metadata={"version": 2})
     lost = member.send()
     assert lost["groups"]["g"]["metadata"] == {"version": 2}
     assert seat.metadata == {"version": 2}

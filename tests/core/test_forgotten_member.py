@@ -23,7 +23,7 @@ def test_a_forgotten_member_comes_back_at_once(held):
     assert world.membership.find("g").members == {"a": 1}
     if held:
         assert world.membership.has_news(b.key)
-        assert b.fetch(request)["again"]
+        assert b.fetch(request)["resync"]
     beat(a, b)
     assert b.state == "member"
     assert any(change.rejoined for change in b.changes)

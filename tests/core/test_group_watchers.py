@@ -9,13 +9,13 @@ from machines import KEYS, PLAIN, World, beat
 
 from partition_actor.core.group_watchers import Watchers
 from partition_actor.core.membership import Membership
-from partition_actor.core.reports import Standing
+from partition_actor.core.reports import ReportState
 from partition_actor.errors import GroupFull
 from partition_actor.settings import Settings
 
 
 def members_seen(watcher):
-    view = watcher.ownership.view(watcher.group)
+    view = watcher.member_state.view(watcher.group)
     return None if view is None else dict(view.members)
 
 
@@ -32,7 +32,7 @@ def test_a_watcher_is_told_of_each_change_and_is_no_member(exclusive):
     assert members_seen(watcher) == {"a": 1, "b": 1}
     assert not world.membership.has_news(watcher.key)
     assert watcher.works_on == []
-    assert watcher.ownership.token(world.now, "g") == 0
+    assert watcher.member_state.token(world.now, "g") == 0
     assert sorted(a.works_on + b.works_on) == sorted(KEYS)
 
 
@@ -52,7 +52,7 @@ def test_a_watcher_makes_no_group_and_waits_until_there_is_one():
     watcher = world.watcher("w")
     watcher.beat()
     assert world.membership.groups == {}
-    assert watcher.ownership.groups["g"].unknown
+    assert watcher.member_state.groups["g"].unknown
     assert not world.membership.has_news(watcher.key)
     world.member("a").beat()
     watcher.beat()
@@ -63,7 +63,7 @@ def test_a_watcher_hears_that_a_group_has_gone():
     world = World()
     a, watcher = world.member("a"), world.watcher("w")
     beat(a, watcher)
-    a.ownership.leave("g")
+    a.member_state.leave("g")
     beat(a, watcher)
     assert members_seen(watcher) == {}
     while "g" in world.membership.groups:
@@ -81,7 +81,7 @@ def test_an_exclusive_group_does_not_wait_for_a_watcher():
     b = world.member("b")
     beat(a, b)
     assert sorted(a.works_on + b.works_on) == sorted(KEYS)
-    assert b.ownership.view("g").laggards == ()
+    assert b.member_state.view("g").laggards == ()
 
 
 def test_a_watcher_counts_among_the_sessions_and_its_lease_ends():
@@ -114,8 +114,8 @@ def test_a_watcher_that_is_done_is_told_nothing_more():
     world = World()
     a, watcher = world.member("a"), world.watcher("w")
     beat(a, watcher)
-    watcher.ownership.leave("g")
-    assert "g" not in watcher.ownership.groups
+    watcher.member_state.leave("g")
+    assert "g" not in watcher.member_state.groups
     watcher.beat()
     assert not list(world.membership.watchers.of("g"))
 
@@ -125,12 +125,12 @@ def test_during_recovery_watchers_keep_their_view_and_new_ones_get_the_latest_re
     world = World()
     a, old = world.member("a", exclusive=exclusive), world.watcher("w")
     beat(a, old)
-    epoch = old.ownership.view("g").epoch
+    epoch = old.member_state.view("g").epoch
     world.restart()
     new = world.watcher("n")
     new.beat()
     assert members_seen(new) is None
-    assert not new.ownership.groups["g"].unknown
+    assert not new.member_state.groups["g"].unknown
     new.send()
     world.membership.take_news()
     beat(a)
@@ -138,13 +138,13 @@ def test_during_recovery_watchers_keep_their_view_and_new_ones_get_the_latest_re
     assert world.membership.has_news(new.key)
     beat(old, new)
     assert members_seen(old) == members_seen(new) == {"a": 1}
-    assert new.ownership.view("g").epoch == epoch
+    assert new.member_state.view("g").epoch == epoch
     b = world.member("b", exclusive=exclusive)
     for _ in range(8):
         world.wait(2.0)
         beat(a, b, old, new)
     assert members_seen(old) == members_seen(new) == {"a": 1, "b": 1}
-    assert new.ownership.view("g").epoch == b.ownership.view("g").epoch > epoch
+    assert new.member_state.view("g").epoch == b.member_state.view("g").epoch > epoch
 
 
 def test_a_group_that_nobody_outlived_is_unknown_once_the_recovery_is_over():
@@ -166,10 +166,10 @@ def test_the_lease_of_a_member_that_also_watches_is_its_own():
     member = world.member("a")
     b = world.member("b", group="h")
     b.beat()
-    member.ownership.watch("h")
+    member.member_state.watch("h")
     member.beat()
     assert member.works_on == KEYS
-    assert member.ownership.view("h").members == {"b": 1}
+    assert member.member_state.view("h").members == {"b": 1}
     for _ in range(4):
         world.wait(4.0)
         beat(b, member)
@@ -181,11 +181,11 @@ def test_who_watches_may_join_and_who_joined_may_watch():
     world = World()
     a, b = world.member("a"), world.watcher("b")
     beat(a, b)
-    b.ownership.join("g", exclusive=True)
+    b.member_state.join("g", exclusive=True)
     beat(a, b)
     assert sorted(a.works_on + b.works_on) == sorted(KEYS)
     assert b.works_on
-    b.ownership.watch("g")
+    b.member_state.watch("g")
     beat(a, b)
     assert a.works_on == KEYS
     assert b.works_on == []
@@ -196,12 +196,12 @@ def test_a_late_view_does_not_take_a_watcher_back():
     world = World()
     a, watcher = world.member("a"), world.watcher("w")
     beat(a, watcher)
-    late = world.membership.groups["g"].view_for_watcher(Standing(None, 0))
+    late = world.membership.groups["g"].view_for_watcher(ReportState(None, 0))
     beat(world.member("b"), a, watcher)
-    request = watcher.ownership.request(world.now)
+    request = watcher.member_state.request(world.now)
     world.membership.sync(world.now, request)
     reply = world.membership.reply(world.now, world.membership.session(watcher.key), request["seq"])
-    assert watcher.ownership.receive({**reply, "groups": {"g": {"view": late}}}) == []
+    assert watcher.member_state.receive({**reply, "groups": {"g": {"view": late}}}) == []
     assert members_seen(watcher) == {"a": 1, "b": 1}
 
 
@@ -211,7 +211,7 @@ def test_a_request_of_a_watcher_says_what_it_knows():
     reports = []
     for _ in range(2):
         reports.append(watcher.send()["groups"]["g"])
-        watcher.fetch({"seq": watcher.ownership._seq})
+        watcher.fetch({"seq": watcher.member_state._seq})
     assert [(report["want"], report["have"], report["unknown"]) for report in reports] == [
         ("watch", None, False),
         ("watch", None, True),
@@ -223,12 +223,12 @@ def test_a_watcher_that_lost_its_group_takes_no_earlier_view_and_is_told_none():
     a, watcher = world.member("a", exclusive=False), world.watcher("w")
     beat(a, watcher)
     beat(world.member("b", exclusive=False), watcher)
-    epoch = watcher.ownership.view("g").epoch
+    epoch = watcher.member_state.view("g").epoch
     world.restart()
     for _ in range(8):
         world.wait(2.0)
         watcher.beat()
-    assert watcher.ownership.groups["g"].unknown
+    assert watcher.member_state.groups["g"].unknown
     world.restart()
     a.send()  # with the view before the last
     watcher.beat()
@@ -238,7 +238,7 @@ def test_a_watcher_that_lost_its_group_takes_no_earlier_view_and_is_told_none():
         world.wait(2.0)
         beat(a, watcher)
     assert members_seen(watcher) == {"a": 1}
-    assert watcher.ownership.view("g").epoch > epoch
+    assert watcher.member_state.view("g").epoch > epoch
 
 
 @given(

@@ -109,7 +109,7 @@ def test_moved_keys_pause_until_the_loser_is_through_and_the_others_never():
     assert len(first.works_on) + len(second.works_on) < len(KEYS)
     first.adopts = second.adopts = True
     for member in (first, second):
-        member.ownership.adopted("g", member.ownership.view("g").epoch)
+        member.member_state.acknowledge("g", member.member_state.view("g").epoch)
     beat(first, second, third)
     assert sorted(first.works_on + second.works_on + third.works_on) == sorted(KEYS)
     assert third.works_on

@@ -20,13 +20,13 @@ class Wishes(RuleBasedStateMachine):
         self.members = [self.world.member(name, exclusive=exclusive) for name in "abcd"]
         self.tokens = {}
 
-    @rule(who=WHO, name=NAMES, shared=st.booleans(), patient=st.booleans())
-    def want(self, who, name, shared, patient):
-        self.members[who].ownership.locks.add(name, shared=shared, patient=patient)
+    @rule(who=WHO, name=NAMES, shared=st.booleans(), waits=st.booleans())
+    def want(self, who, name, shared, waits):
+        self.members[who].member_state.locks.add(name, shared=shared, waits=waits)
 
     @rule(who=WHO, which=st.integers(0, 3))
     def drop(self, who, which):
-        locks = self.members[who].ownership.locks
+        locks = self.members[who].member_state.locks
         tickets = sorted(locks.stated())
         if tickets:
             locks.drop(tickets[which % len(tickets)])
@@ -41,7 +41,7 @@ class Wishes(RuleBasedStateMachine):
 
     @rule(who=WHO, seconds=st.sampled_from([0.5, 12.0]))
     def the_request_is_late(self, who, seconds):
-        request = self.members[who].ownership.request(self.world.now)
+        request = self.members[who].member_state.request(self.world.now)
         self.world.wait(seconds)
         self.world.membership.sync(self.world.now, request)
         self.members[who].fetch(request)
@@ -93,7 +93,7 @@ class Wishes(RuleBasedStateMachine):
         return [
             ((member.key, ticket), claim)
             for member in members
-            for ticket, claim in member.ownership.locks_held(self.world.now).items()
+            for ticket, claim in member.member_state.locks_held(self.world.now).items()
             if claim.name == name
         ]
 

@@ -21,22 +21,22 @@ def members(world: World, names: str = "abc") -> list[Member]:
 
 
 def want(member: Member, name: str = "l", **how: bool) -> int:
-    ticket = member.ownership.locks.add(name, **how)
+    ticket = member.member_state.locks.add(name, **how)
     member.beat(2)
     return ticket
 
 
 def release(member: Member, ticket: int) -> None:
-    member.ownership.locks.drop(ticket)
+    member.member_state.locks.drop(ticket)
     member.beat(2)
 
 
 def holds(member: Member, ticket: int) -> bool:
-    return member.ownership.holds(member.world.now, ticket)
+    return member.member_state.holds(member.world.now, ticket)
 
 
 def state(member: Member, ticket: int) -> str | None:
-    return member.ownership.locks.state(ticket)
+    return member.member_state.locks.state(ticket)
 
 
 def test_it_is_one_members_until_released_and_then_the_next_ones(world):
@@ -72,13 +72,13 @@ def test_those_who_share_it_hold_it_together_and_none_overtakes_who_wants_it_alo
 def test_who_does_not_wait_is_refused_at_once(world):
     a, b, _ = members(world)
     want(a)
-    ticket = b.ownership.locks.add("l", patient=False)
+    ticket = b.member_state.locks.add("l", waits=False)
     b.send()
     assert world.membership.has_news(b.key)
     b.beat()
     assert state(b, ticket) == "refused"
     assert world.membership.locks.locks["l"].waiters == []
-    assert holds(b, want(b, "another", patient=False))
+    assert holds(b, want(b, "another", waits=False))
 
 
 def test_one_session_may_want_a_lock_twice_and_each_wish_counts(world):
@@ -94,7 +94,7 @@ def test_one_session_may_want_a_lock_twice_and_each_wish_counts(world):
 def test_who_stands_down_in_one_request_waits_behind_all_others(world):
     a, b, _ = members(world)
     first, second = want(a), want(b)
-    a.ownership.locks.drop(first)
+    a.member_state.locks.drop(first)
     again = want(a)
     b.beat()
     assert holds(b, second)
@@ -103,25 +103,25 @@ def test_who_stands_down_in_one_request_waits_behind_all_others(world):
 
 def test_lost_and_late_replies_change_nothing(world):
     a, b, _ = members(world)
-    ticket = a.ownership.locks.add("l")
+    ticket = a.member_state.locks.add("l")
     granted = a.send()
     a.send()
     a.fetch(granted)  # it answers an earlier request
     assert state(a, ticket) == "waiting"
     a.beat()
-    token = a.ownership.locks.token(ticket)
+    token = a.member_state.locks.token(ticket)
     assert holds(a, ticket)
     assert world.membership.locks.entries(a.key) == {}
     other = want(b)
     a.beat()
-    assert (holds(a, ticket), holds(b, other), a.ownership.locks.token(ticket)) == (True, False, token)
+    assert (holds(a, ticket), holds(b, other), a.member_state.locks.token(ticket)) == (True, False, token)
 
 
 def test_a_grant_that_comes_when_it_is_wanted_no_more_is_given_back(world):
     a, b, _ = members(world)
-    ticket = a.ownership.locks.add("l")
+    ticket = a.member_state.locks.add("l")
     request = a.send()
-    a.ownership.locks.drop(ticket)
+    a.member_state.locks.drop(ticket)
     a.fetch(request)
     assert state(a, ticket) is None
     other = want(b)
@@ -163,13 +163,13 @@ def test_who_lapsed_has_lost_it_for_good_even_when_nobody_else_wanted_it(world):
 def test_a_late_request_brings_no_hold_back_that_has_ended(world, whole):
     a, b, _ = members(world)
     ticket = want(a)
-    late = a.whole_request() if whole else a.ownership.request(world.now)
+    late = a.whole_request() if whole else a.member_state.request(world.now)
     assert ("locks" in late) == whole
     world.wait(11.5)
     other = want(b)
     assert holds(b, other)
     world.membership.sync(world.now, late)
-    assert a.fetch(late)["again"] == (not whole)
+    assert a.fetch(late)["resync"] == (not whole)
     assert not holds(a, ticket)
     if not whole:
         a.beat()
@@ -233,7 +233,7 @@ def test_a_crash_of_the_coordinator_takes_no_lock_from_its_holder_and_gives_none
     a, b, c = members(world)
     ticket, shared = want(a), want(b, "s", shared=True)
     waiting, together = want(c), want(c, "s", shared=True)
-    tokens = [a.ownership.locks.token(ticket), b.ownership.locks.token(shared)]
+    tokens = [a.member_state.locks.token(ticket), b.member_state.locks.token(shared)]
     world.restart()
     for _ in range(7):
         for member in (a, b, c):
@@ -242,19 +242,19 @@ def test_a_crash_of_the_coordinator_takes_no_lock_from_its_holder_and_gives_none
         assert holds(b, shared)
         assert state(c, waiting) == "waiting"
         world.wait(2.0)
-    assert [a.ownership.locks.token(ticket), b.ownership.locks.token(shared)] == tokens
+    assert [a.member_state.locks.token(ticket), b.member_state.locks.token(shared)] == tokens
     c.beat()
     assert holds(c, together)
     release(a, ticket)
     c.beat()
     assert holds(c, waiting)
-    assert c.ownership.locks.token(waiting) >> COUNTER_BITS > tokens[0] >> COUNTER_BITS
+    assert c.member_state.locks.token(waiting) >> COUNTER_BITS > tokens[0] >> COUNTER_BITS
 
 
 def test_who_asks_without_waiting_is_refused_while_former_holders_may_still_report(world):
     world.restart()
     a, *_ = members(world, "a")
-    assert state(a, want(a, patient=False)) == "refused"
+    assert state(a, want(a, waits=False)) == "refused"
     ticket = want(a)
     for _ in range(7):
         world.wait(2.0)
@@ -286,7 +286,7 @@ def test_a_coordinator_that_may_have_been_replaced_gives_no_lock_away_when_its_w
     while world.membership.recovering(world.now - 1.0):
         world.wait(0.5, proven=False)
         a.beat(1)
-    assert a.ownership.exclusive_until > world.now  # by a proof of before
+    assert a.member_state.exclusive_until > world.now  # by a proof of before
     assert not holds(a, ticket)
     world.wait(0.5)
     a.beat()
@@ -296,7 +296,7 @@ def test_a_coordinator_that_may_have_been_replaced_gives_no_lock_away_when_its_w
 def test_a_restarted_coordinator_believes_no_hold_that_was_stated_before_its_start(world):
     a, *_ = members(world, "a")
     ticket = want(a)
-    until = a.ownership.exclusive_until
+    until = a.member_state.exclusive_until
     world.wait(2.0)
     late = a.whole_request()
     world.restart()
@@ -304,12 +304,12 @@ def test_a_restarted_coordinator_believes_no_hold_that_was_stated_before_its_sta
     assert world.membership.locks.locks == {}
     assert world.membership.has_news(a.key)
     reply = a.fetch(late)
-    assert reply["again"]
-    assert a.ownership.exclusive_until == until  # no lease before its locks are known
+    assert reply["resync"]
+    assert a.member_state.exclusive_until == until  # no lease before its locks are known
     a.beat()
     assert holds(a, ticket)
     assert world.membership.locks.holders("l")[0].key == a.key
-    assert a.ownership.exclusive_until > until
+    assert a.member_state.exclusive_until > until
 
 
 def test_a_lock_granted_by_a_coordinator_of_the_past_is_learnt_though_it_was_known_to_be_waited_for(world):
@@ -343,13 +343,13 @@ def test_heartbeats_of_members_without_locks_say_nothing_of_them(world):
 
 def test_who_asks_for_a_reply_gets_one_at_once(world):
     a, *_ = members(world, "a")
-    seq = a.ownership.ask()
+    seq = a.member_state.want_reply()
     request = a.send()
     assert request["seq"] == seq
     assert world.membership.has_news(a.key)
-    assert a.ownership.answered < seq
+    assert a.member_state.answered < seq
     a.fetch(request)
-    assert a.ownership.answered == seq
+    assert a.member_state.answered == seq
     assert "prompt" not in a.send()
     assert not world.membership.has_news(a.key)
 
@@ -357,7 +357,7 @@ def test_who_asks_for_a_reply_gets_one_at_once(world):
 def test_a_stopped_session_holds_nothing(world):
     a, *_ = members(world, "a")
     ticket = want(a)
-    a.ownership.end()
+    a.member_state.end()
     assert not holds(a, ticket)
 
 

@@ -43,10 +43,10 @@ def reply_to(own, entry):
     return {
         "seq": own.request(50.0)["seq"],
         "incarnation": 1,
-        "term": 10.0,
-        "exclusive_term": 10.0,
-        "next": 2.0,
-        "again": False,
+        "lease": 10.0,
+        "exclusive_lease": 10.0,
+        "interval": 2.0,
+        "resync": False,
         "views": False,
         "groups": {"g": entry},
     }
@@ -103,10 +103,10 @@ class Replies(RuleBasedStateMachine):
             {
                 "seq": seq,
                 "incarnation": incarnation,
-                "term": term,
-                "exclusive_term": term,
-                "next": 2.0,
-                "again": False,
+                "lease": term,
+                "exclusive_lease": term,
+                "interval": 2.0,
+                "resync": False,
                 "views": False,
                 "groups": {} if entry is None else {"g": entry},
             }
@@ -123,7 +123,7 @@ class Replies(RuleBasedStateMachine):
     @rule(incarnation=st.integers(1, 3), counter=st.integers(1, 6))
     def adopt(self, incarnation, counter):
         held = self.own.groups["g"]
-        waits = self.own.adopted("g", (incarnation, counter))
+        waits = self.own.acknowledge("g", (incarnation, counter))
         if held.view is None:
             assert not waits
         else:

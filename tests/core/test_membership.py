@@ -49,7 +49,7 @@ def test_a_recovering_coordinator_lets_those_go_on_whose_lease_runs():
         world.wait(2.0)
     beat(*members)
     assert [member.works_on for member in members] == before
-    assert members[0].ownership.view("g").epoch > (1000, 0)
+    assert members[0].member_state.view("g").epoch > (1000, 0)
 
 
 def test_a_process_that_lapsed_does_not_take_its_id_back_from_its_successor_in_recovery():
@@ -74,8 +74,8 @@ def test_an_expired_member_gets_no_lease_before_its_next_view():
     """Its next view is still to be published when news of another group has its request answered."""
     world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0}))
     late, other = world.member("a"), world.member("b")
-    late.ownership.join("h", exclusive=False)
-    other.ownership.join("h", exclusive=False)
+    late.member_state.join("h", exclusive=False)
+    other.member_state.join("h", exclusive=False)
     for _ in range(8):
         late.beat()
         other.beat()
@@ -87,7 +87,7 @@ def test_an_expired_member_gets_no_lease_before_its_next_view():
     third = world.member("c", exclusive=True)
     third.beat()  # "g" has just been published, and "h" has not
     late.fetch(late.send())
-    assert late.ownership.view("h") != late.ownership.groups["h"].views
+    assert late.member_state.view("h") != late.member_state.groups["h"].views
     assert late.works_on == []
 
 
@@ -98,11 +98,11 @@ def test_no_lease_is_ended_by_a_coordinator_that_may_have_been_replaced():
     mine = other.works_on
     world.wait(11.5, proven=False)
     other.beat()
-    assert other.ownership.view("g").members == {"a": 1, "b": 1}
+    assert other.member_state.view("g").members == {"a": 1, "b": 1}
     assert world.membership.lease_left(world.now, silent.key) == 0.0
     world.membership.prove(world.now)
     other.beat()
-    assert other.ownership.view("g").members == {"b": 1}
+    assert other.member_state.view("g").members == {"b": 1}
     assert set(mine) < set(other.works_on)
 
 
@@ -128,10 +128,10 @@ def test_the_wait_after_a_restart_ends_once_the_coordinator_is_proven():
     for _ in range(6):
         beat(outlived, newcomer)
         world.wait(2.0, proven=False)
-    assert newcomer.ownership.view("g") is None
+    assert newcomer.member_state.view("g") is None
     world.membership.prove(world.now)
     beat(outlived, newcomer)
-    assert newcomer.ownership.view("g").members == {"a": 1, "b": 1}
+    assert newcomer.member_state.view("g").members == {"a": 1, "b": 1}
 
 
 def test_a_lease_is_reckoned_from_the_proof_at_the_time_of_the_reply():
@@ -142,7 +142,7 @@ def test_a_lease_is_reckoned_from_the_proof_at_the_time_of_the_reply():
     request, sent = member.send(), world.now
     world.wait(1.0)
     member.fetch(request)
-    assert member.ownership.exclusive_until == sent + 10.0
+    assert member.member_state.exclusive_until == sent + 10.0
 
 
 def test_a_forgotten_bare_caller_gets_no_view_until_its_lease_is_over():
@@ -176,12 +176,12 @@ def test_joining_again_outlives_the_reply_to_a_request_to_leave():
     world = World()
     member = world.member("a")
     member.beat()
-    member.ownership.leave("g")
+    member.member_state.leave("g")
     member.beat(1)
     request = member.send()
-    member.ownership.join("g", exclusive=True)
+    member.member_state.join("g", exclusive=True)
     member.fetch(request)
-    assert member.ownership.view("g") is None
+    assert member.member_state.view("g") is None
     member.beat()
     assert member.works_on == KEYS
 
@@ -199,7 +199,7 @@ def test_an_incarnation_of_the_past_is_outbid_once_the_coordinator_is_proven():
     world = World()
     member = world.member("a")
     member.beat()
-    member.ownership.incarnation = 70
+    member.member_state.incarnation = 70
     world.clock.advance(0.5)
     with pytest.raises(PartitionActorUnavailable, match="incarnation 1"):
         member.send()
@@ -207,7 +207,7 @@ def test_an_incarnation_of_the_past_is_outbid_once_the_coordinator_is_proven():
     world.clock.advance(0.5)
     member.beat()
     assert world.membership.incarnation == 71
-    assert member.ownership.incarnation == 71
+    assert member.member_state.incarnation == 71
     assert member.works_on == KEYS
 
 
@@ -233,16 +233,16 @@ def test_who_joins_a_recovering_group_as_it_is_does_not_decide_its_mode():
         world.wait(2.0)
         beat(bare, exclusive)
     assert exclusive.state == "member"
-    assert bare.ownership.view("g").exclusive
+    assert bare.member_state.view("g").exclusive
 
 
 def test_a_late_request_does_not_seat_a_member_for_good_that_has_left_since():
     world = World()
     member = world.member("a")
-    member.ownership.join("h", exclusive=False)
+    member.member_state.join("h", exclusive=False)
     late = member.send()
     member.beat()
-    member.ownership.leave("g")
+    member.member_state.leave("g")
     member.beat()
     world.wait(12.0)
     world.membership.sync(world.now, late)
@@ -261,7 +261,7 @@ def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
     request = first.send()
     assert world.membership.interval == 8.0
     assert world.membership.hold_for(world.membership.session(first.key)) == 2.0
-    assert first.fetch(request)["next"] == 8.0
+    assert first.fetch(request)["interval"] == 8.0
     first.send()
     assert world.membership.hold_for(world.membership.session(first.key)) == 8.0
 
@@ -269,13 +269,13 @@ def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
 def test_a_lapsed_member_of_a_recovering_exclusive_group_goes_on_in_the_others():
     world = World()
     member = world.member("a")
-    member.ownership.join("h", exclusive=False)
+    member.member_state.join("h", exclusive=False)
     member.beat()
     world.wait(10.5)
     world.restart(restarted=False)
     member.beat()
     assert member.works_on == []
-    assert member.ownership.subset(world.now, "h", KEYS) == KEYS
+    assert member.member_state.subset(world.now, "h", KEYS) == KEYS
 
 
 def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
@@ -286,15 +286,15 @@ def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
     many = [world.member(f"more-{number}") for number in range(8)]
     beat(*few, *many)
     assert (world.membership.interval, world.membership.ttl) == (10.0, 50.0)
-    assert few[0].ownership.interval == 10.0
+    assert few[0].member_state.interval == 10.0
     assert world.membership.hold_for(world.membership.session(few[0].key)) == 10.0
     for member in many:
-        member.ownership.leave("g")
+        member.member_state.leave("g")
         member.beat()
         world.membership.release(world.now, member.key)
     beat(*few)
     assert (world.membership.interval, world.membership.ttl) == (PLAIN.hold, PLAIN.ttl)
-    assert few[0].ownership.interval == PLAIN.hold
+    assert few[0].member_state.interval == PLAIN.hold
 
 
 def test_leases_come_in_few_lengths_however_many_members_join():

@@ -40,7 +40,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: self.members)
     @rule(which=SESSIONS, group=GROUPS)
     def watch(self, which, group):
-        self.members[which % len(self.members)].ownership.watch(group)
+        self.members[which % len(self.members)].member_state.watch(group)
 
     @precondition(lambda self: self.members)
     @rule(which=SESSIONS, beats=st.integers(1, 3), adopts=st.booleans())
@@ -57,7 +57,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: self.members)
     @rule(which=SESSIONS, group=GROUPS)
     def leave(self, which, group):
-        self.members[which % len(self.members)].ownership.leave(group)
+        self.members[which % len(self.members)].member_state.leave(group)
 
     @precondition(lambda self: self.members)
     @rule(which=SESSIONS)

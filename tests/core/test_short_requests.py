@@ -20,7 +20,7 @@ def says_same(request):
 
 def test_a_heartbeat_that_has_nothing_new_to_say_is_short_and_renews_the_lease(world):
     a, b = world.members
-    until = a.ownership.exclusive_until
+    until = a.member_state.exclusive_until
     for _ in range(20):
         world.wait(1.0)
         for member in (a, b):
@@ -28,48 +28,48 @@ def test_a_heartbeat_that_has_nothing_new_to_say_is_short_and_renews_the_lease(w
             assert says_same(request)
             assert not world.membership.has_news(member.key)
             assert member.fetch(request)["groups"] == {}
-    assert a.ownership.exclusive_until == until + 20.0
+    assert a.member_state.exclusive_until == until + 20.0
     assert sorted(a.works_on + b.works_on) == sorted(KEYS)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda a: a.ownership.join("g", 3),
-        lambda a: a.ownership.join("h"),
-        lambda a: a.ownership.leave("g"),
-        lambda a: a.ownership.join("g", metadata={"new": 1}),
-        lambda a: a.ownership.locks.add("l"),
-        lambda a: a.ownership.ask(),
-        lambda a: a.ownership.watch("w"),
-        lambda a: a.ownership.meet(a.world.settings),
-        lambda a: a.ownership.request(a.world.now),
+        lambda a: a.member_state.join("g", 3),
+        lambda a: a.member_state.join("h"),
+        lambda a: a.member_state.leave("g"),
+        lambda a: a.member_state.join("g", metadata={"new": 1}),
+        lambda a: a.member_state.locks.add("l"),
+        lambda a: a.member_state.want_reply(),
+        lambda a: a.member_state.watch("w"),
+        lambda a: a.member_state.take_settings(a.world.settings),
+        lambda a: a.member_state.request(a.world.now),
         lambda a: a.world.wait(11.0, proven=False),
     ],
     ids=["weight", "group", "leave", "metadata", "lock", "ask", "watch", "coordinator", "unanswered", "lapsed"],
 )
 def test_what_is_new_is_said_whole(world, change):
     a, _ = world.members
-    assert says_same(a.ownership.request(world.now)) is True
+    assert says_same(a.member_state.request(world.now)) is True
     a.beat()
     change(a)
-    assert not says_same(a.ownership.request(world.now))
+    assert not says_same(a.member_state.request(world.now))
 
 
 def test_a_member_with_a_lock_says_its_locks_once(world):
     a, _ = world.members
-    ticket = a.ownership.locks.add("l")
+    ticket = a.member_state.locks.add("l")
     a.beat()
     request = a.send()
     assert says_same(request)
     a.fetch(request)
-    assert a.ownership.holds(world.now, ticket)
+    assert a.member_state.holds(world.now, ticket)
     assert [claim.key for claim in world.membership.locks.holders("l")] == [a.key]
 
 
 def test_a_coordinator_that_does_not_know_what_was_said_asks_for_it_and_grants_nothing(world):
     a, b = world.members
-    until, works_on = a.ownership.exclusive_until, a.works_on
+    until, works_on = a.member_state.exclusive_until, a.works_on
     world.wait(1.0)
     world.restart()
     request = a.send()
@@ -77,29 +77,29 @@ def test_a_coordinator_that_does_not_know_what_was_said_asks_for_it_and_grants_n
     assert world.membership.sessions == {}
     assert world.membership.has_news(a.key)
     reply = a.fetch(request)
-    assert (reply["again"], reply["term"], reply["exclusive_term"]) == (True, 0.0, 0.0)
-    assert a.ownership.exclusive_until == until
+    assert (reply["resync"], reply["lease"], reply["exclusive_lease"]) == (True, 0.0, 0.0)
+    assert a.member_state.exclusive_until == until
     assert a.works_on == works_on
     assert not says_same(a.send())
     beat(a, b)
     world.wait(1.0)
     beat(a, b)
-    assert a.ownership.exclusive_until > until
+    assert a.member_state.exclusive_until > until
     assert a.works_on == works_on
 
 
 def test_one_that_knows_another_statement_asks_too(world):
     a, _ = world.members
-    request = a.ownership.request(world.now)
+    request = a.member_state.request(world.now)
     world.wait(1.0)
     world.membership.sync(world.now, {**request, "same": request["same"] - 1})
     assert world.membership.has_news(a.key)
     reply = a.fetch(request)
-    assert (reply["again"], reply["term"], reply["groups"]) == (True, 0.0, {})
+    assert (reply["resync"], reply["lease"], reply["groups"]) == (True, 0.0, {})
     before = world.membership.lease_left(world.now, a.key)
     a.beat()
     assert world.membership.lease_left(world.now, a.key) == before + 1.0
-    assert says_same(a.ownership.request(world.now))
+    assert says_same(a.member_state.request(world.now))
 
 
 def test_a_short_request_of_one_that_was_forgotten_brings_it_back(world):
@@ -117,10 +117,10 @@ def test_a_short_request_of_one_that_was_forgotten_brings_it_back(world):
 
 def test_a_short_request_counts_for_what_has_changed_meanwhile(world):
     a, b = world.members
-    request = a.ownership.request(world.now)
+    request = a.member_state.request(world.now)
     assert says_same(request)
-    world.member("c", exclusive=a.ownership.groups["g"].exclusive).beat()
+    world.member("c", exclusive=a.member_state.groups["g"].exclusive).beat()
     world.membership.sync(world.now, request)
     assert world.membership.has_news(a.key)
-    assert a.fetch(request)["groups"]["g"]["view"]["base"] == b.ownership.view("g").epoch
-    assert set(a.ownership.view("g").members) == {"a", "b", "c"}
+    assert a.fetch(request)["groups"]["g"]["view"]["base"] == b.member_state.view("g").epoch
+    assert set(a.member_state.view("g").members) == {"a", "b", "c"}

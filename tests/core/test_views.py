@@ -80,11 +80,11 @@ def test_a_member_that_has_dropped_its_view_asks_again_and_gets_a_whole_one():
     world.member("b").beat()
     request = first.send()
     reply = world.membership.reply(world.now, world.membership.session(first.key), request["seq"])
-    assert reply["groups"]["g"]["view"]["base"] == first.ownership.view("g").epoch
-    first.ownership.meet(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
-    assert first.ownership.receive(reply) == []
-    assert first.ownership.view("g") is None
-    world.membership.sync(world.now, again := first.ownership.request(world.now))
+    assert reply["groups"]["g"]["view"]["base"] == first.member_state.view("g").epoch
+    first.member_state.take_settings(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
+    assert first.member_state.receive(reply) == []
+    assert first.member_state.view("g") is None
+    world.membership.sync(world.now, again := first.member_state.request(world.now))
     whole = world.membership.reply(world.now, world.membership.session(first.key), again["seq"])["groups"]["g"]["view"]
     assert again["groups"]["g"]["rev"] == WHOLE
     assert (whole["base"], whole["changed"]) == (None, {"a": 1, "b": 1})
@@ -107,7 +107,7 @@ def test_who_waits_for_many_hears_of_the_last_at_once_and_of_the_others_together
     new.beat()
     world.wait(1.0)
     new.beat()
-    waits = [name for name, _ in new.ownership.view("g").laggards]
+    waits = [name for name, _ in new.member_state.view("g").laggards]
     assert len(waits) > 1
     old[waits[0]].beat()
     new.send()
@@ -115,13 +115,13 @@ def test_who_waits_for_many_hears_of_the_last_at_once_and_of_the_others_together
     world.wait(0.5)
     assert world.membership.has_news(new.key)
     new.beat()
-    assert [name for name, _ in new.ownership.view("g").laggards] == waits[1:]
+    assert [name for name, _ in new.member_state.view("g").laggards] == waits[1:]
     for name in waits[1:]:
         old[name].beat()
     new.send()
     assert world.membership.has_news(new.key)
     new.beat()
-    assert new.ownership.view("g").laggards == ()
+    assert new.member_state.view("g").laggards == ()
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -146,8 +146,8 @@ def test_a_storm_of_joins_takes_few_epochs_and_tells_nobody_more_than_two_views_
     for _ in range(20):
         world.wait(0.2)
         tell_all()
-    assert all(len(member.ownership.view("g").members) == 200 for member in members)
-    assert all(member.ownership.view("g").laggards == () for member in members)
+    assert all(len(member.member_state.view("g").members) == 200 for member in members)
+    assert all(member.member_state.view("g").laggards == () for member in members)
     assert world.membership.groups["g"].epoch[1] <= 20
     assert max(told_of.values()) <= 2 * 200
 
@@ -159,12 +159,12 @@ def test_only_those_for_whom_others_wait_are_asked_to_acknowledge_at_once():
     old.adopts = False
     new.beat()
     old.beat()
-    assert old.ownership.view("g").awaited
-    assert not new.ownership.view("g").awaited
-    assert old.ownership.adopted("g", old.ownership.view("g").epoch)
+    assert old.member_state.view("g").awaited
+    assert not new.member_state.view("g").awaited
+    assert old.member_state.acknowledge("g", old.member_state.view("g").epoch)
     beat(old, new)
     new.adopts = False
-    old.ownership.leave("g")
+    old.member_state.leave("g")
     beat(old, new)
-    assert new.ownership.view("g").members == {"b": 1}
-    assert not new.ownership.adopted("g", new.ownership.view("g").epoch)
+    assert new.member_state.view("g").members == {"b": 1}
+    assert not new.member_state.acknowledge("g", new.member_state.view("g").epoch)

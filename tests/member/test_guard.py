@@ -23,7 +23,7 @@ class Process:
 
     def __init__(self, member):
         self.lock = threading.RLock()
-        self.ownership = member.ownership
+        self.member_state = member.member_state
         self.was_started = True
         self.added = []
         self.guard = Guard(self, self, is_alone=False)
@@ -120,7 +120,7 @@ def test_a_refusal_says_by_which_view_and_brings_the_call_back(two):
     with pytest.raises(NotOwner, match=f"may not work on '{theirs}' of group 'g'") as caught:
         Worker().one("extra", key=theirs)
     error = pickle.loads(pickle.dumps(caught.value))
-    assert error.epoch == a.ownership.view("g").epoch
+    assert error.epoch == a.member_state.view("g").epoch
     assert error.call == (theirs, "one", ("extra",), {"key": theirs})
 
 
@@ -140,7 +140,7 @@ def test_a_gained_key_waits_for_its_last_holder(world):
     b.beat()
     newcomer = Process(b)
     del owned._guards[next(iter(owned._guards))]  # from here on this is the process of b
-    view = b.ownership.view("g")
+    view = b.member_state.view("g")
     theirs = [key for key in KEYS if view.ring(b.world.settings).owner(key) == "b"]
     with pytest.raises(NotOwner):
         Worker().one(1, theirs[0])
@@ -159,7 +159,7 @@ def test_without_a_member_nothing_runs(world):
 
 def test_the_group_must_be_named_where_there_are_several(two, world):
     a, _, _ = two
-    a.ownership.join("h")
+    a.member_state.join("h")
     with pytest.raises(InvalidArgument, match=r"\['g', 'h'\]"):
         Worker().one(1, "key")
     with pytest.raises(NotOwner):
@@ -191,7 +191,7 @@ def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(two, worl
     (running,) = process.added
     assert running.is_watched
     running.tell_lost()  # nothing is lost: does not wait
-    a.ownership.leave("g")
+    a.member_state.leave("g")
     a.adopts = False
     a.beat()
     assert a.works_on == []
@@ -220,7 +220,7 @@ def test_a_hand_off_waits_no_longer_than_the_lease(two, world):
     working = threading.Thread(target=Slow().work, args=(a.works_on[0],))
     working.start()
     assert begun.wait(LIMIT)
-    a.ownership.leave("g")
+    a.member_state.leave("g")
     a.adopts = False
     a.beat()
     waiting = threading.Thread(target=process.added[0].tell_lost)
@@ -238,7 +238,7 @@ def test_a_call_that_runs_the_callbacks_itself_does_not_wait_for_itself(two):
     class Eager:
         @owned_by("key")
         def work(self, key):
-            a.ownership.leave("g")
+            a.member_state.leave("g")
             a.adopts = False
             a.beat()
             process.added[0].tell_lost()

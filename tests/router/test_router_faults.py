@@ -62,8 +62,8 @@ def test_without_a_group_a_call_waits_and_then_says_that_it_has_not_run(team):
             call()
     assert impatient.owner("key") is None
     assert impatient.members() == []
-    patient, results = team.router(), []
-    waiting = threading.Thread(target=lambda: results.append(ray.get(patient.call("key", "who", "key"))[0]))
+    waits, results = team.router(), []
+    waiting = threading.Thread(target=lambda: results.append(ray.get(waits.call("key", "who", "key"))[0]))
     waiting.start()
     team.add("a")
     waiting.join(LIMIT)
@@ -83,8 +83,8 @@ def test_too_many_calls_are_refused_or_wait(team, tmp_path):
     gate = str(tmp_path / "gate")
     team.add("a", max_concurrency=8)
     hasty = team.router(max_calls=2, when_full="raise")
-    patient, impatient = team.router(max_calls=2), team.router(max_calls=2, timeout=0.1)
-    for router in (hasty, patient, impatient):
+    waits, impatient = team.router(max_calls=2), team.router(max_calls=2, timeout=0.1)
+    for router in (hasty, waits, impatient):
         references = [router.call("key", "gated", "key", gate) for _ in range(2)]
     for router in (hasty, impatient):
         with pytest.raises(errors.TooManyCalls, match="2 are allowed"):
@@ -93,9 +93,9 @@ def test_too_many_calls_are_refused_or_wait(team, tmp_path):
             asyncio.run(router.acall("key", "who", "key"))
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(ray.get(patient.call("key", "who", "key"))[0])),
-        threading.Thread(target=lambda: results.append(asyncio.run(patient.acall("key", "who", "key"))[0])),
-        threading.Thread(target=lambda: results.extend(m for _, (m, _) in patient.map("each", ["key"]))),
+        threading.Thread(target=lambda: results.append(ray.get(waits.call("key", "who", "key"))[0])),
+        threading.Thread(target=lambda: results.append(asyncio.run(waits.acall("key", "who", "key"))[0])),
+        threading.Thread(target=lambda: results.extend(m for _, (m, _) in waits.map("each", ["key"]))),
     ]
     for thread in threads:
         thread.start()

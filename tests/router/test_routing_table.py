@@ -27,7 +27,7 @@ class Coordinator:
 
     def __init__(self):
         self.active = True
-        self.ownership = SimpleNamespace(settings=Settings())
+        self.member_state = SimpleNamespace(settings=Settings())
         self.asked = []
         self.answers = []
         self.meanwhile = None

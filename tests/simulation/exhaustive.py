@@ -58,8 +58,8 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ownership = MemberState(name, name, SETTINGS)
-        self.ownership.join(GROUP, exclusive=True)
+        self.member_state = MemberState(name, name, SETTINGS)
+        self.member_state.join(GROUP, exclusive=True)
         self.alive = True
         self.under_way: tuple[str, Any] = ("nothing", None)
         """What became of the latest request: "request", "held" or "reply", and the message."""
@@ -69,9 +69,9 @@ class Member:
         """The keys that it may take up, and those that it is letting go."""
         if not self.alive:
             return frozenset()
-        if now >= self.ownership.exclusive_until:
+        if now >= self.member_state.exclusive_until:
             self.letting_go = [(epoch, frozenset()) for epoch, _ in self.letting_go]
-        return frozenset(self.ownership.subset(now, GROUP, keys)).union(*(lost for _, lost in self.letting_go))
+        return frozenset(self.member_state.subset(now, GROUP, keys)).union(*(lost for _, lost in self.letting_go))
 
 
 class Model:
@@ -146,7 +146,7 @@ class Model:
 
     def _send(self, member: Member) -> None:
         self.requests[member.name] -= 1
-        member.under_way = ("request", member.ownership.request(self.now))
+        member.under_way = ("request", member.member_state.request(self.now))
 
     def _deliver(self, member: Member) -> None:
         request = member.under_way[1]
@@ -161,12 +161,12 @@ class Model:
         )
 
     def _hear(self, member: Member) -> None:
-        before = frozenset(member.ownership.subset(self.now, GROUP, self.keys))
-        if self.now >= member.ownership.exclusive_until:
+        before = frozenset(member.member_state.subset(self.now, GROUP, self.keys))
+        if self.now >= member.member_state.exclusive_until:
             member.letting_go = [(epoch, frozenset()) for epoch, _ in member.letting_go]
-        changes = member.ownership.receive(member.under_way[1]) or ()
+        changes = member.member_state.receive(member.under_way[1]) or ()
         member.under_way = ("nothing", None)
-        after = frozenset(member.ownership.subset(self.now, GROUP, self.keys))
+        after = frozenset(member.member_state.subset(self.now, GROUP, self.keys))
         for change in changes:
             member.letting_go.append((change.after.epoch if change.after else None, before - after))
         while member.letting_go and not member.letting_go[0][1]:
@@ -175,14 +175,14 @@ class Model:
     def _let_go(self, member: Member) -> None:
         epoch, _ = member.letting_go.pop(0)
         if epoch is not None:
-            member.ownership.adopted(GROUP, epoch)
+            member.member_state.acknowledge(GROUP, epoch)
 
     def _let_everything_go(self, member: Member) -> None:
         while member.letting_go:
             self._let_go(member)
 
     def _leave(self, member: Member) -> None:
-        member.ownership.leave(GROUP)
+        member.member_state.leave(GROUP)
 
     def _crash(self, member: Member) -> None:
         member.alive = False
@@ -226,7 +226,7 @@ class Model:
     def _member_identity(self, member: Member) -> Any:
         if not member.alive:
             return member.name
-        own, (kind, message) = member.ownership, member.under_way
+        own, (kind, message) = member.member_state, member.under_way
         held = own.groups[GROUP]
         lease = max(0.0, own.exclusive_until - self.now)
         sent = min(SETTINGS.ttl, self.now - own._sent) if kind != "nothing" and own._sent is not None else None
@@ -238,8 +238,16 @@ class Model:
     def _session_identity(self, key: Any) -> Any:
         session, lease = self.partition_actor.sessions[key], self.partition_actor.lease_left(self.now, key)
         told = session.standings.get(GROUP)
-        standing = told and (told.have, told.rev, told.wants_in, told.state, told.again, told.want_views, told.rejoined)
-        return (key, lease, session.term, standing)
+        standing = told and (
+            told.have,
+            told.rev,
+            told.wants_in,
+            told.state,
+            told.resync,
+            told.want_views,
+            told.rejoined,
+        )
+        return (key, lease, session.lease, standing)
 
     def _group_identity(self, group: Any) -> Any:
         seats = []

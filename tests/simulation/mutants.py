@@ -32,8 +32,8 @@ def lease_from_the_reply(patch: Any) -> None:
     """Rule 1: the lease is counted from when the reply comes."""
 
     def on_reply(self, reply):
-        if self.ownership._sent is not None:
-            self.ownership._sent = self.clock.now()
+        if self.member_state._sent is not None:
+            self.member_state._sent = self.clock.now()
         _on_reply(self, reply)
 
     patch.setattr(Worker, "on_reply", on_reply)
@@ -53,7 +53,7 @@ def lease_of_the_shortest_length(patch: Any) -> None:
     """Rule 1: the partition actor forgets that leases grow with the load."""
 
     def renew(self, now, key, session):
-        session.received, session.term = now, self.ttl
+        session.received, session.lease = now, self.ttl
         self._overdue.pop(key, None)
         self._leases.drop(key)
         self._leases.renew(key, self._run(now), self._grace(self.settings.ttl))
@@ -84,7 +84,7 @@ def acknowledged_before_callbacks(patch: Any) -> None:
         changes = _receive(self, reply)
         for change in changes or ():
             if change.after is not None:
-                self.adopted(change.group, change.after.epoch)
+                self.acknowledge(change.group, change.after.epoch)
         return changes
 
     patch.setattr(MemberState, "receive", receive)
