@@ -1,9 +1,11 @@
 """A fake clock and a simulated cluster, for tests of programs that use this library and for its own.
 
-The cluster drives the production state machines through a virtual network and virtual clocks: years of faults in
-minutes, and every run is decided by its seed.
+``simulate`` runs a ``SimulatedCluster``: the production state machines on a virtual network with virtual clocks and
+random faults, years of them in minutes, all decided by a seed. From bottom to top: ``world`` (time, events, network,
+processes), ``partition_actors`` and ``workers`` (processes that drive the state machines), ``checker`` (what must
+hold after every step), ``cluster`` (the whole, with its faults), ``simulation`` (many seeds).
 
-Public: the names in ``__all__``.
+Public: the names in ``__all__``. The other modules are private.
 """
 
 from __future__ import annotations

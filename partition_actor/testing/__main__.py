@@ -1,4 +1,4 @@
-"""Runs the simulation: ``python -m partition_actor.testing --seeds 0..20000 --processes 2``, or one seed again."""
+"""Runs the simulation: ``python -m partition_actor.testing --seeds 0..20000 --processes 2``, or reruns one seed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _range(text: str) -> range:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when every seed held, 1 when one failed."""
+    """Returns 0 when no seed broke a rule, else 1."""
     parser = argparse.ArgumentParser(prog="python -m partition_actor.testing", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--seed", type=int, help="run this one")
-    which.add_argument("--seeds", type=_range, metavar="A..B", help="run those from A up to B, without B")
-    parser.add_argument("--steps", type=int, default=1000, help="at least so many a seed (default 1000)")
-    parser.add_argument("--processes", type=int, default=1, help="share the seeds among so many (default 1)")
-    parser.add_argument("--trace", action="store_true", help="with --seed: print the last events, and all of a failure")
+    which.add_argument("--seed", type=int, help="run this seed")
+    which.add_argument("--seeds", type=_range, metavar="A..B", help="run the seeds from A up to, not including, B")
+    parser.add_argument("--steps", type=int, default=1000, help="at least so many per seed (default 1000)")
+    parser.add_argument("--processes", type=int, default=1, help="share the seeds among so many processes (default 1)")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print the last events")
     given = parser.parse_args(arguments)
     if given.seed is not None and given.trace:
         return _trace(given.seed, given.steps)

@@ -1,60 +1,62 @@
-"""What must hold after every step, and once the faults have stopped."""
+"""What must hold after every step and once the faults have stopped: rules 1 to 10 of ``docs/guarantees.md``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from partition_actor.core.lock_requests import LockRequest
+from partition_actor.core.lock_table import LockTable
 from partition_actor.core.messages import Epoch
-from partition_actor.testing.lockers import LockChecker
-from partition_actor.testing.process import KeyHolder
-from partition_actor.testing.workers import KEYS_A_GROUP, Worker, keys_of
-
-if TYPE_CHECKING:
-    from partition_actor.testing.cluster import SimulatedCluster
+from partition_actor.testing.partition_actors import Client
+from partition_actor.testing.workers import KEYS_PER_GROUP, Watcher, Worker, keys_of
+from partition_actor.testing.world import Process, World
 
 
 class Violation(AssertionError):
-    """The simulated cluster did what it must never do; the message has the trace and how to rerun it."""
+    """The simulated cluster broke a rule; the message has the trace and the command that reruns it."""
 
 
 class Checker:
-    """Compares what the actors may do.
+    """Compares what the processes may do.
 
-    What an actor may do grows only when something happens to it, so only that actor is compared with the others.
+    What a process may do grows only when it handles an event, so only that process is compared with the others.
+    `clients` are all clients ever started; others append to it.
     """
 
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self._cluster = cluster
-        self._epochs: dict[tuple[KeyHolder, str], Epoch] = {}
-        self._tokens: dict[int, tuple[int, KeyHolder]] = {}
-        self._locks = LockChecker(cluster)
+    def __init__(self, world: World, clients: Sequence[Client]) -> None:
+        self._world, self._clients = world, clients
+        self._epochs: dict[tuple[Client, str], Epoch] = {}
+        self._tokens: dict[int, tuple[int, Client]] = {}
+        """By key: the highest token seen, and who had it."""
+        self._locks = LockChecker(world, clients)
 
-    def check(self, actor: KeyHolder) -> None:
-        """Raises ``Violation`` when `actor` may do what it must not, now that something has happened to it."""
-        mine = actor.working_on()
+    def check(self, process: Process) -> None:
+        """Raises ``Violation`` when `process`, which has just handled an event, may do what it must not."""
+        if not isinstance(process, Client):
+            return
+        mine = process.working_on()
         if mine:
-            for other in self._cluster.holders:
-                if other is not actor and other.alive and not other.paused:
+            for other in self._clients:
+                if other is not process and other.alive and not other.paused:
                     shared = mine & other.working_on()
                     if shared:
-                        self._fail(f"{actor} and {other} both work on {_names(self._cluster, shared)}")
-            self._check_tokens(actor)
-        if isinstance(actor, Worker):
-            self._check_epochs(actor)
-            wrong = self._locks.check(actor)
+                        self._fail(f"{process} and {other} both work on {self._names(shared)}")
+            self._check_tokens(process)
+        if isinstance(process, Worker):
+            self._check_epochs(process)
+            wrong = self._locks.check(process)
             if wrong:
                 self._fail(wrong)
 
-    def _check_tokens(self, actor: KeyHolder) -> None:
-        for mask, token in actor.tokens():
-            while mask:
-                bit = mask & -mask
-                mask ^= bit
-                last, holder = self._tokens.get(bit, (0, actor))
-                if token < last or (token == last and holder is not actor):
-                    name = _names(self._cluster, bit)
-                    self._fail(f"{actor} has token {token} for {name} after {holder} had {last}")
-                self._tokens[bit] = (token, actor)
+    def _check_tokens(self, client: Client) -> None:
+        for bits, token in client.tokens():
+            while bits:
+                bit = bits & -bits
+                bits ^= bit
+                last, holder = self._tokens.get(bit, (0, client))
+                if token < last or (token == last and holder is not client):
+                    self._fail(f"{client} has token {token} for {self._names(bit)} after {holder} had {last}")
+                self._tokens[bit] = (token, client)
 
     def _check_epochs(self, worker: Worker) -> None:
         for group, epoch in worker.epochs().items():
@@ -64,29 +66,31 @@ class Checker:
 
     # -- once faults have stopped -------------------------------------------------------------------------------
 
-    def check_settled(self) -> None:
-        """Raises ``Violation`` unless every key has one owner, all members hold the same view and no lock is stuck."""
-        wrong = self._locks.check_settled()
+    def check_converged(self, table: LockTable, dismissed: set[tuple[str, str]]) -> None:
+        """Raises ``Violation`` unless every key has one owner, all members hold the same view and no lock is stuck.
+
+        `table` has the locks of the last partition actor. `dismissed` are the ``(member_id, group)`` that an operator
+        drained or forgot: only they may be out without a wish of their own.
+        """
+        wrong = self._locks.check_converged(table)
         if wrong:
             self._fail(wrong)
-        for group, exclusive in self._cluster.conditions.groups:
-            members = [worker for worker in self._cluster.workers if self._is_member(worker, group)]
+        workers = [each for each in self._clients if isinstance(each, Worker) and not isinstance(each, Watcher)]
+        for group, exclusive in self._world.conditions.groups:
+            members = [worker for worker in workers if self._must_be_member(worker, group, dismissed)]
             self._check_views(group, members)
             if exclusive and members:
                 self._check_coverage(group, members)
             self._check_watchers(group, members)
 
-    def _is_member(self, worker: Worker, group: str) -> bool:
-        """Whether this worker has to be a member by now; one that is out must have a reason to be."""
-        standing = worker.member_state.groups.get(group)
-        if not worker.alive or standing is None or standing.want == "out":
+    def _must_be_member(self, worker: Worker, group: str, dismissed: set[tuple[str, str]]) -> bool:
+        held = worker.member_state.groups.get(group)
+        if not worker.alive or held is None or held.want == "out":
             return False
-        if standing.state in ("superseded", "out"):
-            alone = not any(
-                other.member_id == worker.member_id for other in self._cluster.holders if other is not worker
-            )
-            if alone and (standing.state == "superseded" or (worker.member_id, group) not in self._cluster.dismissed):
-                self._fail(f"{worker} is {standing.state} in {group}; nobody sent it away or took its id")
+        if held.state in ("superseded", "out"):
+            unique = not any(other.member_id == worker.member_id for other in self._clients if other is not worker)
+            if unique and (held.state == "superseded" or (worker.member_id, group) not in dismissed):
+                self._fail(f"{worker} is {held.state} in {group}, and nobody dismissed it or took its id")
             return False
         return True
 
@@ -102,27 +106,74 @@ class Checker:
             self._fail(f"the members of {group} hold {[(worker, worker.epochs()[group]) for worker in members]}")
 
     def _check_watchers(self, group: str, members: list[Worker]) -> None:
-        for watcher in self._cluster.watchers:
+        for watcher in self._clients:
+            if not isinstance(watcher, Watcher) or not watcher.alive:
+                continue
             view = watcher.member_state.view(group)
-            if watcher.alive and (view.members if view else {}).keys() != {worker.member_id for worker in members}:
+            if (view.members if view else {}).keys() != {worker.member_id for worker in members}:
                 self._fail(f"{watcher} watches {group} and holds {view}; the members are {members}")
-            if watcher.alive and members and watcher.epochs()[group] != members[0].epochs()[group]:
+            if members and watcher.epochs()[group] != members[0].epochs()[group]:
                 self._fail(f"{watcher} holds epoch {watcher.epochs()[group]} of {group}")
 
     def _check_coverage(self, group: str, members: list[Worker]) -> None:
-        place = members[0].holdings[group].place
-        wanted = ((1 << len(keys_of(group))) - 1) << (place * KEYS_A_GROUP)
+        index = members[0].holdings[group].index
+        wanted = ((1 << KEYS_PER_GROUP) - 1) << (index * KEYS_PER_GROUP)
         covered = 0
         for worker in members:
             covered |= worker.working_on()
         if covered & wanted != wanted:
-            self._fail(f"nobody works on {_names(self._cluster, wanted & ~covered)}")
+            self._fail(f"nobody works on {self._names(wanted & ~covered)}")
 
     def _fail(self, what: str) -> None:
-        raise Violation(self._cluster.explain(what))
+        raise Violation(self._world.explain(what))
+
+    def _names(self, bits: int) -> str:
+        exclusive = [name for name, mode in self._world.conditions.groups if mode]
+        keys = [key for name in exclusive for key in keys_of(name)]
+        return ", ".join(key for at, key in enumerate(keys) if bits >> at & 1)
 
 
-def _names(cluster: SimulatedCluster, mask: int) -> str:
-    exclusive = [name for name, mode in cluster.conditions.groups if mode]
-    keys = [key for name in exclusive for key in keys_of(name)]
-    return ", ".join(key for place, key in enumerate(keys) if mask >> place & 1)
+class LockChecker:
+    """Compares the locks that the members hold, and the tokens: rule 10."""
+
+    def __init__(self, world: World, clients: Sequence[Client]) -> None:
+        self._world, self._clients = world, clients
+        self._tokens: dict[tuple[str, bool], int] = {}
+        """By lock, and whether the hold was shared: the highest token seen."""
+        self._seen: dict[tuple[str, int], tuple[Worker, int]] = {}
+        """By lock and token: who had it, and its ticket."""
+
+    def check(self, worker: Worker) -> str | None:
+        """What is wrong now that `worker` has handled an event, or None."""
+        for ticket, mine in worker.locks_held().items():
+            for other in self._clients:
+                if other is not worker and isinstance(other, Worker) and other.alive and not other.paused:
+                    for theirs in other.locks_held().values():
+                        if theirs.name == mine.name and not (theirs.shared and mine.shared):
+                            return f"{worker} and {other} both hold {mine.name}"
+            wrong = self._check_token(worker, ticket, mine)
+            if wrong:
+                return wrong
+        return None
+
+    def _check_token(self, worker: Worker, ticket: int, lock: LockRequest) -> str | None:
+        if (lock.name, lock.token) not in self._seen:
+            self._world.counts["lock held"] += 1
+        holder = self._seen.setdefault((lock.name, lock.token), (worker, ticket))
+        if holder != (worker, ticket):
+            return f"{worker} has token {lock.token} for {lock.name}, which {holder[0]} had"
+        latest = self._tokens.get((lock.name, False), 0)
+        if not lock.shared:
+            latest = max(latest, self._tokens.get((lock.name, True), 0))
+        if lock.token < latest:
+            return f"{worker} has token {lock.token} for {lock.name} after {latest}"
+        kind = (lock.name, lock.shared)
+        self._tokens[kind] = max(lock.token, self._tokens.get(kind, 0))
+        return None
+
+    def check_converged(self, table: LockTable) -> str | None:
+        """What is wrong once faults have stopped and nobody wants a lock any more, or None."""
+        for worker in self._clients:
+            if worker.alive and isinstance(worker, Worker) and worker.member_state.locks.stated():
+                return f"{worker} still wants or holds {worker.member_state.locks.stated()}"
+        return f"the partition actor still has {sorted(table.locks)}" if table.locks or table.unsure else None

@@ -1,4 +1,4 @@
-"""Clocks that go only when they are told to."""
+"""A clock that moves only when told to."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class FakeClock:
     """A clock in seconds, for the `now` that ``Membership`` and ``MemberState`` take.
 
-    It shows `offset` + `rate` * the time of the clock `of`, or of its own time when it follows none; its own time
-    goes by `advance` alone.
+    It shows `offset` + `rate` * the time of the clock `of`. With no clock to follow it has a time of its own, which
+    starts at 0 and moves only by ``advance``.
     """
 
     __slots__ = ("_of", "_offset", "_rate", "_time")
@@ -16,13 +16,14 @@ class FakeClock:
         self._offset, self._rate, self._of, self._time = offset, rate, of, 0.0
 
     def now(self) -> float:
-        """The time it shows."""
+        """The time in seconds."""
         return self._offset + self._rate * (self._time if self._of is None else self._of.now())
 
     def advance(self, seconds: float) -> float:
-        """Let `seconds` (at least 0) go by on a clock that follows no other; returns the time it shows then.
+        """Let `seconds` pass; returns the new time.
 
-        Raises ``ValueError`` otherwise.
+        Raises:
+            ValueError: `seconds` is negative or not a number, or the clock follows another.
         """
         if self._of is not None or not seconds >= 0:
             raise ValueError(f"seconds: got {seconds!r}, expected at least 0, on a clock that follows no other")

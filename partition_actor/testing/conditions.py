@@ -1,6 +1,7 @@
-"""What a seed decides once: the settings, the network's manners, and which faults there are (swarm testing).
+"""What a seed decides once: the settings, how the network behaves, and which faults happen.
 
-Swarm testing (Groce et al., ISSTA 2012): a run with some of the faults left out goes where a run with all never gets.
+Leaving out some faults reaches states that a run with all of them never reaches: swarm testing (Groce et al., ISSTA
+2012).
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ class Conditions:
     duplication: float
     """Fraction of messages that arrive twice."""
     delay: float
-    """Mean time on the way, exponentially distributed."""
+    """Mean latency, exponentially distributed."""
     slow: float
-    """Fraction of messages that take up to two ttl, so that others overtake them."""
+    """Fraction of messages that take up to two ttl, so that later ones overtake them."""
     holds: bool
     """Whether the partition actor holds a heartbeat until there is news or the next is due."""
     any_route: bool
-    """Whether members that know the new one of two partition actors may go back to the old one."""
+    """Whether members that know the newer of two partition actors may go back to the older."""
     quick_gcs: bool
-    """Whether the GCS gives up a silent node, and starts another partition actor, within a fraction of a lease."""
+    """Whether the GCS gives up on a silent node and starts another partition actor within a fraction of a lease."""
     slow_callbacks: float
     """Fraction of callbacks for lost keys that take long."""
     fault_rate: float
-    """Mean faults a second."""
+    """Mean faults per second."""
     faults: frozenset[str]
-    """Which kinds there are."""
+    """The kinds of faults that may happen."""
     groups: tuple[tuple[str, bool], ...]
-    """The groups and whether they are exclusive."""
+    """The groups, and whether each is exclusive."""
     locks: int = 0
-    """How many locks the members vie for."""
+    """How many locks the members compete for."""
 
-    def calm(self) -> None:
-        """Let the network deliver, callbacks return and nothing break from now on."""
+    def end_faults(self) -> None:
+        """From now on the network delivers, callbacks return and nothing breaks."""
         self.loss = self.duplication = self.slow = self.slow_callbacks = self.fault_rate = 0.0
         self.delay = 0.005
         self.any_route = False
@@ -51,7 +52,7 @@ class Conditions:
 
 @lru_cache(maxsize=1)
 def some_settings() -> tuple[Settings, ...]:
-    """Settings with a ttl of 1 s that differ in all that the rules depend on."""
+    """Settings with a ttl of 1 s that differ in everything the rules depend on."""
     return tuple(
         Settings(
             ttl=1.0,
@@ -71,7 +72,7 @@ def some_settings() -> tuple[Settings, ...]:
 
 
 def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:
-    """The conditions of one run, of which `kinds` are the faults that there might be."""
+    """The conditions of one run, with faults from `kinds`."""
     share = rng.choice((0.3, 0.6, 1.0))
     groups: tuple[tuple[str, bool], ...] = (("keys", True),)
     if rng.random() < 0.4:

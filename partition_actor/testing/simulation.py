@@ -13,22 +13,25 @@ from multiprocessing import get_context
 from partition_actor.testing.checker import Violation
 from partition_actor.testing.cluster import SimulatedCluster
 
-SEEDS_A_CHUNK = 20
+SEEDS_PER_CHUNK = 20
 
 
 @dataclass
 class Outcome:
-    """What came of one or more seeds."""
+    """The result of running one or more seeds."""
 
     seeds: int = 0
     steps: int = 0
+    """Events handled, over all seeds."""
     faults: Counter[str] = field(default_factory=Counter)
+    """Faults and other incidents, by kind."""
     violations: list[str] = field(default_factory=list)
+    """The message of each seed that failed."""
     seconds: float = 0.0
-    """Wall time, where several seeds were run."""
+    """Wall time; 0 from ``simulate``."""
 
     def add(self, other: Outcome) -> None:
-        """Take in another outcome."""
+        """Add the seeds, steps, faults and violations of `other` to these."""
         self.seeds += other.seeds
         self.steps += other.steps
         self.faults += other.faults
@@ -43,7 +46,9 @@ class Outcome:
 
 
 def simulate(seed: int, steps: int = 1000) -> Outcome:
-    """Run the cluster of `seed` for so many steps, and then let it settle.
+    """Run the cluster of `seed` for at least so many steps, then end all faults and let it settle.
+
+    Returns the outcome of one seed. The same seed and steps always give the same one.
 
     Raises:
         Violation: a rule was broken; the message has a trace of what led to it and the command that reruns it.
@@ -60,27 +65,30 @@ def simulate(seed: int, steps: int = 1000) -> Outcome:
 
 
 def run(cluster: SimulatedCluster, steps: int) -> Outcome:
-    """Take so many steps, and then let the cluster settle. Raises ``Violation``."""
+    """Take so many steps, then let the cluster settle. Raises ``Violation``."""
     cluster.run(steps)
     cluster.settle()
     return Outcome(1, cluster.steps, cluster.counts)
 
 
 def simulate_many(seeds: Iterable[int], steps: int = 1000, processes: int = 1) -> Outcome:
-    """Run every one of `seeds` in so many processes; `violations` holds the message of each seed that failed."""
+    """Run each of `seeds` for `steps` steps, shared among `processes` processes.
+
+    Returns the sum of their outcomes. Raises no ``Violation``: `violations` has the message of each seed that failed.
+    """
     started, outcome, every = time.perf_counter(), Outcome(), list(seeds)
     if processes == 1:
         for seed in every:
-            outcome.add(_tried(steps, seed))
+            outcome.add(_try(steps, seed))
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            for one in pool.map(partial(_tried, steps), every, chunksize=SEEDS_A_CHUNK):
+            for one in pool.map(partial(_try, steps), every, chunksize=SEEDS_PER_CHUNK):
                 outcome.add(one)
     outcome.seconds = time.perf_counter() - started
     return outcome
 
 
-def _tried(steps: int, seed: int) -> Outcome:
+def _try(steps: int, seed: int) -> Outcome:
     try:
         return simulate(seed, steps)
     except Violation as violation:

@@ -2,131 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.messages import Epoch
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
-from partition_actor.testing.lockers import Locker
-from partition_actor.testing.partition_actors import SimulatedPartitionActor
-from partition_actor.testing.process import KeyHolder
+from partition_actor.testing.lock_users import LockUser
+from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
+from partition_actor.testing.world import World
 
-if TYPE_CHECKING:
-    from partition_actor.testing.cluster import SimulatedCluster
-
-KEYS_A_GROUP = 6
+KEYS_PER_GROUP = 6
 
 
 def keys_of(group: str) -> tuple[str, ...]:
-    """The keys that a simulated group shares out."""
-    return tuple(f"{group}/{number}" for number in range(KEYS_A_GROUP))
+    """The keys that the members of a group share."""
+    return tuple(f"{group}/{number}" for number in range(KEYS_PER_GROUP))
 
 
-def mask_of(mine: list[str], keys: tuple[str, ...], place: int) -> int:
-    """A set of the keys of the group at `place` as a bit mask."""
-    return sum(1 << (place * KEYS_A_GROUP + keys.index(key)) for key in mine)
+def bits_of(mine: list[str], keys: tuple[str, ...], index: int) -> int:
+    """Some of the keys of exclusive group number `index` as a bit set."""
+    return sum(1 << (index * KEYS_PER_GROUP + keys.index(key)) for key in mine)
 
 
-_masks: dict[Any, int] = {}
-MASKS_KEPT = 20_000
+_shares: dict[Any, int] = {}
+SHARES_CACHED = 20_000
 
 
 @dataclass(slots=True)
 class Holding:
-    """What a worker holds of one exclusive group."""
+    """What a worker holds of exclusive group number `index`."""
 
-    place: int
+    index: int
     keys: tuple[str, ...]
     view: View | None = None
-    mask: int = 0
+    share: int = 0
     """What `view` lets the worker take up while its lease runs."""
     letting_go: list[list[Any]] = field(default_factory=list)
-    """``[epoch, keys]`` for each change whose callbacks have not returned, oldest first; the first ones run."""
+    """``[epoch, keys]`` for each change whose callbacks have not returned, oldest first; those of the first run."""
 
 
-class Worker(KeyHolder):
-    """A process with an ``MemberState``. It works on every key as soon and as long as it may."""
+class Worker(Client):
+    """A process with a ``MemberState``. It works on every key as soon and as long as it may.
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor, weight: int) -> None:
-        super().__init__(cluster, f"{member_id}#{len(cluster.workers)}")
-        self.member_id = member_id
-        self.session = self.name
-        self.route = route
-        self.watched = cluster.rng.random() < 0.5
-        self.member_state = MemberState(member_id, self.session, cluster.settings)
-        exclusive = [name for name, mode in cluster.conditions.groups if mode]
-        self.holdings = {name: Holding(place, keys_of(name)) for place, name in enumerate(exclusive)}
-        self.lost_for_good: set[str] = set()
+    `watched`: the partition actor has a death watch on it. `actors` are all lives of the partition actor, oldest first.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        member_id: str,
+        actors: Sequence[SimulatedPartitionActor],
+        weight: int = 1,
+    ) -> None:
+        super().__init__(world, name, member_id, actors[-1])
+        self._actors = actors
+        self.watched = world.rng.random() < 0.5
+        self.member_state = MemberState(member_id, self.session, world.settings)
+        exclusive = [name for name, mode in world.conditions.groups if mode]
+        self.holdings = {name: Holding(index, keys_of(name)) for index, name in enumerate(exclusive)}
         self._generation = 0
-        self.locker: Locker | None = None
-        for name, mode in cluster.conditions.groups:
+        for name, mode in world.conditions.groups:
             self.member_state.join(name, weight, exclusive=mode)
         self.send_soon()
-        if cluster.conditions.locks:
-            self.locker = Locker(self)
+        if world.conditions.locks:
+            LockUser(self, self.member_state, self.send_soon)
 
     # -- the exchange with the partition actor ----------------------------------------------------------------------
 
     def send_soon(self, delay: float = 0.001) -> None:
-        """Let the next request go out `delay` seconds from now, and no other before."""
+        """Send the next request `delay` seconds from now, and none before."""
         self._generation += 1
-        self.cluster.later(delay, self, self._send, self._generation)
+        self.world.later(delay, self, self._send, self._generation)
 
     def _send(self, generation: int) -> bool:
         if generation != self._generation:
             return False
-        cluster = self.cluster
-        if cluster.conditions.any_route and cluster.rng.random() < 0.15:
-            self.route = cluster.rng.choice([each for each in cluster.partition_actors if each.alive] or [self.route])
+        world, settings = self.world, self.world.settings
+        if world.conditions.any_route and world.rng.random() < 0.15:
+            self.route = world.rng.choice([each for each in self._actors if each.alive] or [self.route])
         route = self.route
-        cluster.send(self, route, route.on_request, self, self.member_state.request(self.clock.now()))
-        settings = cluster.settings
+        world.send(self, route, route.on_request, self, self.member_state.request(self.clock.now()))
         self.send_soon(self.member_state.interval * settings.ttl / settings.hold / 2)
         return True
 
     def on_refusal(self, seq: int, error: str) -> None:
-        """The partition actor has raised; the next request goes out when it is due."""
-        self.cluster.log(self, "was refused", seq, error)
+        """Do nothing but log it: the next request goes out when it is due."""
+        self.world.log(self, "was refused", seq, error)
 
     def on_reply(self, reply: dict[str, Any]) -> None:
-        """A reply has come."""
+        """Adopt what it says, and send the next request at once or when it is due."""
         self._end_work_after_lapse()
         working = {name: self._may_take_up(name) for name in self.holdings}
         changes = self.member_state.receive(reply)
         if changes is None:
             return
         adopted = [self._take(change, working.get(change.group, 0)) for change in changes]
-        if any(adopted) or reply["resync"] or self.cluster.conditions.holds:
+        if any(adopted) or reply["resync"] or self.world.conditions.holds:
             self.send_soon()
         else:
-            self.send_soon(self.member_state.interval * self.cluster.rng.uniform(0.9, 1.0))
+            self.send_soon(self.member_state.interval * self.world.rng.uniform(0.9, 1.0))
 
     # -- work and callbacks -------------------------------------------------------------------------------------
 
     def _take(self, change: Change, working: int) -> bool:
-        if change.after is None and change.state != "conflict":
-            self.lost_for_good.add(change.group)
         holding = self.holdings.get(change.group)
         if holding is None:
             return change.after is not None and self.member_state.acknowledge(change.group, change.after.epoch) > 0
-        lost = working & ~self._mask(change.group)
+        lost = working & ~self._share(change.group)
         holding.letting_go.append([change.after.epoch if change.after else None, lost])
         return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
 
     def _run_callbacks(self, group: str) -> bool:
-        """Run the callbacks of the oldest change; True when it is through and the partition actor waits to hear of
-        it."""
-        holding, cluster, adopted = self.holdings[group], self.cluster, False
+        """Run the callbacks of pending changes, oldest first, until one is slow; True when others wait for an ack."""
+        holding, world, adopted = self.holdings[group], self.world, False
         while holding.letting_go:
-            luck = cluster.rng.random() if holding.letting_go[0][1] else 0.9
+            luck = world.rng.random() if holding.letting_go[0][1] else 0.9
             if luck > 0.98:
-                cluster.count("raising callback")  # it has returned then, as far as the driver is concerned
-            if luck < cluster.conditions.slow_callbacks:
-                cluster.count("slow callback")
-                duration = cluster.rng.uniform(0.0, 2 * cluster.settings.handoff_timeout)
-                cluster.later(duration, self, self._callbacks_returned, group)
+                world.counts["raising callback"] += 1  # for the driver, it has returned
+            if luck < world.conditions.slow_callbacks:
+                world.counts["slow callback"] += 1
+                duration = world.rng.uniform(0.0, 2 * world.settings.handoff_timeout)
+                world.later(duration, self, self._callbacks_returned, group)
                 break
             adopted = self._let_go(group) or adopted
         return adopted
@@ -151,101 +152,103 @@ class Worker(KeyHolder):
     def working_on(self) -> int:
         """What it may take up, and what it is still letting go while its lease runs."""
         self._end_work_after_lapse()
-        mask = 0
+        bits = 0
         for name, holding in self.holdings.items():
-            mask |= self._may_take_up(name)
+            bits |= self._may_take_up(name)
             for entry in holding.letting_go:
-                mask |= entry[1]
-        return mask
+                bits |= entry[1]
+        return bits
 
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group: the keys that it may take up, and the fencing token."""
         now = self.clock.now()
         return [
-            (mask, self.member_state.token(now, name)) for name in self.holdings if (mask := self._may_take_up(name))
+            (bits, self.member_state.token(now, name)) for name in self.holdings if (bits := self._may_take_up(name))
         ]
 
     def epochs(self) -> dict[str, Epoch]:
         """The epochs of the views held, by group."""
         return {name: view.epoch for name in self.member_state.groups if (view := self.member_state.view(name))}
 
-    def _may_take_up(self, group: str) -> int:
-        return self._mask(group) if self.member_state.acting(self.clock.now(), group) else 0
+    def locks_held(self) -> dict[int, LockRequest]:
+        """The locks that it may believe to hold now if it is not paused, by ticket. Asking changes nothing."""
+        return self.member_state.locks_held(self.clock.now())
 
-    def _mask(self, group: str) -> int:
+    def _may_take_up(self, group: str) -> int:
+        return self._share(group) if self.member_state.acting(self.clock.now(), group) else 0
+
+    def _share(self, group: str) -> int:
         holding, view = self.holdings[group], self.member_state.view(group)
         if view is not holding.view:
-            holding.view, holding.mask = view, 0 if view is None else self._mask_by(view, holding)
-        return holding.mask
+            holding.view, holding.share = view, 0 if view is None else self._share_by(view, holding)
+        return holding.share
 
-    def _mask_by(self, view: View, holding: Holding) -> int:
+    def _share_by(self, view: View, holding: Holding) -> int:
         if not view.mine:
             return 0
         laggards = tuple(
             (name, tuple(tuple(view.rings[at].items()) for at in epochs)) for name, epochs in view.laggards
         )
         decide = Share.by
-        identity = (decide, self.member_id, holding.place, tuple(view.members.items()), laggards)
-        mask = _masks.get(identity)
-        if mask is None:
-            if len(_masks) >= MASKS_KEPT:
-                _masks.clear()
-            mine = decide(view, self.member_id, self.cluster.settings).of(holding.keys)
-            mask = _masks[identity] = mask_of(mine, holding.keys, holding.place)
-        return mask
+        identity = (decide, self.member_id, holding.index, tuple(view.members.items()), laggards)
+        share = _shares.get(identity)
+        if share is None:
+            if len(_shares) >= SHARES_CACHED:
+                _shares.clear()
+            mine = decide(view, self.member_id, self.world.settings).of(holding.keys)
+            share = _shares[identity] = bits_of(mine, holding.keys, holding.index)
+        return share
 
 
 class Watcher(Worker):
-    """A process that follows every group and is a member of none: it never works."""
+    """A process that watches every group and is a member of none: it never works."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor) -> None:
-        super().__init__(cluster, member_id, route, weight=1)
+    def __init__(self, world: World, name: str, member_id: str, actors: Sequence[SimulatedPartitionActor]) -> None:
+        super().__init__(world, name, member_id, actors)
         self.holdings.clear()
         for name in list(self.member_state.groups):
             self.member_state.watch(name)
 
 
-class BareCaller(KeyHolder):
-    """A process that has nothing but the actor's handle, and calls `get_subset` in exclusive groups now and then."""
+class BareCaller(Client):
+    """A process that has only the actor's handle, and calls `get_subset` in exclusive groups now and then."""
 
-    def __init__(self, cluster: SimulatedCluster, member_id: str, route: SimulatedPartitionActor) -> None:
-        super().__init__(cluster, f"{member_id}?{len(cluster.callers)}")
-        self.member_id = member_id
-        self.session = cluster.rng.choice(("", self.name))
-        self.route = route
-        self._groups = [name for name, mode in cluster.conditions.groups if mode]
-        self._weight = cluster.rng.choice((1, 2))
+    def __init__(self, world: World, name: str, member_id: str, route: SimulatedPartitionActor) -> None:
+        super().__init__(world, name, member_id, route)
+        self.session = world.rng.choice(("", name))
+        self._groups = [name for name, mode in world.conditions.groups if mode]
+        self._weight = world.rng.choice((1, 2))
         self._number = 0
         self._calls: dict[str, tuple[int, float]] = {}
         """By group: the number of the latest call, and when it was made."""
         self._subsets: dict[str, tuple[int, float]] = {}
-        """By group: the keys, and until when they are this caller's."""
+        """By group: the keys, and until when this caller may work on them."""
         self.call()
 
     def call(self) -> None:
-        """Be done with the former subset of a group and ask for the next."""
-        cluster, route = self.cluster, self.route
-        group = cluster.rng.choice(self._groups)
+        """Stop work on the former subset of a group and ask for the next."""
+        world, route = self.world, self.route
+        group = world.rng.choice(self._groups)
         self._subsets.pop(group, None)
         self._number += 1
         self._calls[group] = (self._number, self.clock.now())
-        cluster.send(self, route, route.on_get_subset, self, self._number, group, keys_of(group), self._weight)
-        if cluster.rng.random() < 0.3:
-            cluster.send(self, route, route.on_bare_heartbeat, self)
-        cluster.later(cluster.rng.uniform(0.1, 1.5), self, self.call)
+        world.send(self, route, route.on_get_subset, self, self._number, group, keys_of(group), self._weight)
+        if world.rng.random() < 0.3:
+            world.send(self, route, route.on_bare_heartbeat, self)
+        world.later(world.rng.uniform(0.1, 1.5), self, self.call)
 
     def on_subset(self, number: int, group: str, mine: list[str]) -> None:
-        """The reply of `get_subset`: good for one ttl from the call."""
+        """Work on `mine` for one ttl from the call, if this was the latest call."""
         latest, sent = self._calls[group]
         if number == latest:
-            mask = mask_of(mine, keys_of(group), self._groups.index(group))
-            self._subsets[group] = (mask, sent + self.cluster.settings.ttl)
+            bits = bits_of(mine, keys_of(group), self._groups.index(group))
+            self._subsets[group] = (bits, sent + self.world.settings.ttl)
 
     def working_on(self) -> int:
-        """The latest subsets while they are good."""
+        """The latest subsets, each for its ttl."""
         now = self.clock.now()
-        return sum(mask for mask, until in self._subsets.values() if now < until)
+        return sum(bits for bits, until in self._subsets.values() if now < until)
 
     def tokens(self) -> list[tuple[int, int]]:
-        """Nothing: a bare handle's caller gets no token."""
+        """None: callers of a bare handle get no token."""
         return []

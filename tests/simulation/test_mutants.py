@@ -8,8 +8,8 @@ import pytest
 from mutants import MUTANTS
 
 from partition_actor.testing import SimulatedCluster, Violation
+from partition_actor.testing.cluster import FAULTS
 from partition_actor.testing.conditions import Conditions, draw
-from partition_actor.testing.faults import FAULTS
 from partition_actor.testing.simulation import run
 
 SEEDS = 600

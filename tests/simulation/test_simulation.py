@@ -13,11 +13,11 @@ from partition_actor.core.handoff import Handoff
 from partition_actor.core.sessions import Sessions
 from partition_actor.testing import FakeClock, SimulatedCluster, Violation, simulate, simulate_many
 from partition_actor.testing.__main__ import main
+from partition_actor.testing.cluster import FAULTS
 from partition_actor.testing.conditions import Conditions
-from partition_actor.testing.faults import FAULTS
 from partition_actor.testing.workers import keys_of
 
-CALM = Conditions(
+NO_FAULTS = Conditions(
     loss=0.0,
     duplication=0.0,
     delay=0.005,
@@ -111,13 +111,13 @@ def test_the_command_tells_seeds_steps_faults_and_wall_time(capsys):
 
 def test_a_cluster_that_never_settles_is_a_violation(monkeypatch):
     monkeypatch.setattr(Group, "ack", lambda self, key, epoch: None)
-    cluster = SimulatedCluster(1, conditions=CALM, members=3)
+    cluster = SimulatedCluster(1, conditions=NO_FAULTS, members=3)
     with pytest.raises(Violation, match=r"holds View|nobody works on"):
         cluster.settle()
 
 
 def test_users_bring_faults_about_themselves():
-    cluster = SimulatedCluster(7, conditions=CALM, members=3)
+    cluster = SimulatedCluster(7, conditions=NO_FAULTS, members=3)
     cluster.run_for(1.0)
     first, second, third = cluster.workers
     assert first.working_on() | second.working_on() | third.working_on() == EVERY_KEY

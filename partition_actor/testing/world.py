@@ -1,0 +1,155 @@
+"""The simulated world: virtual time, the network, and the processes that live in it."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from partition_actor.settings import Settings
+from partition_actor.testing.clock import FakeClock
+from partition_actor.testing.conditions import Conditions
+
+TRACE_KEPT = 200
+"""Events that a trace keeps."""
+
+Handler = Callable[..., Any]
+
+
+class Process:
+    """A process with a clock of its own. While it is `paused`, its events wait in `backlog`."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        self.paused = False
+        self.backlog: list[tuple[Handler, tuple[Any, ...]]] = []
+        rng = world.rng
+        fastest = 1 + world.settings.clock_rate_margin
+        rate = rng.choice((1.0, fastest, rng.uniform(1.0, fastest)))
+        self.clock = FakeClock(rng.uniform(0.0, 1000.0), rate, of=world.time)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def after(self) -> None:
+        """Called after each event that the process has handled."""
+
+    def missed(self, handler: Handler, arguments: tuple[Any, ...]) -> None:
+        """Called in place of `handler` when the process is dead."""
+
+
+class World:
+    """Virtual time, an event queue and a network; `rng` decides everything, in the order of the calls."""
+
+    def __init__(
+        self, seed: int, rng: random.Random, settings: Settings, conditions: Conditions, *, trace: bool
+    ) -> None:
+        self.seed, self.rng, self.settings, self.conditions = seed, rng, settings, conditions
+        self.time = FakeClock()
+        self.steps = 0
+        self.counts: Counter[str] = Counter()
+        """Faults and other incidents, by kind."""
+        self.faults_over = False
+        self.check: Callable[[Process], None] = lambda process: None
+        """Called after each step of a process."""
+        self.cuts: set[tuple[Process, str]] = set()
+        self._events: list[tuple[float, int, Process | None, Handler, tuple[Any, ...]]] = []
+        self._order = count()
+        self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACE_KEPT) if trace else None
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def later(self, delay: float, process: Process | None, handler: Handler, *arguments: Any) -> None:
+        """Run `handler` in `delay` seconds, in `process` or outside of all. It is no step if it returns False."""
+        event = (self.time.now() + delay, next(self._order), process, handler, arguments)
+        heapq.heappush(self._events, event)
+
+    def next_event(self) -> None:
+        """Advance to the next event and handle it."""
+        when, _, process, handler, arguments = heapq.heappop(self._events)
+        self.time.advance(max(0.0, when - self.time.now()))
+        if process is None:
+            handler(*arguments)
+            self.steps += 1
+        elif not process.alive:
+            process.missed(handler, arguments)
+        elif process.paused:
+            process.backlog.append((handler, arguments))
+        else:
+            self._handle(process, handler, arguments)
+
+    def run_until(self, end: float) -> None:
+        """Handle every event up to the time `end`."""
+        while self._events and self._events[0][0] <= end:
+            self.next_event()
+        self.time.advance(max(0.0, end - self.time.now()))
+
+    def _handle(self, process: Process, handler: Handler, arguments: tuple[Any, ...]) -> None:
+        if handler(*arguments) is False:
+            return
+        self.steps += 1
+        self.log(process, handler.__name__, *arguments)
+        process.after()
+        self.check(process)
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """Stop a process for `seconds`."""
+        process.paused = True
+        self.later(seconds, None, self.wake, process)
+
+    def wake(self, process: Process) -> None:
+        """Resume a paused process: first check what it still holds, then let it handle its backlog."""
+        if not process.paused or not process.alive:
+            return
+        process.paused = False
+        self.log(process, "wakes")
+        self.check(process)
+        backlog, process.backlog = process.backlog, []
+        for handler, arguments in backlog:
+            if process.paused:
+                process.backlog.append((handler, arguments))
+            else:
+                self._handle(process, handler, arguments)
+
+    # -- the network --------------------------------------------------------------------------------------------
+
+    def send(self, sender: Process, receiver: Process, handler: Handler, *arguments: Any) -> None:
+        """Send a message. The conditions decide whether it arrives once, twice or never, and when."""
+        rng, conditions = self.rng, self.conditions
+        if (sender, "out") in self.cuts or (receiver, "in") in self.cuts or rng.random() < conditions.loss:
+            self.counts["lost message"] += 1
+            return
+        copies = 1
+        if rng.random() < conditions.duplication:
+            self.counts["duplicated message"] += 1
+            copies = 2
+        for _ in range(copies):
+            delay = rng.expovariate(1 / conditions.delay)
+            if rng.random() < conditions.slow:
+                self.counts["late message"] += 1
+                delay = rng.uniform(0.0, 2 * self.settings.ttl)
+            self.later(delay, receiver, handler, *arguments)
+
+    def cut(self, process: Process, direction: str, seconds: float) -> None:
+        """Lose the messages that `process` sends ("out") or is sent ("in"), for `seconds`."""
+        self.cuts.add((process, direction))
+        self.later(seconds, None, self.cuts.discard, (process, direction))
+
+    # -- traces -------------------------------------------------------------------------------------------------
+
+    def log(self, process: Process | None, *what: Any) -> None:
+        """Add a line to the trace, if there is one."""
+        if self._trace is not None:
+            self._trace.append((self.time.now(), process, what))
+
+    def explain(self, what: str) -> str:
+        """`what`, with the seed, the time and the trace."""
+        lines = [f"seed {self.seed}, step {self.steps}, {self.time.now():.3f} s: {what}"]
+        for moment, process, words in self._trace or ():
+            lines.append(f"  {moment:9.4f} {process!s:16} {' '.join(map(str, words))}")
+        return "\n".join(lines)
