@@ -28,7 +28,10 @@ class Checker:
         self._epochs: dict[tuple[Client, str], Epoch] = {}
         self._tokens: dict[int, tuple[int, Client]] = {}
         """By key: the highest token seen, and who had it."""
-        self._locks = LockChecker(world, clients)
+        self._lock_tokens: dict[tuple[str, bool], int] = {}
+        """By lock, and whether the hold was shared: the highest token seen."""
+        self._holds: dict[tuple[str, int], tuple[Worker, int]] = {}
+        """By lock and token: who had it, and its ticket."""
 
     def check(self, process: Process) -> None:
         """Raises ``Violation`` when `process`, which has just handled an event, may do what it must not."""
@@ -44,9 +47,7 @@ class Checker:
             self._check_tokens(process)
         if isinstance(process, Worker):
             self._check_epochs(process)
-            wrong = self._locks.check(process)
-            if wrong:
-                self._fail(wrong)
+            self._check_locks(process)
 
     def _check_tokens(self, client: Client) -> None:
         for bits, token in client.tokens():
@@ -64,6 +65,38 @@ class Checker:
                 self._fail(f"{worker} went back to epoch {epoch} in {group}")
             self._epochs[worker, group] = epoch
 
+    # -- locks: rule 10 -----------------------------------------------------------------------------------------
+
+    def _check_locks(self, worker: Worker) -> None:
+        for ticket, mine in worker.locks_held().items():
+            for other in self._clients:
+                if other is not worker and isinstance(other, Worker) and other.alive and not other.paused:
+                    for theirs in other.locks_held().values():
+                        if theirs.name == mine.name and not (theirs.shared and mine.shared):
+                            self._fail(f"{worker} and {other} both hold {mine.name}")
+            self._check_lock_token(worker, ticket, mine)
+
+    def _check_lock_token(self, worker: Worker, ticket: int, lock: LockRequest) -> None:
+        if (lock.name, lock.token) not in self._holds:
+            self._world.counts["lock held"] += 1
+        holder = self._holds.setdefault((lock.name, lock.token), (worker, ticket))
+        if holder != (worker, ticket):
+            self._fail(f"{worker} has token {lock.token} for {lock.name}, which {holder[0]} had")
+        latest = self._lock_tokens.get((lock.name, False), 0)
+        if not lock.shared:
+            latest = max(latest, self._lock_tokens.get((lock.name, True), 0))
+        if lock.token < latest:
+            self._fail(f"{worker} has token {lock.token} for {lock.name} after {latest}")
+        kind = (lock.name, lock.shared)
+        self._lock_tokens[kind] = max(lock.token, self._lock_tokens.get(kind, 0))
+
+    def _check_no_locks(self, table: LockTable) -> None:
+        for worker in self._clients:
+            if worker.alive and isinstance(worker, Worker) and worker.member_state.locks.stated():
+                self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
+        if table.locks or table.unsure:
+            self._fail(f"the partition actor still has {sorted(table.locks)}")
+
     # -- once faults have stopped -------------------------------------------------------------------------------
 
     def check_converged(self, table: LockTable, dismissed: set[tuple[str, str]]) -> None:
@@ -72,9 +105,7 @@ class Checker:
         `table` has the locks of the last partition actor. `dismissed` are the ``(member_id, group)`` that an operator
         drained or forgot: only they may be out without a wish of their own.
         """
-        wrong = self._locks.check_converged(table)
-        if wrong:
-            self._fail(wrong)
+        self._check_no_locks(table)
         workers = [each for each in self._clients if isinstance(each, Worker) and not isinstance(each, Watcher)]
         for group, exclusive in self._world.conditions.groups:
             members = [worker for worker in workers if self._must_be_member(worker, group, dismissed)]
@@ -131,49 +162,3 @@ class Checker:
         exclusive = [name for name, mode in self._world.conditions.groups if mode]
         keys = [key for name in exclusive for key in keys_of(name)]
         return ", ".join(key for at, key in enumerate(keys) if bits >> at & 1)
-
-
-class LockChecker:
-    """Compares the locks that the members hold, and the tokens: rule 10."""
-
-    def __init__(self, world: World, clients: Sequence[Client]) -> None:
-        self._world, self._clients = world, clients
-        self._tokens: dict[tuple[str, bool], int] = {}
-        """By lock, and whether the hold was shared: the highest token seen."""
-        self._seen: dict[tuple[str, int], tuple[Worker, int]] = {}
-        """By lock and token: who had it, and its ticket."""
-
-    def check(self, worker: Worker) -> str | None:
-        """What is wrong now that `worker` has handled an event, or None."""
-        for ticket, mine in worker.locks_held().items():
-            for other in self._clients:
-                if other is not worker and isinstance(other, Worker) and other.alive and not other.paused:
-                    for theirs in other.locks_held().values():
-                        if theirs.name == mine.name and not (theirs.shared and mine.shared):
-                            return f"{worker} and {other} both hold {mine.name}"
-            wrong = self._check_token(worker, ticket, mine)
-            if wrong:
-                return wrong
-        return None
-
-    def _check_token(self, worker: Worker, ticket: int, lock: LockRequest) -> str | None:
-        if (lock.name, lock.token) not in self._seen:
-            self._world.counts["lock held"] += 1
-        holder = self._seen.setdefault((lock.name, lock.token), (worker, ticket))
-        if holder != (worker, ticket):
-            return f"{worker} has token {lock.token} for {lock.name}, which {holder[0]} had"
-        latest = self._tokens.get((lock.name, False), 0)
-        if not lock.shared:
-            latest = max(latest, self._tokens.get((lock.name, True), 0))
-        if lock.token < latest:
-            return f"{worker} has token {lock.token} for {lock.name} after {latest}"
-        kind = (lock.name, lock.shared)
-        self._tokens[kind] = max(lock.token, self._tokens.get(kind, 0))
-        return None
-
-    def check_converged(self, table: LockTable) -> str | None:
-        """What is wrong once faults have stopped and nobody wants a lock any more, or None."""
-        for worker in self._clients:
-            if worker.alive and isinstance(worker, Worker) and worker.member_state.locks.stated():
-                return f"{worker} still wants or holds {worker.member_state.locks.stated()}"
-        return f"the partition actor still has {sorted(table.locks)}" if table.locks or table.unsure else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from partition_actor.settings import Settings
 from partition_actor.testing.checker import Checker
-from partition_actor.testing.clock import FakeClock
 from partition_actor.testing.conditions import Conditions, draw, some_settings
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.workers import BareCaller, Watcher, Worker
@@ -21,6 +20,8 @@ MAX_CLIENTS = 6
 """No fault starts a client while this many run."""
 HEALTH_TIMEOUT = (0.1, 1.5)
 """Seconds, with a ttl of 1 s, from losing touch with a node until the GCS counts it dead."""
+
+T = TypeVar("T")
 
 
 class SimulatedCluster:
@@ -48,10 +49,14 @@ class SimulatedCluster:
         members: int | None = None,
     ) -> None:
         self.seed = seed
-        rng = random.Random(seed)
-        self.settings = settings or rng.choice(some_settings())
-        self.conditions = replace(conditions or draw(rng, tuple(FAULTS)))
-        self.world = World(seed, rng, self.settings, self.conditions, trace=trace)
+        self.rng = random.Random(seed)
+        self.settings = settings or self.rng.choice(some_settings())
+        self.conditions = replace(conditions or draw(self.rng, tuple(FAULTS)))
+        self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
+        self.time = self.world.time
+        """The clock of the simulated world; every process has its own, which follows it."""
+        self.counts = self.world.counts
+        """Faults and other incidents so far, by kind."""
         self.partition_actors: list[SimulatedPartitionActor] = []
         """All lives of the partition actor, oldest first."""
         self.workers: list[Worker] = []
@@ -65,7 +70,7 @@ class SimulatedCluster:
         self._checker = Checker(self.world, self.clients)
         self.world.check = self._checker.check
         self.start_partition_actor(first=True)
-        for number in range(members or rng.randint(2, 4)):
+        for number in range(members or self.rng.randint(2, 4)):
             self.start_worker(f"m{number}")
         if random.Random(f"watchers of {seed}").random() < WATCHED:  # does not change the dice of other seeds
             self.start_watcher("w0")
@@ -73,19 +78,9 @@ class SimulatedCluster:
             self._plan_fault()
 
     @property
-    def time(self) -> FakeClock:
-        """The clock of the simulated world; every process has its own, which follows it."""
-        return self.world.time
-
-    @property
     def steps(self) -> int:
         """Steps taken so far."""
         return self.world.steps
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Faults and other incidents so far, by kind."""
-        return self.world.counts
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -118,12 +113,11 @@ class SimulatedCluster:
 
     def start_partition_actor(self, *, first: bool = False) -> SimulatedPartitionActor:
         """Start the first partition actor or the next; its clients find it after a while."""
-        rng = self.world.rng
-        restarted = not first and rng.random() < 0.7
+        restarted = not first and self.rng.random() < 0.7
         actor = SimulatedPartitionActor(self.world, self.partition_actors, first=first, restarted=restarted)
         for client in self.clients:
-            pace = rng.choice((20.0, 4.0, 1.0))
-            self.world.later(rng.expovariate(pace), None, _find_partition_actor, client, actor)
+            pace = self.rng.choice((20.0, 4.0, 1.0))
+            self.world.later(self.rng.expovariate(pace), None, _find_partition_actor, client, actor)
         return actor
 
     def start_worker(self, member_id: str, weight: int = 1) -> Worker:
@@ -152,7 +146,7 @@ class SimulatedCluster:
         """End a process. A death watch may report it; nobody replaces a partition actor (`start_partition_actor`)."""
         process.alive = False
         if isinstance(process, Worker) and process.watched:
-            self.world.later(self.world.rng.uniform(0.004, 0.017), None, self.report_death, process, True)
+            self.world.later(self.rng.uniform(0.004, 0.017), None, self.report_death, process, True)
 
     def report_death(self, worker: Worker, certain: bool) -> None:
         """End the death watches of a worker; not `certain` when only the worker's node is lost."""
@@ -176,14 +170,14 @@ class SimulatedCluster:
     # -- faults -------------------------------------------------------------------------------------------------
 
     def _plan_fault(self) -> None:
-        self.world.later(self.world.rng.expovariate(self.conditions.fault_rate), None, self._next_fault)
+        self.world.later(self.rng.expovariate(self.conditions.fault_rate), None, self._next_fault)
 
     def _next_fault(self) -> None:
         if self.world.faults_over:
             return
         kinds = [kind for kind in FAULTS if kind in self.conditions.faults]
         if kinds:
-            kind = self.world.rng.choice(kinds)
+            kind = self.rng.choice(kinds)
             if FAULTS[kind](self):
                 self.counts[kind] += 1
                 self.world.log(None, "fault:", kind)
@@ -216,103 +210,106 @@ def _find_partition_actor(client: Client, actor: SimulatedPartitionActor) -> Non
 
 # -- random faults, and what users and operators do meanwhile -------------------------------------------------------
 
-
-def _duration(cluster: SimulatedCluster) -> float:
-    """Seconds: short, about a lease, or longer than the longest lease."""
-    rng = cluster.world.rng
-    lease = rng.choice((cluster.settings.ttl, cluster.settings.max_ttl))
-    return lease * rng.choice((rng.uniform(0.0, 0.5), rng.uniform(0.8, 1.3), 2.5))
+Fault = Callable[[SimulatedCluster], bool]
+"""Returns False where there is nothing to do it to."""
 
 
-def _some_worker(cluster: SimulatedCluster) -> Worker | None:
-    running = [worker for worker in cluster.workers if worker.alive]
-    return cluster.world.rng.choice(running) if running else None
+def _to(pick: Callable[[SimulatedCluster], T | None], fault: Callable[[SimulatedCluster, T], None]) -> Fault:
+    """A fault that happens to what `pick` returns, and not at all if that is None."""
+
+    def happen(cluster: SimulatedCluster) -> bool:
+        target = pick(cluster)
+        if target is not None:
+            fault(cluster, target)
+        return target is not None
+
+    return happen
 
 
-def _some_client(cluster: SimulatedCluster) -> Client | None:
-    running = [client for client in cluster.clients if client.alive]
-    return cluster.world.rng.choice(running) if running else None
+def _worker(cluster: SimulatedCluster) -> Worker | None:
+    alive = [worker for worker in cluster.workers if worker.alive]
+    return cluster.rng.choice(alive) if alive else None
 
 
-def _current(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
+def _client(cluster: SimulatedCluster) -> Client | None:
+    alive = [client for client in cluster.clients if client.alive]
+    return cluster.rng.choice(alive) if alive else None
+
+
+def _actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
     """The partition actor that the GCS knows, if it runs."""
     last = cluster.partition_actors[-1]
     return last if last.alive and last.counted_alive else None
 
 
-def _running(cluster: SimulatedCluster) -> int:
-    return sum(client.alive for client in cluster.clients)
+def _running_worker(cluster: SimulatedCluster) -> Worker | None:
+    worker = _worker(cluster)
+    return None if worker is None or worker.paused else worker
 
 
-# -- processes ------------------------------------------------------------------------------------------------------
+def _running_client(cluster: SimulatedCluster) -> Client | None:
+    client = _client(cluster)
+    return None if client is None or client.paused else client
 
 
-def _pause(cluster: SimulatedCluster) -> bool:
-    client = _some_client(cluster)
-    if client is None or client.paused:
-        return False
-    cluster.world.log(client, "is paused")
-    cluster.pause(client, _duration(cluster))
-    return True
+def _running_actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
+    actor = _actor(cluster)
+    return None if actor is None or actor.paused else actor
 
 
-def _crash(cluster: SimulatedCluster) -> bool:
-    client = _some_client(cluster)
-    if client is None:
-        return False
+def _has_room(cluster: SimulatedCluster) -> bool:
+    return sum(client.alive for client in cluster.clients) < MAX_CLIENTS
+
+
+def _duration(cluster: SimulatedCluster) -> float:
+    """Seconds: short, about a lease, or longer than the longest lease."""
+    rng = cluster.rng
+    lease = rng.choice((cluster.settings.ttl, cluster.settings.max_ttl))
+    return lease * rng.choice((rng.uniform(0.0, 0.5), rng.uniform(0.8, 1.3), 2.5))
+
+
+def _pause(cluster: SimulatedCluster, process: Process) -> None:
+    cluster.world.log(process, "is paused")
+    cluster.pause(process, _duration(cluster))
+
+
+def _crash(cluster: SimulatedCluster, client: Client) -> None:
     cluster.world.log(client, "crashes")
     cluster.kill(client)
-    return True
 
 
-def _restart(cluster: SimulatedCluster) -> bool:
-    worker = _some_worker(cluster)
-    if worker is None:
-        return False
+def _restart(cluster: SimulatedCluster, worker: Worker) -> None:
     cluster.kill(worker)
     cluster.world.log(worker, "crashes and comes back")
-    cluster.world.later(cluster.world.rng.expovariate(4.0), None, cluster.start_worker, worker.member_id)
-    return True
+    cluster.world.later(cluster.rng.expovariate(4.0), None, cluster.start_worker, worker.member_id)
 
 
 def _zombie(cluster: SimulatedCluster) -> bool:
-    worker = _some_worker(cluster)
-    if worker is None or _running(cluster) >= MAX_CLIENTS:
+    worker = _worker(cluster)
+    if worker is None or not _has_room(cluster):
         return False
-    if cluster.world.rng.random() < 0.5:
+    if cluster.rng.random() < 0.5:
         cluster.pause(worker, _duration(cluster))
     cluster.world.log(worker, "lives on beside its successor")
     cluster.start_worker(worker.member_id)
     return True
 
 
-def _lose_node(cluster: SimulatedCluster) -> bool:
+def _lose_node(cluster: SimulatedCluster, worker: Worker) -> None:
     """The GCS counts the node of a worker dead; the worker still runs, cut off or not."""
-    worker = _some_worker(cluster)
-    if worker is None:
-        return False
     cluster.world.log(worker, "is on a node that the GCS loses")
     cluster.report_death(worker, False)
-    if cluster.world.rng.random() < 0.5:
+    if cluster.rng.random() < 0.5:
         cluster.cut(worker, "out", _duration(cluster))
-    return True
 
 
-# -- the partition actor --------------------------------------------------------------------------------------------
-
-
-def _crash_partition_actor(cluster: SimulatedCluster) -> bool:
-    actor = _current(cluster)
-    if actor is None:
-        return False
+def _crash_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
     cluster.world.log(actor, "crashes")
     cluster.kill(actor)
     actor.counted_alive = False
-    delay = (
-        0.01 if cluster.conditions.quick_gcs else cluster.world.rng.choice((0.01, cluster.world.rng.uniform(0.0, 2.0)))
-    )
+    rng = cluster.rng
+    delay = 0.01 if cluster.conditions.quick_gcs else rng.choice((0.01, rng.uniform(0.0, 2.0)))
     cluster.world.later(delay, None, _replace, cluster)
-    return True
 
 
 def _replace(cluster: SimulatedCluster) -> None:
@@ -320,109 +317,77 @@ def _replace(cluster: SimulatedCluster) -> None:
         cluster.start_partition_actor()
 
 
-def _cut_off_partition_actor(cluster: SimulatedCluster) -> bool:
+def _cut_off_actor(cluster: SimulatedCluster) -> bool:
     """The GCS loses touch with the partition actor's node, and may start another while the first still runs."""
-    actor = _current(cluster)
+    actor = _actor(cluster)
     if actor is None or actor.cut_off:
         return False
     actor.cut_off = True
     cluster.world.log(actor, "is cut off from the GCS")
-    if cluster.world.rng.random() < 0.3:
+    if cluster.rng.random() < 0.3:
         cluster.pause(actor, _duration(cluster))
-    timeout = 0.05 if cluster.conditions.quick_gcs else cluster.world.rng.uniform(*HEALTH_TIMEOUT)
-    cluster.world.later(timeout, None, _judge, cluster, actor)
+    timeout = 0.05 if cluster.conditions.quick_gcs else cluster.rng.uniform(*HEALTH_TIMEOUT)
+    cluster.world.later(timeout, None, _time_out, cluster, actor)
     return True
 
 
-def _judge(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+def _time_out(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
     if not actor.counted_alive or not actor.cut_off:
         return
-    if cluster.world.rng.random() < 0.2:
+    if cluster.rng.random() < 0.2:
         actor.cut_off = False
         return
     actor.counted_alive = False
     cluster.world.log(actor, "is counted dead by the GCS")
-    delay = 0.02 if cluster.conditions.quick_gcs else cluster.world.rng.expovariate(4.0)
+    delay = 0.02 if cluster.conditions.quick_gcs else cluster.rng.expovariate(4.0)
     cluster.world.later(delay, None, _replace, cluster)
     cluster.world.later(_duration(cluster) + 1.0, None, cluster.kill, actor)
 
 
-def _pause_partition_actor(cluster: SimulatedCluster) -> bool:
-    actor = _current(cluster)
-    if actor is None or actor.paused:
-        return False
-    cluster.world.log(actor, "is paused")
-    cluster.pause(actor, _duration(cluster))
-    return True
-
-
-# -- the network ----------------------------------------------------------------------------------------------------
-
-
-def _cut(cluster: SimulatedCluster) -> bool:
-    client = _some_client(cluster)
-    if client is None:
-        return False
-    direction = cluster.world.rng.choice(("in", "out"))
+def _cut(cluster: SimulatedCluster, client: Client) -> None:
+    direction = cluster.rng.choice(("in", "out"))
     cluster.world.log(client, "is cut", direction)
     cluster.cut(client, direction, _duration(cluster))
-    return True
 
 
-def _cut_partition_actor(cluster: SimulatedCluster) -> bool:
-    actor = _current(cluster)
-    if actor is None:
-        return False
-    cluster.cut(actor, cluster.world.rng.choice(("in", "out")), _duration(cluster))
-    return True
-
-
-# -- users and operators --------------------------------------------------------------------------------------------
+def _cut_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+    cluster.cut(actor, cluster.rng.choice(("in", "out")), _duration(cluster))
 
 
 def _join(cluster: SimulatedCluster) -> bool:
-    if _running(cluster) >= MAX_CLIENTS:
-        return False
-    cluster.start_worker(cluster.world.rng.choice(("m0", "m1", "m2", "m3", "m4")), cluster.world.rng.choice((1, 2)))
-    return True
+    room = _has_room(cluster)
+    if room:
+        cluster.start_worker(cluster.rng.choice(("m0", "m1", "m2", "m3", "m4")), cluster.rng.choice((1, 2)))
+    return room
 
 
-def _leave(cluster: SimulatedCluster) -> bool:
-    worker = _some_worker(cluster)
-    if worker is None or worker.paused:
-        return False
-    group = cluster.world.rng.choice(cluster.conditions.groups)[0]
-    worker.member_state.leave(group)
+def _leave(cluster: SimulatedCluster, worker: Worker) -> None:
+    worker.member_state.leave(cluster.rng.choice(cluster.conditions.groups)[0])
     worker.send_soon()
-    return True
 
 
-def _join_again(cluster: SimulatedCluster) -> bool:
-    worker = _some_worker(cluster)
-    if worker is None or worker.paused:
-        return False
-    group, exclusive = cluster.world.rng.choice(cluster.conditions.groups)
-    worker.member_state.join(group, cluster.world.rng.choice((1, 2)), exclusive=exclusive)
+def _rejoin(cluster: SimulatedCluster, worker: Worker) -> None:
+    group, exclusive = cluster.rng.choice(cluster.conditions.groups)
+    worker.member_state.join(group, cluster.rng.choice((1, 2)), exclusive=exclusive)
     worker.send_soon()
-    return True
 
 
-def _weight_change(cluster: SimulatedCluster) -> bool:
-    worker = _some_worker(cluster)
-    group = cluster.world.rng.choice(cluster.conditions.groups)[0]
+def _change_weight(cluster: SimulatedCluster) -> bool:
+    worker = _worker(cluster)
+    group = cluster.rng.choice(cluster.conditions.groups)[0]
     if worker is None or worker.paused or worker.member_state.view(group) is None:
         return False
-    worker.member_state.join(group, cluster.world.rng.choice((1, 2)))
+    worker.member_state.join(group, cluster.rng.choice((1, 2)))
     worker.send_soon()
     return True
 
 
-def _command(name: str) -> Callable[[SimulatedCluster], bool]:
+def _command(name: str) -> Fault:
     def command(cluster: SimulatedCluster) -> bool:
-        client, actor = _some_client(cluster), _current(cluster)
-        if client is None or actor is None or actor.paused:
+        client, actor = _client(cluster), _running_actor(cluster)
+        if client is None or actor is None:
             return False
-        group = cluster.world.rng.choice(cluster.conditions.groups)[0]
+        group = cluster.rng.choice(cluster.conditions.groups)[0]
         cluster.dismissed.add((client.member_id, group))
         cluster.world.later(0.0, actor, actor.command, name, group, client.member_id)
         return True
@@ -431,39 +396,38 @@ def _command(name: str) -> Callable[[SimulatedCluster], bool]:
 
 
 def _break_lock(cluster: SimulatedCluster) -> bool:
-    actor = _current(cluster)
-    if not cluster.conditions.locks or actor is None or actor.paused:
+    actor = _running_actor(cluster)
+    if not cluster.conditions.locks or actor is None:
         return False
-    name = f"lock{cluster.world.rng.randrange(cluster.conditions.locks)}"
+    name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
     cluster.world.later(0.0, actor, actor.command, "break_lock", name)
     return True
 
 
-def _bare_caller(cluster: SimulatedCluster) -> bool:
-    if _running(cluster) >= MAX_CLIENTS:
-        return False
-    cluster.start_caller(f"x{len(cluster.callers)}")
-    return True
+def _call(cluster: SimulatedCluster) -> bool:
+    room = _has_room(cluster)
+    if room:
+        cluster.start_caller(f"x{len(cluster.callers)}")
+    return room
 
 
-FAULTS: dict[str, Callable[[SimulatedCluster], bool]] = {
-    "pause": _pause,
-    "crash": _crash,
-    "restart": _restart,
+FAULTS: dict[str, Fault] = {
+    "pause": _to(_running_client, _pause),
+    "crash": _to(_client, _crash),
+    "restart": _to(_worker, _restart),
     "zombie": _zombie,
-    "node lost": _lose_node,
-    "partition actor crash": _crash_partition_actor,
-    "partition actor cut off": _cut_off_partition_actor,
-    "partition actor pause": _pause_partition_actor,
-    "cut": _cut,
-    "partition actor cut": _cut_partition_actor,
+    "node lost": _to(_worker, _lose_node),
+    "partition actor crash": _to(_actor, _crash_actor),
+    "partition actor cut off": _cut_off_actor,
+    "partition actor pause": _to(_running_actor, _pause),
+    "cut": _to(_client, _cut),
+    "partition actor cut": _to(_actor, _cut_actor),
     "join": _join,
-    "leave": _leave,
-    "join again": _join_again,
-    "weight change": _weight_change,
+    "leave": _to(_running_worker, _leave),
+    "join again": _to(_running_worker, _rejoin),
+    "weight change": _change_weight,
     "drain": _command("drain"),
     "forget": _command("forget"),
-    "bare caller": _bare_caller,
+    "bare caller": _call,
     "lock broken": _break_lock,
 }
-"""By kind: brings a fault about, or returns False where there is nothing to do it to."""

@@ -66,11 +66,14 @@ class Worker(Client):
         exclusive = [name for name, mode in world.conditions.groups if mode]
         self.holdings = {name: Holding(index, keys_of(name)) for index, name in enumerate(exclusive)}
         self._generation = 0
-        for name, mode in world.conditions.groups:
-            self.member_state.join(name, weight, exclusive=mode)
+        for group, mode in world.conditions.groups:
+            self._enter(group, mode, weight)
         self.send_soon()
         if world.conditions.locks:
             LockUser(self, self.member_state, self.send_soon)
+
+    def _enter(self, group: str, exclusive: bool, weight: int) -> None:
+        self.member_state.join(group, weight, exclusive=exclusive)
 
     # -- the exchange with the partition actor ----------------------------------------------------------------------
 
@@ -203,11 +206,9 @@ class Worker(Client):
 class Watcher(Worker):
     """A process that watches every group and is a member of none: it never works."""
 
-    def __init__(self, world: World, name: str, member_id: str, actors: Sequence[SimulatedPartitionActor]) -> None:
-        super().__init__(world, name, member_id, actors)
-        self.holdings.clear()
-        for name in list(self.member_state.groups):
-            self.member_state.watch(name)
+    def _enter(self, group: str, exclusive: bool, weight: int) -> None:
+        self.holdings.pop(group, None)
+        self.member_state.watch(group)
 
 
 class BareCaller(Client):

@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import io
 import pickle
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+from partition_actor.core.group import Group
+from partition_actor.core.handoff import Handoff
+from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
+from partition_actor.core.views import View
 from partition_actor.settings import Settings
 
 SETTINGS = Settings(
@@ -208,54 +214,61 @@ class Model:
 
     # -- identity -----------------------------------------------------------------------------------------------
 
-    def identity(self) -> str:
-        """Equal for two states that no rule can tell apart."""
-        partition_actor = self.partition_actor
-        end = partition_actor._recovery_end
-        parts: list[Any] = [
-            sorted(self.left),
-            (self.steps, self.requests),
-            (partition_actor.incarnation, partition_actor._counter, sorted(partition_actor._ended)),
-            None if end is None else end - self.now + partition_actor.stalled,
-        ]
-        parts += map(self._member_identity, self.members)
-        parts += map(self._session_identity, sorted(partition_actor.sessions))
-        parts += map(self._group_identity, partition_actor.groups.values())
-        return repr(parts)
+    def identity(self) -> bytes:
+        """The same for two states with the same future: a digest of every field of every object but `LEFT_OUT`.
 
-    def _member_identity(self, member: Member) -> Any:
-        if not member.alive:
-            return member.name
-        own, (kind, message) = member.member_state, member.under_way
-        held = own.groups[GROUP]
-        lease = max(0.0, own.exclusive_until - self.now)
-        sent = min(SETTINGS.ttl, self.now - own._sent) if kind != "nothing" and own._sent is not None else None
-        said = None if kind in ("nothing", "held") else {**message, "seq": 0}
-        views = [(view.epoch, view.rev, view.mine, view.members, view.laggards, view.rings) for view in held.views]
-        letting_go = [(epoch, sorted(lost)) for epoch, lost in member.letting_go]
-        return (kind, said, sent, lease, own.incarnation, own._tell_views, letting_go, held.want, held.state, views)
+        Moments and message numbers are compared as they are: states with equally many steps and requests left have
+        the same `now` and have numbered their requests alike.
+        """
+        return hashlib.blake2b(repr(_fields_of(self)).encode(), digest_size=16).digest()
 
-    def _session_identity(self, key: Any) -> Any:
-        session, lease = self.partition_actor.sessions[key], self.partition_actor.lease_left(self.now, key)
-        told = session.standings.get(GROUP)
-        standing = told and (
-            told.have,
-            told.rev,
-            told.wants_in,
-            told.state,
-            told.resync,
-            told.want_views,
-            told.rejoined,
-        )
-        return (key, lease, session.lease, standing)
 
-    def _group_identity(self, group: Any) -> Any:
-        seats = []
-        for key, seat in sorted({**group.seats, **group.joiners}.items()):
-            lag = self.now - (group.lagging_since(key) or self.now)
-            standing = (seat.acked, seat.first, seat.last, seat.reported, seat.leaving, seat.rev)
-            seats.append((key, key in group.joiners, standing, min(lag, SETTINGS.handoff_timeout + STEP)))
-        return (group.recovering, group.epoch, group.desired, seats, group._handoff._history)
+LEFT_OUT: dict[type, frozenset[str]] = {
+    Model: frozenset({"now", "keys"}),  # `steps` tells the time; the keys never change
+    MemberState: frozenset({"settings"}),  # the settings never change
+    Membership: frozenset({"settings"}),
+    Group: frozenset({"settings", "_news", "_dirty"}),  # references to two fields of the Membership
+    Handoff: frozenset({"_settings", "_tell"}),  # a method of the Group
+    LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
+    View: frozenset({"_rings"}),  # a cache of what `members` give
+}
+"""What `Model.identity` leaves out of each class. All else counts, whatever fields the classes may get."""
+
+PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _fields_of(value: Any) -> Any:
+    """`value` as nested tuples, with the fields of every object in it."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind in (tuple, list, deque):
+        return tuple([each if type(each) in PLAIN else _fields_of(each) for each in value])
+    if kind in (dict, OrderedDict):  # no rule goes by the order of a dict, except where `_field` keeps it
+        return tuple([(key, _fields_of(value[key])) for key in sorted(value)])
+    if kind in (set, frozenset):
+        return tuple(sorted(value))
+    if kind is Member and not value.alive:
+        return value.name  # nothing that it knows can matter any more
+    return kind.__name__, tuple([_field(value, name) for name in names_of(value)])
+
+
+def _field(value: Any, name: str) -> Any:
+    if name == "_history":
+        return tuple(value._history), _fields_of(value._history)  # ``Handoff.trim`` goes by its order
+    return _fields_of(getattr(value, name))
+
+
+_names: dict[type, list[str]] = {}
+
+
+def names_of(value: Any) -> list[str]:
+    """The fields of an object that count for its identity."""
+    kind = type(value)
+    if kind not in _names:
+        every = [each.name for each in fields(value)] if is_dataclass(value) else sorted(vars(value))
+        _names[kind] = [name for name in every if name not in LEFT_OUT.get(kind, ())]
+    return _names[kind]
 
 
 def _saved(model: Model) -> bytes:
@@ -282,7 +295,7 @@ def search(
     """
     started = time.perf_counter()
     root = Model(members, ["a", "f"], requests, steps, events)
-    states = {hash(root.identity()): None}
+    states = {root.identity(): None}
     frontier: deque[tuple[bytes, tuple[Any, ...]]] = deque([(_saved(root), ())])
     transitions = 0
     while frontier and (limit is None or len(states) < limit):
@@ -294,7 +307,7 @@ def search(
             clash = model.owners_clash()
             if clash is not None:
                 return {"clash": f"{clash} after {[*_path(way), action]}", "states": len(states)}
-            identity = hash(model.identity())
+            identity = model.identity()
             if identity in states:
                 continue
             states[identity] = None
