@@ -1,12 +1,12 @@
 """Every interleaving of a small model on the production state machines, breadth first.
 
-A few processes and two keys of one exclusive group. All processes but the last are members already; one joins, one
-leaves, one crashes and the partition actor restarts, each at any moment or never. Each process may send a few more
-requests; messages are lost, delayed or overtaken, callbacks take as long as they like, and time goes by in steps of a
-third of the partition actor's lease. Two states are one when no rule can tell them apart: times count from now, and
-numbers that only put messages in order are left out.
+The model has a few processes and two keys of one exclusive group. All processes but the last are members at the start.
+One joins, one leaves, one crashes and the partition actor restarts, each at any moment or never. Each process may send
+a few more requests. Messages are lost, delayed or overtaken, callbacks take any time, and time passes in steps of a
+third of the partition actor's lease. Two states count as one only if they agree in every field that can influence
+what follows, those of the messages under way included.
 
-    python tests/simulation/exhaustive.py                                        # the large searches, one after another
+    python tests/simulation/exhaustive.py                                             # all of LARGE
     python tests/simulation/exhaustive.py --members 2 --requests 2 --steps 2 --events join leave
 """
 
@@ -60,7 +60,7 @@ class Snapshot(pickle.Pickler):
 
 
 class Member:
-    """A process. One message is under way at most: one that is lost is one that a later request overtakes."""
+    """A process. At most one of its messages is under way; a lost one is one that a later request overtakes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,11 +68,11 @@ class Member:
         self.member_state.join(GROUP, exclusive=True)
         self.alive = True
         self.under_way: tuple[str, Any] = ("nothing", None)
-        """What became of the latest request: "request", "held" or "reply", and the message."""
+        """What has become of the latest request ("request", "held" or "reply"), and the message."""
         self.letting_go: list[tuple[Any, frozenset[str]]] = []
 
     def acts_on(self, now: float, keys: list[str]) -> frozenset[str]:
-        """The keys that it may take up, and those that it is letting go."""
+        """The keys that it may take up, and those that it is still letting go."""
         if not self.alive:
             return frozenset()
         if now >= self.member_state.exclusive_until:
@@ -81,7 +81,7 @@ class Member:
 
 
 class Model:
-    """The whole of a small world; `left` is what may still happen to it, each once."""
+    """The partition actor, its members and their messages. Each event in `left` may still happen, once."""
 
     def __init__(self, members: int, keys: list[str], requests: int, steps: int, events: Iterable[str]) -> None:
         self.now = 0.0
@@ -93,7 +93,7 @@ class Model:
         self.left = set(events)
         self.requests = {f"m{number}": 9 for number in range(members)}
         self.steps = 0
-        for _ in range(3):  # start where the first members have met
+        for _ in range(3):  # start when the members know each other
             for member in self.members:
                 for action in ("send", "deliver", "answer", "hear"):
                     self.act(action, member.name)
@@ -128,7 +128,7 @@ class Model:
         return found
 
     def act(self, action: str, name: str) -> None:
-        """Let one thing happen."""
+        """Let one action happen."""
         member = next((each for each in self.members if each.name == name), None)
         if action in self.left:
             self.left.discard(action)
@@ -271,10 +271,19 @@ def names_of(value: Any) -> list[str]:
     return _names[kind]
 
 
-def _saved(model: Model) -> bytes:
+def saved(model: Model) -> bytes:
+    """A copy of a model, from which any number can be made."""
     buffer = io.BytesIO()
     Snapshot(buffer, protocol=5).dump(model)
     return buffer.getvalue()
+
+
+def successors(state: bytes) -> Iterator[tuple[tuple[str, str], Model]]:
+    """Everything that may happen next in a saved model, and the model in which it has happened."""
+    for action in pickle.loads(state).actions():
+        model = pickle.loads(state)
+        model.act(*action)
+        yield action, model
 
 
 @contextmanager
@@ -289,29 +298,26 @@ def _little_garbage_collection() -> Iterator[None]:
 def search(
     members: int, requests: int, steps: int, events: Iterable[str] = EVENTS, limit: int | None = None
 ) -> dict[str, Any]:
-    """Visit every state; the result has the numbers, and under `clash` the way to a bad one.
+    """Visit every state. The result has the numbers, and under `clash` the path to a state with two owners of a key.
 
-    `limit` is the number of states after which to stop, with `complete` False.
+    After `limit` states it stops, and `complete` is False.
     """
     started = time.perf_counter()
     root = Model(members, ["a", "f"], requests, steps, events)
-    states = {root.identity(): None}
-    frontier: deque[tuple[bytes, tuple[Any, ...]]] = deque([(_saved(root), ())])
+    states = {root.identity()}
+    frontier: deque[tuple[bytes, tuple[Any, ...]]] = deque([(saved(root), ())])
     transitions = 0
     while frontier and (limit is None or len(states) < limit):
-        saved, way = frontier.popleft()
-        for action in pickle.loads(saved).actions():
-            model = pickle.loads(saved)
-            model.act(*action)
+        state, way = frontier.popleft()
+        for action, model in successors(state):
             transitions += 1
             clash = model.owners_clash()
             if clash is not None:
                 return {"clash": f"{clash} after {[*_path(way), action]}", "states": len(states)}
             identity = model.identity()
-            if identity in states:
-                continue
-            states[identity] = None
-            frontier.append((_saved(model), (way, action)))
+            if identity not in states:
+                states.add(identity)
+                frontier.append((saved(model), (way, action)))
     return {
         "clash": None,
         "members": members,
