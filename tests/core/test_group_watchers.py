@@ -210,8 +210,9 @@ def test_a_request_of_a_watcher_says_what_it_knows():
     watcher = world.watcher("w")
     reports = []
     for _ in range(2):
-        reports.append(watcher.send()["groups"]["g"])
-        watcher.fetch({"seq": watcher.member_state._seq})
+        request = watcher.send()
+        reports.append(request["groups"]["g"])
+        watcher.fetch(request)
     assert [(report["want"], report["have"], report["unknown"]) for report in reports] == [
         ("watch", None, False),
         ("watch", None, True),
@@ -257,8 +258,7 @@ def test_who_watches_what_is_what_each_said_last(calls):
             assert set(watchers.of(group)) == {(each, "") for each, wanted in said.items() if group in wanted}
     for session in said:
         watchers.watch((session, ""), frozenset())
-    assert not watchers._of_group
-    assert not watchers._of_session
+    assert vars(watchers) == vars(Watchers())  # nothing is left behind
 
 
 def test_a_coordinator_that_may_not_be_the_first_shows_groups_that_are_not_exclusive_at_once():

@@ -81,6 +81,7 @@ class Replies(RuleBasedStateMachine):
         self.own = MemberState("me", "s", PLAIN)
         self.own.join("g", exclusive=True)
         self.sent = {}
+        self.heard = False
         self.epoch = (0, 0)
         self.incarnation = 0
 
@@ -93,12 +94,13 @@ class Replies(RuleBasedStateMachine):
         request = self.own.request(self.now)
         assert request["seq"] > max(self.sent, default=0)
         self.sent[request["seq"]] = self.now
+        self.heard = False
 
     @precondition(lambda self: self.sent)
     @rule(back=st.integers(0, 2), incarnation=st.integers(1, 3), term=st.sampled_from([0.0, 10.0]), entry=ENTRIES)
     def reply(self, back, incarnation, term, entry):
         seq = max(self.sent) - back
-        before, was_heard = self.own.exclusive_until, self.own._sent is None
+        before = self.own.exclusive_until
         changes = self.own.receive(
             {
                 "seq": seq,
@@ -111,12 +113,12 @@ class Replies(RuleBasedStateMachine):
                 "groups": {} if entry is None else {"g": entry},
             }
         )
-        counts = back == 0 and not was_heard and incarnation >= self.incarnation
+        counts = back == 0 and not self.heard and incarnation >= self.incarnation
         assert (changes is not None) == counts
         if not counts:
             assert self.own.exclusive_until == before
             return
-        self.incarnation = incarnation
+        self.heard, self.incarnation = True, incarnation
         if term:
             assert self.own.exclusive_until == max(before, self.sent[seq] + term)
 

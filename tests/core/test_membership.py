@@ -86,9 +86,11 @@ def test_an_expired_member_gets_no_lease_before_its_next_view():
     assert other.works_on == KEYS
     third = world.member("c", exclusive=True)
     third.beat()  # "g" has just been published, and "h" has not
-    late.fetch(late.send())
-    assert late.member_state.view("h") != late.member_state.groups["h"].views
+    assert list(late.fetch(late.send())["groups"]) == ["h"]
     assert late.works_on == []
+    world.wait(1.0)
+    beat(late, other, third)
+    assert late.works_on
 
 
 def test_no_lease_is_ended_by_a_coordinator_that_may_have_been_replaced():
@@ -169,7 +171,8 @@ def test_a_bare_caller_that_holds_up_another_group_gets_no_view():
     world.member("b", group="h").beat()
     world.wait(5.5)
     assert membership.use(world.now, "g", key) is None
-    assert membership.use(world.now, "h", key) is None or membership.use(world.now, "g", key) is not None
+    assert membership.use(world.now, "h", key) is not None  # it holds nothing up any more
+    assert membership.use(world.now, "g", key) is not None
 
 
 def test_joining_again_outlives_the_reply_to_a_request_to_leave():
@@ -301,9 +304,8 @@ def test_leases_come_in_few_lengths_however_many_members_join():
     world = World(Settings(**{**PLAIN.to_dict(), "max_heartbeats_per_second": 1.0, "max_members": 1000, "vnodes": 1}))
     terms = set()
     for number in range(400):
-        request = world.member(f"member-{number}", exclusive=False).send()
+        world.member(f"member-{number}", exclusive=False).send()
         terms.add(world.membership.ttl)
         exact = world.settings.ttl_for(number + 1)
         assert exact <= world.membership.ttl <= exact * 17 / 16
-        assert request["seq"] == 1
     assert len(terms) < 100

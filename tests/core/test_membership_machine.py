@@ -118,7 +118,7 @@ class Calls(RuleBasedStateMachine):
             assert set(membership.watchers.of(name)) <= membership.sessions.keys()
         for key in membership.sessions:
             assert key in membership._leases or key in membership._overdue
-        assert membership.deadline() <= membership._last_tick + PLAIN.hold / 2
+        assert membership.deadline() <= self.world.now + PLAIN.hold / 2
 
     def _groups(self):
         return sorted(self.world.membership.groups.items()) if hasattr(self, "world") else ()

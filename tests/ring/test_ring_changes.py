@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 from ring_cases import HASH_FNS, hash_names, members_of_rings, probes
 
 import partition_actor.ring.ring as ring_module
-from partition_actor import Settings
-from partition_actor.core import member as member_state
-from partition_actor.core import views
 from partition_actor.errors import InvalidArgument
 from partition_actor.ring import Ring, handovers, hash_space, ring_of
 
@@ -133,15 +130,3 @@ def test_ring_of_answers_many_threads_that_ask_for_many_rings():
     for i in range(100):
         ring_of(((f"x{i}", 1),), 2)
     assert ring_of.cache_info().currsize == ring_of.cache_info().maxsize
-
-
-def test_a_view_asks_for_its_ring_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(views, "ring_for", lambda members, settings: asked.append(members) or Ring(members))
-    member = member_state.MemberState("a", "session", Settings())
-    view = views.View((1, 1), 0, False, {"a": 1, "b": 1}, True)
-    member.groups["group"] = member_state.GroupState(1, None, None, 0, state="member", views=[view])
-    member.lease_until = 10.0
-    mine = member.subset(0.0, "group", range(100))
-    assert mine == [key for key in range(100) if member.may_act(0.0, "group", key)]
-    assert asked == [view.members]
