@@ -244,19 +244,19 @@ def _fields_of(value: Any) -> Any:
         return value
     if kind in (tuple, list, deque):
         return tuple([each if type(each) in PLAIN else _fields_of(each) for each in value])
-    if kind in (dict, OrderedDict):  # no rule goes by the order of a dict, except where `_field` keeps it
+    if kind in (dict, OrderedDict):  # in order of the keys: no rule depends on the order of a dict but the one below
         return tuple([(key, _fields_of(value[key])) for key in sorted(value)])
     if kind in (set, frozenset):
         return tuple(sorted(value))
     if kind is Member and not value.alive:
-        return value.name  # nothing that it knows can matter any more
-    return kind.__name__, tuple([_field(value, name) for name in names_of(value)])
-
-
-def _field(value: Any, name: str) -> Any:
-    if name == "_history":
-        return tuple(value._history), _fields_of(value._history)  # ``Handoff.trim`` goes by its order
-    return _fields_of(getattr(value, name))
+        return value.name  # whatever it knew has no effect any more
+    parts = [kind.__name__]
+    for name in names_of(value):
+        each = getattr(value, name)
+        parts.append(each if type(each) in PLAIN else _fields_of(each))
+    if kind is Handoff:
+        parts.append(tuple(value._history))  # ``trim`` stops at the first epoch that it keeps
+    return tuple(parts)
 
 
 _names: dict[type, list[str]] = {}
@@ -280,10 +280,13 @@ def saved(model: Model) -> bytes:
 
 def successors(state: bytes) -> Iterator[tuple[tuple[str, str], Model]]:
     """Everything that may happen next in a saved model, and the model in which it has happened."""
-    for action in pickle.loads(state).actions():
-        model = pickle.loads(state)
+    model: Model | None = pickle.loads(state)
+    assert model is not None
+    for action in model.actions():
+        model = model or pickle.loads(state)
         model.act(*action)
         yield action, model
+        model = None
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Deliberate breaks of the rules of ``docs/guarantees.md``, each of one line of the production code.
-
-A mutant is a function that patches the code through pytest's ``monkeypatch``.
-"""
+"""Mutants: each breaks one rule of ``docs/guarantees.md`` in the production code, through pytest's ``monkeypatch``."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _take = LockTable.take
 
 
 def lease_from_the_reply(patch: Any) -> None:
-    """Rule 1: the lease is counted from when the reply comes."""
+    """Rule 1: the lease is counted from the arrival of the reply."""
 
     def on_reply(self, reply):
         if self.member_state._sent is not None:
@@ -45,12 +42,12 @@ def no_margin(patch: Any) -> None:
 
 
 def late_replies_accepted(patch: Any) -> None:
-    """Rule 1: a reply to an earlier request counts as if it were to the latest."""
+    """Rule 1: a reply to an earlier request counts as a reply to the latest."""
     patch.setattr(MemberState, "receive", lambda self, reply: _receive(self, {**reply, "seq": self._seq}))
 
 
 def lease_of_the_shortest_length(patch: Any) -> None:
-    """Rule 1: the partition actor forgets that leases grow with the load."""
+    """Rule 1: the partition actor ignores that leases grow with the load."""
 
     def renew(self, now, key, session):
         session.received, session.lease = now, self.ttl
@@ -78,7 +75,7 @@ def zombie_readmitted(patch: Any) -> None:
 
 
 def acknowledged_before_callbacks(patch: Any) -> None:
-    """Rule 3: a view is acknowledged as soon as it has come."""
+    """Rule 3: a view is acknowledged as soon as it arrives."""
 
     def receive(self, reply):
         changes = _receive(self, reply)
@@ -96,22 +93,22 @@ def laggards_left_out(patch: Any) -> None:
 
 
 def only_the_last_ring_checked(patch: Any) -> None:
-    """Rule 4: of the epochs that a laggard may act on only the last counts."""
+    """Rule 4: of the epochs that a laggard may act on, only the last counts."""
     patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[-1:])
 
 
 def only_the_first_ring_checked(patch: Any) -> None:
-    """Rule 4: of the epochs that a laggard may act on only the one that it acknowledged counts."""
+    """Rule 4: of the epochs that a laggard may act on, only the one that it acknowledged counts."""
     patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[:1])
 
 
 def leaver_released_at_once(patch: Any) -> None:
-    """Rule 4: who leaves or is drained holds nothing any more, whatever it has acknowledged."""
+    """Rule 4: a member that leaves or is drained holds nothing any more, whatever it has acknowledged."""
     patch.setattr(Group, "give_up_place", lambda self, key, now: self.drop_seat(key, now))
 
 
 def forgotten_released_at_once(patch: Any) -> None:
-    """Rule 5: an operator's word is taken for a proof."""
+    """Rule 5: a member that an operator forgets holds nothing any more."""
 
     def forget(self, now, group, member):
         found, key = self._placed(group, member)
@@ -122,7 +119,7 @@ def forgotten_released_at_once(patch: Any) -> None:
 
 
 def released_when_its_node_is_lost(patch: Any) -> None:
-    """Rule 5: a process on a node that the GCS has lost is taken for dead."""
+    """Rule 5: a process on a node that the GCS has lost counts as dead."""
     patch.setattr(SimulatedPartitionActor, "on_death", lambda self, key, certain: _on_death(self, key, True))
 
 
@@ -155,7 +152,7 @@ def recovery_ended_without_proof(patch: Any) -> None:
 
 
 def fenced_released_at_once(patch: Any) -> None:
-    """Rule 6: a hand-off that takes too long ends the old owner's claims and not its lease."""
+    """Rule 6: a hand-off that takes too long ends the old owner's claims but not its lease."""
 
     def acknowledged_by_force(self, now, key, session):
         for name in session.groups & self.groups.keys():
@@ -168,7 +165,7 @@ def fenced_released_at_once(patch: Any) -> None:
 
 
 def no_recovery_wait(patch: Any) -> None:
-    """Rule 7: a restarted partition actor takes itself for the first."""
+    """Rule 7: a restarted partition actor believes that it is the first."""
 
     def init(self, settings, incarnation, now, *, first=False, restarted=False):
         _init(self, settings, incarnation, now, first=True)
@@ -177,12 +174,12 @@ def no_recovery_wait(patch: Any) -> None:
 
 
 def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
-    """Rule 7: a restarted partition actor waits for one ttl and not for the longest lease."""
+    """Rule 7: a restarted partition actor waits for one ttl instead of the longest lease."""
     patch.setattr(Settings, "max_ttl", property(lambda self: self.ttl))
 
 
 def lease_before_views_are_known(patch: Any) -> None:
-    """Rule 7: a lease is granted on views that the partition actor does not know, or that nobody waits for."""
+    """Rule 7: a lease is granted on views that the partition actor does not know or that nobody waits for."""
     patch.setattr(Sessions, "_unsure", lambda self, key, session, name: False)
 
 
@@ -195,13 +192,13 @@ def lapsed_lease_brought_back(patch: Any) -> None:
     patch.setattr(Report, "of", classmethod(of))
 
 
-def views_of_the_past_unlearnt(patch: Any) -> None:
-    """Rule 7: a restarted partition actor does not take in what laggards may act on."""
+def views_of_the_past_not_learnt(patch: Any) -> None:
+    """Rule 7: a restarted partition actor does not learn what laggards may act on."""
     patch.setattr(Handoff, "learn", lambda self, epoch, members: None)
 
 
-def lease_for_unknown_words(patch: Any) -> None:
-    """Rule 7: a restarted partition actor renews a lease for a request that says the same as one it has never had."""
+def lease_for_an_unknown_request(patch: Any) -> None:
+    """Rule 7: a restarted partition actor renews a lease for a short request that repeats one it never received."""
 
     def sync(self, now, request):
         session = self.sessions.get((request["member"], request["session"]))
@@ -230,7 +227,7 @@ def leases_ended_without_proof(patch: Any) -> None:
 
 
 def incarnation_ignored(patch: Any) -> None:
-    """Rule 8: a member follows whichever partition actor answers, whatever it has heard of later ones."""
+    """Rule 8: a member follows any partition actor that answers, even if it has heard of a later one."""
     patch.setattr(Sessions, "_outbid", lambda self, now, incarnation: None)
 
     def receive(self, reply):
@@ -244,8 +241,8 @@ def incarnation_ignored(patch: Any) -> None:
     patch.setattr(MemberState, "receive", receive)
 
 
-def later_coordinator_outbid(patch: Any) -> None:
-    """Rule 8: a partition actor of the past goes beyond the incarnation of its successor."""
+def later_incarnation_exceeded(patch: Any) -> None:
+    """Rule 8: an old partition actor exceeds the incarnation of its successor."""
 
     def outbid(self, now, incarnation):
         self.incarnation, self._counter = incarnation + 1, 0
@@ -259,7 +256,7 @@ def token_without_incarnation(patch: Any) -> None:
 
 
 def lock_granted_during_recovery(patch: Any) -> None:
-    """Rule 10: a restarted partition actor gives away locks before former holders have had the time to report."""
+    """Rule 10: a restarted partition actor grants locks before former holders have had time to report."""
 
     def tick(self, now):
         _tick(self, now)
@@ -270,7 +267,7 @@ def lock_granted_during_recovery(patch: Any) -> None:
 
 
 def lock_granted_without_proof(patch: Any) -> None:
-    """Rule 10: a partition actor that may have been replaced gives away locks when its wait is over."""
+    """Rule 10: a partition actor that may have been replaced grants locks when its wait is over."""
 
     def tick(self, now):
         _tick(self, now)
@@ -282,7 +279,7 @@ def lock_granted_without_proof(patch: Any) -> None:
 
 
 def lock_freed_without_proof(patch: Any) -> None:
-    """Rule 10: a partition actor cut off from the GCS ends the sessions that hold locks, as if they held none."""
+    """Rule 10: a partition actor cut off from the GCS ends sessions that hold locks."""
 
     def end_overdue(self, now):
         for key in list(self._overdue):
@@ -296,13 +293,13 @@ def lock_freed_without_proof(patch: Any) -> None:
 
 
 def lapsed_hold_goes_on(patch: Any) -> None:
-    """Rule 10: a member goes by what it last heard of its locks, though its lease is over."""
+    """Rule 10: a member believes that it holds its locks after its lease is over."""
     patch.setattr(MemberState, "_mind_lapse", lambda self, now: None)
     patch.setattr(MemberState, "locks_held", lambda self, now: self.locks.held())
 
 
 def broken_lock_free_at_once(patch: Any) -> None:
-    """Rule 10: a lock that was broken goes to the next before its holder knows."""
+    """Rule 10: a broken lock goes to the next before its holder knows."""
 
     def break_(self, now, name):
         broken = self.holders(name)
@@ -316,7 +313,7 @@ def broken_lock_free_at_once(patch: Any) -> None:
 
 
 def lease_before_holds_are_known(patch: Any) -> None:
-    """Rule 10: a restarted partition actor renews a lease before it knows which locks are held by it."""
+    """Rule 10: a restarted partition actor renews a lease before it knows which locks the session holds."""
 
     def take(self, key, stated, *, recovering, trusted):
         _take(self, key, stated, recovering=recovering, trusted=trusted)
@@ -325,8 +322,8 @@ def lease_before_holds_are_known(patch: Any) -> None:
     patch.setattr(LockTable, "take", take)
 
 
-def holds_unlearnt(patch: Any) -> None:
-    """Rule 10: a restarted partition actor does not take in who held which lock, and renews their leases."""
+def holds_not_learnt(patch: Any) -> None:
+    """Rule 10: a restarted partition actor renews the leases of lock holders but does not learn their locks."""
 
     def take_hold(self, claim, token, *, recovering, trusted):
         claim.token, claim.told = token, True
@@ -336,7 +333,7 @@ def holds_unlearnt(patch: Any) -> None:
 
 
 def shared_beside_exclusive(patch: Any) -> None:
-    """Rule 10: who shares a lock is kept out by nobody."""
+    """Rule 10: nobody keeps out a request to share a lock."""
     patch.setattr(LockRecord, "keeps_out", lambda self, claim: bool(self.holders) and not claim.shared)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' simulated members: what they count must be what happened."""
+"""The benchmarks' simulated members count what happened."""
 
 import math
 import sys
@@ -19,7 +19,7 @@ HELD = SETTINGS.hold
 
 
 class Pair:
-    """Two members of one group, and their partition_actor, on a clock of its own."""
+    """Two members of one group and their partition actor, on one clock."""
 
     def __init__(self, *, exclusive=False):
         self.now = 0.0
@@ -60,7 +60,7 @@ def test_members_know_of_each_other_and_when_they_were_told(pair):
     assert pair.members["a"].told_at == told
 
 
-def test_only_what_comes_after_it_was_due_is_late(pair):
+def test_only_a_reply_after_it_was_due_is_late(pair):
     pair.exchange("a", hold=0.95 * HELD)
     pair.exchange("a", hold=HELD, delay=0.25)
     assert pair.tally.heartbeats == 2
@@ -81,7 +81,7 @@ def test_news_counts_in_bytes_and_not_as_late(pair):
 
 def test_a_live_member_that_was_expired_is_counted(pair):
     pair.membership.release(pair.now, ("a", _members.session_of("a")))
-    for _ in range(2):  # the first says that all is as it was, which has been forgotten
+    for _ in range(2):  # the first is short, and refers to a request that is forgotten
         pair.exchange("a", hold=0.5)
     assert pair.tally.rejoined == 1
 

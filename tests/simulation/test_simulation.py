@@ -41,7 +41,7 @@ def test_fifty_seeds_hold(first):
     assert outcome.steps >= 50_000
 
 
-def test_a_mere_sign_of_life_changes_nothing_that_the_long_way_would_not(monkeypatch):
+def test_the_shortcut_for_signs_of_life_has_the_same_effect_as_the_full_path(monkeypatch):
     taken = []
     is_sign_of_life = Sessions._is_sign_of_life
 
@@ -101,7 +101,7 @@ def test_a_violation_shows_a_trace_and_how_to_rerun_it(monkeypatch, capsys):
     assert "1 failed" in capsys.readouterr().out
 
 
-def test_the_command_tells_seeds_steps_faults_and_wall_time(capsys):
+def test_the_command_prints_seeds_steps_faults_and_wall_time(capsys):
     assert main(["--seeds", "0..20", "--steps", "200", "--processes", "2"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("20 seeds, ")
@@ -116,7 +116,7 @@ def test_a_cluster_that_never_settles_is_a_violation(monkeypatch):
         cluster.settle()
 
 
-def test_users_bring_faults_about_themselves():
+def test_users_cause_faults_themselves():
     cluster = SimulatedCluster(7, conditions=NO_FAULTS, members=3)
     cluster.run_for(1.0)
     first, second, third = cluster.workers
@@ -133,7 +133,7 @@ def test_users_bring_faults_about_themselves():
     assert second.working_on() | third.working_on() == EVERY_KEY
 
 
-def test_a_fake_clock_goes_only_when_told_to():
+def test_a_fake_clock_moves_only_when_told_to():
     clock = FakeClock(offset=5.0, rate=2.0)
     assert clock.now() == 5.0
     assert clock.advance(1.5) == 8.0
