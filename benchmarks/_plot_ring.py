@@ -47,8 +47,8 @@ def draw_speed(document: dict[str, Any], path: Path) -> None:
 
 
 def _speed_panel(panel: Axes, document: dict[str, Any], members: int) -> None:
-    again = [row for row in document["resync"] if row["members"] == members]
-    panel.plot(*_line(again, "change_and_subset"), "o--", color=COLOURS[OURS], label="partition_actor, after a change")
+    joined = [row for row in document["after_a_join"] if row["members"] == members]
+    panel.plot(*_line(joined, "change_and_subset"), "o--", color=COLOURS[OURS], label="partition_actor, after a change")
     rows = [row for row in document["first_subset"] if row["members"] == members]
     for who in dict.fromkeys(row["who"] for row in document["first_subset"]):
         label = "partition_actor, first time" if who == OURS else who

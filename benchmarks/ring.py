@@ -78,7 +78,7 @@ def first_subsets(plan: Plan, all_peers: list[Peer], keys: list[str]) -> list[Ro
     return rows
 
 
-def again(plan: Plan, keys: list[str]) -> list[Row]:
+def after_a_join(plan: Plan, keys: list[str]) -> list[Row]:
     """The subset after one member joined, through a KeyIndex: with the ring's own change, and without it."""
     rows: list[Row] = []
     for count in plan.keys:
@@ -273,7 +273,7 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
     ours, same, default = (
         find(results["first_subset"], who=who, **size)["seconds"] for who in (OURS, SAME_HASH, DEFAULT_HASH)
     )
-    again = find(results["resync"], **size)
+    joined = find(results["after_a_join"], **size)
     large = max(plan.members)
     our_ring, their_ring = (find(results["changes"], who=who, members=large) for who in (OURS, SAME_HASH))
     moved, lag = results["movement"], find(results["handoff"], members=plan.main_members)
@@ -281,8 +281,8 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
     return [
         Target(f"first subset of {what}: faster than uhashring's loop, same hash", 4, same / ours),
         Target(f"first subset of {what}: faster than uhashring's loop, its default", 7, default / ours),
-        Target("subset after a join, by KeyIndex: faster than uhashring's loop", 500, same / again["subset"]),
-        Target("the same, the ring's change included", 500, same / again["change_and_subset"]),
+        Target("subset after a join, by KeyIndex: faster than uhashring's loop", 500, same / joined["subset"]),
+        Target("the same, the ring's change included", 500, same / joined["change_and_subset"]),
         Target(
             f"a join to {large} members: faster than uhashring's add_node", 15, their_ring["join"] / our_ring["join"]
         ),
@@ -314,7 +314,7 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
 def show_all(results: Row) -> None:
     for title, name in (
         ("First subset", "first_subset"),
-        ("Subset again, by KeyIndex (seconds)", "again"),
+        ("Subset after a join, by KeyIndex (seconds)", "after_a_join"),
         ("The ring itself (seconds, bytes)", "changes"),
         ("The owner of one key, in a loop", "single_key"),
         ("A ring for another process (seconds, bytes)", "sharing"),
@@ -336,7 +336,7 @@ def main() -> None:
     bytes_a_key = {name: _bytes_of(partial(KeyIndex, some, name)) / len(some) for name in ("xxh3", "md5")}
     results: Row = {
         "first_subset": first_subsets(plan, all_peers, keys),
-        "resync": again(plan, keys),
+        "after_a_join": after_a_join(plan, keys),
         "changes": changes(plan, all_peers),
         "single_key": single_key(plan, all_peers, keys),
         "sharing": sharing(plan),

@@ -52,7 +52,7 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
     if settings is not None and answer["settings"] != wanted.to_dict():
         differing = sorted(key for key, value in wanted.to_dict().items() if answer["settings"].get(key) != value)
         log.warning(
-            "partition actor %r runs already, with other settings for %s: shutdown() it first to change them",
+            "partition actor %r runs already with other settings for %s: call shutdown() first to change them",
             name,
             ", ".join(differing),
         )

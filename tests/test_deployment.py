@@ -46,7 +46,7 @@ def test_a_second_deploy_gets_the_first_and_warns_of_other_settings(make_deploym
     assert "other settings" not in caplog.text
     deployment.settings = Settings(**{**HASTY.to_dict(), "vnodes": 7, "call_timeout": 1.0})
     deployment.deploy()
-    assert f"coordinator {deployment.name!r} runs already, with other settings for call_timeout, vnodes" in caplog.text
+    assert f"{deployment.name!r} runs already with other settings for call_timeout, vnodes" in caplog.text
     assert deployment.call("status")["pid"] == pid
     assert deployment.call("status")["settings"] == HASTY.to_dict()
 

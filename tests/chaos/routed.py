@@ -55,7 +55,7 @@ class Worker(Writer):
         return call
 
     @owned_by("key", group=GROUP)
-    def again(self, key: str, call: str, seconds: float) -> str:
+    def repeated(self, key: str, call: str, seconds: float) -> str:
         self._run([(key, call)], seconds)
         return call
 
@@ -146,7 +146,7 @@ class Callers:
         return self._dice.uniform(0.0, LONGEST_CALL) if self._dice.random() < 0.1 else 0.0
 
     async def _acall(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
         calls[0] = f"{method}-{calls[0]}"
         try:
             self._end(calls[0], await self.router.acall(key, method, key, calls[0], self._some_seconds()))
@@ -154,7 +154,7 @@ class Callers:
             self._end(calls[0], error)
 
     async def _get(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
         calls[0] = f"{method}-{calls[0]}"
         seconds = self._some_seconds()
 
@@ -242,7 +242,7 @@ def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
     """Make the calls while the faults happen."""
     over = threading.Event()
     attack = threading.Thread(target=chaos.attack, args=(over,))
-    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["resync"]) as router:
+    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["repeated"]) as router:
         callers = Callers(router, seed, lambda started: started >= calls and chaos.has_tried_all)
         attack.start()
         try:
