@@ -24,11 +24,6 @@ def test_the_examples_are_python(block):
     ast.parse(block)
 
 
-def test_the_make_targets_it_names_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
-
-
 def test_the_table_of_rooms_names_every_room():
     developing = README.partition("## Developing")[2]
     rooms = {path.parent.name for path in (ROOT / "partition_actor").glob("*/__init__.py")}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("tooz")
+
 ROOT = Path(__file__).parents[2]
 
 
