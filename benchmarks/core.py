@@ -100,9 +100,9 @@ class Crowd:
         until = self.now + seconds
         while self.now < until:
             self.advance(min(until - self.now, self.settings.hold / 4))
-            self.settle()
+            self.step()
 
-    def settle(self) -> int:
+    def step(self) -> int:
         """Do what the partition actor does after every step; returns how many sessions have news."""
         membership = self.membership
         membership.tick(self.now)
@@ -131,11 +131,11 @@ class Crowd:
         for request in requests:
             self.advance(per_heartbeat)
             if self.now >= alarm:
-                self.settle()
+                self.step()
                 alarm = membership.deadline()
             session = membership.sync(self.now, request)
             if not membership.is_calm:
-                self.settle()
+                self.step()
             assert session is not None
             membership.hold_for(session)
             replies.append(membership.reply(self.now, session, request["seq"]))
@@ -161,7 +161,7 @@ class Crowd:
         for _ in range(round(2 * self.settings.ttl / STEP)):
             self.advance(STEP)
             before, start = len(self.membership.sessions), time.process_time()
-            told = self.settle()
+            told = self.step()
             if told or len(self.membership.sessions) < before:
                 took += time.process_time() - start
             elif before == left:
@@ -170,12 +170,12 @@ class Crowd:
 
     def idle_step(self) -> float:
         """CPU seconds of a step in which nothing happens."""
-        settle = self.settle
+        step = self.step
 
         def steps() -> None:
             for _ in range(IDLE_STEPS):
                 self.advance(0.0001)
-                settle()
+                step()
 
         return cpu_seconds(steps) / IDLE_STEPS
 

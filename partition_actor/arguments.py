@@ -89,11 +89,7 @@ def check_actor(actor: Any, namespace: object, settings: object, *, optional: bo
     if isinstance(actor, str):
         check_text("actor", actor)
     elif not (actor is None and optional) and not hasattr(actor, "sync"):
-        refuse(
-            "actor",
-            actor,
-            "the partition actor's name, its handle or None" if optional else "the partition actor's name or handle",
-        )
+        refuse("actor", actor, f"the partition actor's name{', its handle or None' if optional else ' or handle'}")
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
     check_text("namespace", namespace)

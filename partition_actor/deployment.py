@@ -43,11 +43,9 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
         PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it.
         VersionMismatch: the running actor speaks another protocol version.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
-    _ensure_ray()
+    _prepare(name, namespace)
     wanted = settings or Settings()
     with _deploying:
         handle, answer = _deploy_once(name, namespace, wanted)
@@ -75,10 +73,8 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
         PartitionActorUnavailable: it did not answer in time.
         VersionMismatch: it speaks another protocol version.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
     check_seconds("timeout", timeout)
-    _ensure_ray()
+    _prepare(name, namespace)
     handle = find(name, namespace, timeout)
     _check_version(handle, name, timeout)
     return handle
@@ -93,9 +89,7 @@ def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
         InvalidArgument: an argument has the wrong type or value.
         PartitionActorUnavailable: Ray has not freed the name after 60 s.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
-    _ensure_ray()
+    _prepare(name, namespace)
     until = time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
         try:
@@ -166,7 +160,9 @@ def _check_version(handle: Any, name: str, timeout: float) -> dict[str, Any]:
     return answer
 
 
-def _ensure_ray() -> None:
+def _prepare(name: str, namespace: str) -> None:
+    check_text("name", name)
+    check_text("namespace", namespace)
     if not ray.is_initialized():
         ray.init()
 

@@ -1,4 +1,4 @@
-"""README: what it says about the code is still so."""
+"""What the README says about the code is true."""
 
 import ast
 import re
