@@ -183,10 +183,8 @@ class Ring:
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
         """The part of the hash space that ``member`` owns, without what is withheld (as in ``subset``).
 
-        Results are cached: a hand-off is computed once, however often subsets are asked for.
-
-        Raises:
-            InvalidArgument: a withheld ring has another hash function.
+        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises
+        ``InvalidArgument`` if a withheld ring has another hash function.
         """
         return _arcs(self, member, tuple(withheld))
 
@@ -336,10 +334,8 @@ def _arcs(ring: Ring, member: str, withheld: tuple[tuple[Ring, str], ...]) -> Ar
 def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     """All pairs ``(a, b)`` of ids where ``a`` owns some hash on ``old`` and ``b`` owns it on ``new``.
 
-    Exact, and includes pairs with ``a == b``; empty if either ring is. Recent answers are cached.
-
-    Raises:
-        InvalidArgument: the rings have different hash functions.
+    Exact, and includes pairs with ``a == b``; empty if either ring is. Recent answers are cached. Raises
+    ``InvalidArgument`` if the rings have different hash functions.
     """
     _same_space(old, new)
     if not old.members or not new.members:
