@@ -1,4 +1,4 @@
-"""The peers of ``load.py``: an empty async Ray method with as many callers, and tooz with redis doing the same duty."""
+"""The peers of ``load.py``: an empty async Ray method with as many callers, and tooz with redis doing the same work."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from _processes import processor_seconds
 from _services import REDIS, running
 
 JITTER = 0.9
-"""A caller waits between this and one interval, as a held heartbeat does."""
+"""A caller waits for a random time from this fraction of the interval to the whole, as a held heartbeat does."""
 THREADS = 8
-"""That share a host's tooz members: each call blocks its thread."""
+"""Threads of a host that share its tooz members: each call blocks its thread."""
 
 
 class Empty:
-    """An async actor that does nothing."""
+    """An async actor whose methods do nothing."""
 
     async def pid(self) -> int:
         return os.getpid()
@@ -36,7 +36,7 @@ class Empty:
 
 
 class Callers:
-    """A Ray actor that is the process of many callers of an ``Empty``, each with one call an interval."""
+    """A Ray actor that hosts many callers of an ``Empty``, each with one call per interval."""
 
     def __init__(self, actor: Any, count: int, interval: float, held: bool) -> None:
         self._actor, self._count, self._interval, self._held = actor, count, interval, held
@@ -44,7 +44,7 @@ class Callers:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Let the callers begin, evenly spread over one interval."""
+        """Start the callers, evenly spread over one interval."""
         self._tasks = [asyncio.create_task(self._call(at / self._count)) for at in range(self._count)]
 
     async def _call(self, part: float) -> None:
@@ -59,14 +59,14 @@ class Callers:
             self._calls += 1
 
     async def calls(self) -> int:
-        """Answered so far."""
+        """Calls answered so far."""
         return self._calls
 
 
 def empty_calls(count: int, interval: float, seconds: float, *, held: bool) -> dict[str, Any]:
-    """Processor seconds of an actor's process for each call of an empty async method.
+    """CPU seconds of an actor's process per call of an empty async method.
 
-    `held`: the method waits out the interval, as a heartbeat does; else the callers do.
+    If `held`, the method waits for the interval, as a heartbeat does; otherwise the callers wait.
     """
     actor: Any = ray.remote(Empty).options(num_cpus=0, max_concurrency=2 * count + 100).remote()
     pid = ray.get(actor.pid.remote())
@@ -85,7 +85,7 @@ def empty_calls(count: int, interval: float, seconds: float, *, held: bool) -> d
 
 
 class ToozMembers:
-    """A Ray actor that is the process of many tooz members; THREADS threads do their duties in turn."""
+    """A Ray actor that hosts many tooz members; THREADS threads do their duties in turn."""
 
     def __init__(self, url: str, names: list[tuple[str, str]], interval: float) -> None:
         from tooz import coordination
@@ -120,15 +120,15 @@ class ToozMembers:
             self._error = repr(error)
 
     def state(self) -> tuple[int, float, str]:
-        """Duties done so far, processor seconds of this process, and what ended a thread."""
+        """Duties done so far, CPU seconds of this process, and the error that ended a thread."""
         return self._duties, time.process_time(), self._error
 
 
 def tooz_duty(names: list[tuple[str, str]], interval: float, ttl: float, seconds: float) -> dict[str, Any] | str:
-    """What a heartbeat and a look at the group cost redis-server and its clients; or why there is nothing to say.
+    """CPU of redis-server and of its clients for one heartbeat and one look at the group; or why it was left out.
 
-    A member whose lease of `ttl - interval` has ended is seen at the next look: a crash is known to all after `ttl` at
-    the latest, as with heartbeats of ours.
+    A lease lasts `ttl - interval` and its end is seen at the next look, so a crash is known to all within `ttl`, as
+    with this library's heartbeats.
     """
     missing = REDIS.missing()
     if missing:

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 Row = dict[str, Any]
 
 OURS = "partition_actor"
-# Okabe and Ito's colours, which colour-blind readers can tell apart too; one peer keeps its colour in any run.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. A peer has the same colour in every run.
 COLOURS = {
     OURS: "#D55E00",
     "uhashring xxh3": "#0072B2",
@@ -32,7 +32,7 @@ COLOURS = {
 
 
 def draw_speed(document: dict[str, Any], path: Path) -> None:
-    """Keys looked through each second, against how many there are; the index's second look is the dashed line."""
+    """Keys checked per second against the number of keys. The dashed line is the index after a change."""
     sizes = sorted({row["members"] for row in document["first_subset"]})
     figure, panels = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 4.4), sharey=True, squeeze=False)
     for panel, members in zip(panels[0], sizes, strict=True):
@@ -47,8 +47,8 @@ def draw_speed(document: dict[str, Any], path: Path) -> None:
 
 
 def _speed_panel(panel: Axes, document: dict[str, Any], members: int) -> None:
-    again = [row for row in document["resync"] if row["members"] == members]
-    panel.plot(*_line(again, "change_and_subset"), "o--", color=COLOURS[OURS], label="partition_actor, after a change")
+    joined = [row for row in document["after_a_join"] if row["members"] == members]
+    panel.plot(*_line(joined, "change_and_subset"), "o--", color=COLOURS[OURS], label="partition_actor, after a change")
     rows = [row for row in document["first_subset"] if row["members"] == members]
     for who in dict.fromkeys(row["who"] for row in document["first_subset"]):
         label = "partition_actor, first time" if who == OURS else who
@@ -63,7 +63,7 @@ def _line(rows: list[Row], field: str) -> tuple[list[int], list[float]]:
 
 
 def draw_balance(document: dict[str, Any], path: Path) -> None:
-    """The most and least loaded member over the mean, against virtual nodes a member."""
+    """The most and least loaded member over the mean, against virtual nodes per member."""
     rows = sorted(document["balance"], key=lambda row: row["vnodes"])
     vnodes = [row["vnodes"] for row in rows]
     figure, panel = plt.subplots(figsize=(7, 4.4))
@@ -76,7 +76,7 @@ def draw_balance(document: dict[str, Any], path: Path) -> None:
     panel.axhline(1, color="grey", linewidth=1)
     panel.set(
         title=f"Balance among {rows[0]['members']} members of weight 1",
-        xlabel="virtual nodes a member",
+        xlabel="virtual nodes per member",
         ylabel="over the mean",
         xscale="log",
     )

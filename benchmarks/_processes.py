@@ -1,4 +1,4 @@
-"""What benchmarks do to worker processes, and what those cost; the same for every peer."""
+"""Stopping worker processes and measuring their CPU; the same for every peer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """The seconds of processor time that these processes have used so far, all their threads together."""
+    """CPU seconds that these processes have used so far, in all their threads."""
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     return sum(time.user + time.system for time in times)
 
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process does not run during the block: what a long hold of the GIL or a machine out of memory does to it."""
+    """Stop the process during the block, as a long hold of the GIL or a machine short of memory would."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

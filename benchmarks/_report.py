@@ -1,4 +1,4 @@
-"""What every benchmark shares: how it measures, and how it tells the results (a table, and JSON in ``out/bench``)."""
+"""Shared by all benchmarks: options, measuring, and reporting as a table and as JSON in ``out/bench``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_OUT = Path("out/bench")
 
 @dataclass(frozen=True)
 class Target:
-    """A number that the project promises, and what this run measured; ``at_least`` says which side is good."""
+    """A number that the project promises, and what this run measured. `at_least`: more is better; else less is."""
 
     what: str
     wanted: float
@@ -41,14 +41,14 @@ def arguments(description: str | None) -> argparse.Namespace:
     """The options of every benchmark: ``--quick`` (bool) and ``--out`` (a directory)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it runs: the numbers mean little"
+        "--quick", action="store_true", help="small sizes, to check that it runs: the numbers mean little"
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="directory of the JSON (default: %(default)s)")
     return parser.parse_args()
 
 
 def median_seconds(call: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """The median time of ``repeats`` calls by ``clock``, in seconds; the garbage collector is off, as in ``timeit``."""
+    """Median seconds of ``repeats`` calls by ``clock``. The garbage collector is off, as in ``timeit``."""
     times = []
     gc.disable()
     try:
@@ -62,7 +62,7 @@ def median_seconds(call: Callable[[], object], repeats: int, clock: Callable[[],
 
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
-    """What the numbers depend on: processor, cores, Python and the versions of ``packages``; None: not installed."""
+    """What the numbers depend on: processor, cores, Python, and versions of ``packages`` (None if not installed)."""
     versions: dict[str, str | None] = {}
     for package in packages:
         try:
@@ -87,13 +87,13 @@ def _processor() -> str:
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; numbers of type float get three significant digits."""
+    """Print a table. Floats get three significant digits."""
     table = Table(title=title, title_justify="left")
     for at, column in enumerate(columns):
         table.add_column(column, justify="left" if at == 0 else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    # A pipe is no reason to cut columns.
+    # Do not cut columns when the output is a pipe.
     Console(width=None if os.isatty(1) else 160).print(table)
 
 
@@ -104,7 +104,7 @@ def _cell(value: object) -> str:
 
 
 def show_targets(targets: Sequence[Target]) -> None:
-    """Print what was promised against what was measured."""
+    """Print what was promised and what was measured."""
     rows = [
         (
             target.what,

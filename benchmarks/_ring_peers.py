@@ -1,6 +1,6 @@
-"""The peers of the ring's benchmark, each asked the same: which of these keys are this member's?
+"""The peers of the ring's benchmark. Each answers the same question: which of these keys does this member own?
 
-``subset`` is the loop that a user of the peer writes, on a ring that stands already.
+``subset`` is the loop that a user of the peer writes, on a ring that is built already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uhashring import HashRing
 
 
 class Peer(Protocol):
-    """A ring of someone else's."""
+    """Another library's ring."""
 
     name: str
 
@@ -48,7 +48,7 @@ class Uhashring:
 
 
 class ToozRing:
-    """tooz's own ring, with as many points a member as the others have."""
+    """tooz's own ring, with as many virtual nodes per member as the others."""
 
     name = "tooz HashRing"
 
@@ -74,7 +74,7 @@ class _Answer:
 
 
 class _FixedCoordinator:
-    """As much of a tooz coordinator as a Partitioner asks for; members come from a list, not from a server."""
+    """The methods of a tooz coordinator that a Partitioner uses, with a fixed list of members instead of a server."""
 
     def __init__(self, members: list[str]) -> None:
         self._members = members
@@ -92,7 +92,7 @@ class _FixedCoordinator:
 
 
 class ToozPartitioner:
-    """What ceilometer's coordinator calls for each key, with tooz's own default of 32 points a member."""
+    """What ceilometer's coordinator calls for each key, with tooz's default of 32 virtual nodes per member."""
 
     name = "tooz Partitioner"
 
@@ -112,7 +112,7 @@ class ToozPartitioner:
 
 
 class ServeRing:
-    """The ring of Ray Serve's consistent-hash router, without the router: Serve rebuilds it at every change."""
+    """The ring of Ray Serve's consistent-hash router, without the router. Serve rebuilds it at every change."""
 
     name = "Ray Serve"
 
@@ -152,7 +152,7 @@ DEFAULT_HASH = "uhashring md5"
 
 
 def peers() -> tuple[list[Peer], list[str]]:
-    """The peers that are installed, and why each of the others is left out."""
+    """The installed peers, and why each of the others is left out."""
     found: list[Peer] = [
         Uhashring(SAME_HASH, lambda text: xxhash.xxh3_64_intdigest(text.encode())),
         Uhashring(DEFAULT_HASH, None),

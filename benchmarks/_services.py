@@ -1,4 +1,4 @@
-"""The servers that peers need, each started on free ports of loopback in a directory of its own, and stopped again."""
+"""Start and stop the servers that peers need, each on free loopback ports and in a directory of its own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Options = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Service:
-    """A server, how it is started, and what tooz calls it.
+    """A server, how to start it, and tooz's name for it.
 
-    ``command`` gives the command line for a port, a directory and the options; ``needs`` are files or programs, and
-    ``package`` is what brings them on Debian. The server is up once it answers ``asked`` with ``answered`` in it.
+    ``needs`` lists files or programs, and ``package`` is the Debian package with them. ``client`` is the Python module
+    that tooz needs, and ``scheme`` that of tooz's URL. ``command`` returns the command line for a port, a directory and
+    options. The server is up once its answer to ``asked`` contains ``answered``.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Service:
     answered: bytes
 
     def missing(self) -> str | None:
-        """What to install before this service can run; None: nothing."""
+        """What to install before this service can run; None if nothing."""
         if any(shutil.which(need) is None and not Path(need).exists() for need in self.needs):
             return f"not installed: apt-get install {self.package}"
         return None if find_spec(self.client) else f"not installed: pip install {self.client}"
@@ -63,7 +64,7 @@ def _etcd(port: int, directory: Path, options: Options) -> list[str]:
 
 def _zookeeper(port: int, directory: Path, options: Options) -> list[str]:
     settings = {
-        "tickTime": 2000,  # what Debian's package and upstream's example set
+        "tickTime": 2000,  # as in Debian's package and in upstream's example
         "dataDir": directory / "data",
         "clientPort": port,
         "clientPortAddress": HOST,
@@ -87,7 +88,7 @@ ZOOKEEPER = Service(
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """A loopback port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -95,7 +96,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(service: Service, options: Options) -> Iterator[str]:
-    """The service's address as ``127.0.0.1:port``, for as long as the block runs; RuntimeError if it does not start."""
+    """Run the service during the block; yields ``127.0.0.1:port``. RuntimeError if it does not start."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix=f"bench-{service.name}-") as name:
         directory = Path(name)
@@ -107,7 +108,7 @@ def running(service: Service, options: Options) -> Iterator[str]:
             _wait_until_up(service, server, port, directory / "log")
             yield f"{HOST}:{port}"
         finally:
-            server.kill()  # nothing that it keeps is wanted
+            server.kill()  # its data is not needed
             server.wait()
 
 

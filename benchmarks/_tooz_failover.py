@@ -1,13 +1,13 @@
-"""The failover of tooz's groups, with each of its stores, at default settings and at the tightest that hold.
+"""Failover of tooz's groups with each of its stores, at default settings and at the tightest stable ones.
 
-The tightest are searched for on the machine at hand, from the tightest rung of a ladder up: the first at which a group
-of all workers expires no live member, neither in a calm period nor while others are killed. That is all that can be
-asked of workers that do nothing; so there is a second search, in which each worker is stopped for a moment in turn, as
-a call that holds the GIL would, before any is killed.
+The tightest stable settings are searched for on this machine, from the tightest upwards: the first at which a group of
+all workers expires no live member, neither while nothing happens nor while others are killed. Workers that do nothing
+make that easy. So in a second search each worker in turn is stopped for a moment, as by a call that holds the GIL,
+before any is killed.
 
-Bounds of the ladders that are not ours: tooz takes whole seconds for an etcd lease, and etcd grants none under 1.5 of
-its election timeouts. tooz takes whole seconds for a ZooKeeper session too, so that less is had only by the server's
-``maxSessionTimeout``. And tooz's heartbeat thread beats twice in a timeout, whatever the timeout is.
+Limits of tooz and its stores: tooz takes whole seconds for an etcd lease, and etcd grants none under 1.5 of its
+election timeouts. tooz also takes whole seconds for a ZooKeeper session; only the server's ``maxSessionTimeout`` gives
+less. And tooz's heartbeat thread beats twice per timeout, whatever the timeout is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULTS, TIGHTEST = "defaults", "tightest"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how soon tooz finds a member dead, in seconds, and how client and server are told."""
+    """What decides how soon tooz finds a member dead, in seconds, and how to pass it to client and server."""
 
     service: Service
     ttl: float
@@ -35,7 +35,7 @@ class Settings:
     server: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"timeout {self.ttl:g} s, looks every {self.poll:g} s"
+        return f"timeout {self.ttl:g} s, polled every {self.poll:g} s"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -47,17 +47,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scenario:
-    """How many workers and kills; before the kills, seconds of calm and then of stalling each worker in turn."""
+    """Numbers of workers and kills; before the kills, seconds of idling and then of stalling each worker in turn."""
 
     workers: int
     kills: int
-    calm: float
+    idle: float
     stall: float = 0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One row: ``seconds`` from each kill, at ``settings``; or ``left_out`` says why there are none."""
+    """One row: ``seconds`` from each kill at ``settings``, or why it was ``left_out``."""
 
     service: str
     kind: str
@@ -86,20 +86,20 @@ def redis(ttl: float, poll: float) -> Settings:
 
 
 def etcd(ttl: int, poll: float) -> Settings:
-    server = {"heartbeat-interval": 60, "election-timeout": 600}  # ms; with its defaults no lease is under 2 s
+    server = {"heartbeat-interval": 60, "election-timeout": 600}  # ms; with the defaults no lease is under 2 s
     return Settings(ETCD, ttl, poll, f"?membership_timeout={ttl}", server)
 
 
 def zookeeper(ttl: float, poll: float) -> Settings:
     milliseconds = round(1000 * ttl)
-    # Sessions end at multiples of tickTime only, and maxSessionTimeout overrides what clients ask for.
+    # Sessions end only at multiples of tickTime, and maxSessionTimeout overrides what clients ask for.
     server = {"tickTime": 20, "minSessionTimeout": milliseconds, "maxSessionTimeout": milliseconds}
     return Settings(ZOOKEEPER, ttl, poll, f"?timeout={math.ceil(ttl)}", server)
 
 
-# tooz leaves it to the user how often to look; once a second is more often than its users do (ceilometer: 10 s).
+# tooz leaves the polling interval to the user. Once a second is more often than its users poll (ceilometer: 10 s).
 AT_DEFAULTS = (Settings(REDIS, 30, 1), Settings(ETCD, 30, 1), Settings(ZOOKEEPER, 10, 1))
-# Looking four times in a timeout: seldomer adds to the time, oftener takes the processor from the heartbeats.
+# Four polls per timeout: fewer would add to the time, more would take CPU from the heartbeats.
 LADDERS = (
     tuple(redis(ttl, ttl / 4) for ttl in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4)),
     tuple(etcd(ttl, 0.1) for ttl in (1, 2, 3, 4)),
@@ -107,26 +107,26 @@ LADDERS = (
 )
 
 
-def peers(workers: int, calm: float, stall: float) -> list[Measured]:
-    """Every store at its defaults, at the tightest that hold in the calm, and at the tightest that survive stalls."""
+def peers(workers: int, idle: float, stall: float) -> list[Measured]:
+    """Every store at its defaults, at the tightest settings that are stable when idle, and likewise under stalls."""
     by_default = [measure(DEFAULTS, (settings,), Scenario(workers, 3, 5)) for settings in AT_DEFAULTS]
-    calmly = [measure(TIGHTEST, ladder, Scenario(workers, 20, calm)) for ladder in LADDERS]
+    idling = [measure(TIGHTEST, ladder, Scenario(workers, 20, idle)) for ladder in LADDERS]
     stalled = [measure(f"stalls of {stall:g} s", ladder, Scenario(workers, 5, 5, stall)) for ladder in LADDERS]
-    return by_default + calmly + stalled
+    return by_default + idling + stalled
 
 
 def quick_peers(workers: int) -> list[Measured]:
-    """Redis alone, to see that it runs."""
+    """Redis alone, to check that it runs."""
     return [measure(TIGHTEST, LADDERS[0], Scenario(workers, 3, 2))]
 
 
 def failovers(settings: Settings, scenario: Scenario, seed: int = 1) -> tuple[list[float], float]:
-    """Seconds from each kill until the last survivor's ring was right, and how many cores the idle workers use.
+    """Seconds from each kill until the last survivor's ring was right, and the number of cores that idle workers use.
 
-    Kills come at random moments of the heartbeat's period: just after a beat is the worst one, just before the best.
+    Kills come at random moments between heartbeats: just after one is the worst moment, just before one the best.
 
     Raises:
-        UnstableError: a live member was expired, in the trial that comes first or while others were killed.
+        UnstableError: a live member was expired, before the kills or during them.
     """
     chance, limit = random.Random(seed), 10 + 4 * settings.ttl
     with running(settings.service, settings.server) as address, Group(settings.url(address), settings.poll) as group:
@@ -134,13 +134,13 @@ def failovers(settings: Settings, scenario: Scenario, seed: int = 1) -> tuple[li
             group.add(f"worker-{number}", limit)
         group.wait_until_all_know(scenario.workers, limit)
         used = group.processor_seconds()
-        group.stay_calm(scenario.calm)
-        cores = (group.processor_seconds() - used) / scenario.calm
+        group.stay_idle(scenario.idle)
+        cores = (group.processor_seconds() - used) / scenario.idle
         if scenario.stall:
             group.stall_each(scenario.stall)
         took = []
         for round_ in range(scenario.kills):
-            group.stay_calm(chance.uniform(0, settings.ttl / 2))
+            group.stay_idle(chance.uniform(0, settings.ttl / 2))
             took.append(group.kill(f"worker-{round_}", limit))
             group.add(f"worker-{scenario.workers + round_}", limit)
             group.wait_until_all_know(scenario.workers, limit)
@@ -148,13 +148,13 @@ def failovers(settings: Settings, scenario: Scenario, seed: int = 1) -> tuple[li
 
 
 def measure(kind: str, ladder: Sequence[Settings], scenario: Scenario, trial: Trial = failovers) -> Measured:
-    """The first settings of ``ladder`` that are stable, and what came of them."""
+    """The first stable settings of ``ladder``, and their failovers."""
     service = ladder[0].service.name
     if missing := ladder[0].service.missing():
         return Measured(service, kind, left_out=missing)
     rejected = []
     for settings in ladder:
-        if settings.ttl <= scenario.stall:  # nobody outlives a stall that is longer than his lease
+        if settings.ttl <= scenario.stall:  # no member survives a stall that is longer than its lease
             continue
         try:
             seconds, cores = trial(settings, scenario)

@@ -1,4 +1,4 @@
-"""A group of tooz workers under a benchmark's control, and what they report of each other."""
+"""A group of tooz workers that a benchmark controls, and their reports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ STALL_PAUSE = 0.2
 
 
 class UnstableError(Exception):
-    """Live members were expired, or did not find each other: these settings are too tight for this machine."""
+    """Live members were expired or did not see each other: these settings are too tight for this machine."""
 
 
 class Reports:
-    """What the workers said (lines of ``_tooz_worker.py``), and whether a live member was taken for dead."""
+    """What the workers reported (lines of ``_tooz_worker.py``), and whether a live member was expired."""
 
     def __init__(self) -> None:
         self.pids: dict[str, int] = {}
@@ -36,7 +36,7 @@ class Reports:
         self._killed: set[str] = set()
 
     def take(self, report: dict[str, Any]) -> None:
-        """Note one report; what a worker said before it was killed no longer counts."""
+        """Record one report. Late reports of killed workers are ignored."""
         who = report["who"]
         if who in self._killed:
             return
@@ -49,10 +49,10 @@ class Reports:
         if "left" in report:
             self.left.setdefault(report["left"], {})[who] = report["at"]
             if report["left"] not in self._killed and self.expired_alive is None:
-                self.expired_alive = f"{who} saw {report['left']} leave, which was alive"
+                self.expired_alive = f"{who} saw {report['left']} leave although it was alive"
 
     def kill(self, victim: str) -> int:
-        """The victim is no survivor from here on; its pid."""
+        """Mark the victim as killed; returns its pid."""
         self._killed.add(victim)
         self.sizes.pop(victim)
         return self.pids.pop(victim)
@@ -61,19 +61,19 @@ class Reports:
         return len(self.sizes) == members and set(self.sizes.values()) == {members}
 
     def last_heard(self, victim: str) -> float | None:
-        """When the last survivor saw ``victim`` leave; None while one has not."""
+        """When the last survivor saw ``victim`` leave; None until all have."""
         heard = self.left.get(victim, {})
         times = [heard.get(who) for who in self.pids]
         return None if None in times else max(time_ for time_ in times if time_ is not None)
 
 
 class Group:
-    """Workers that joined one tooz group at ``url`` and look at it every ``poll`` seconds. A context manager."""
+    """Workers of one tooz group at ``url`` that poll it every ``poll`` seconds. A context manager."""
 
     def __init__(self, url: str, poll: float) -> None:
         self.reports = Reports()
         self._changed = threading.Condition()
-        self._nursery = subprocess.Popen(
+        self._spawner = subprocess.Popen(
             [sys.executable, str(PROGRAM), url, str(poll)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,40 +89,40 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._nursery.stdin is not None
-        self._nursery.stdin.close()
-        self._nursery.wait()
+        assert self._spawner.stdin is not None
+        self._spawner.stdin.close()
+        self._spawner.wait()
         self._reader.join()
 
     def add(self, name: str, limit: float) -> None:
         """Start a worker and wait until it is a member."""
-        assert self._nursery.stdin is not None
-        self._nursery.stdin.write(name + "\n")
-        self._nursery.stdin.flush()
+        assert self._spawner.stdin is not None
+        self._spawner.stdin.write(name + "\n")
+        self._spawner.stdin.flush()
         self._wait(lambda: name in self.reports.pids, limit, f"{name} did not join")
 
     def wait_until_all_know(self, members: int, limit: float) -> None:
         self._wait(lambda: self.reports.all_see(members), limit, "not all members know of each other")
 
     def stall_each(self, seconds: float) -> None:
-        """Stop each worker in turn for ``seconds``; UnstableError if one is expired for it."""
+        """Stop each worker in turn for ``seconds``. UnstableError if one is expired."""
         for pid in list(self.reports.pids.values()):
             with stopped(pid):
-                self.stay_calm(seconds)
-            self.stay_calm(STALL_PAUSE)
+                self.stay_idle(seconds)
+            self.stay_idle(STALL_PAUSE)
 
     def processor_seconds(self) -> float:
-        """What the workers have used of the processor, their service not counted."""
+        """CPU seconds that the workers have used, without their server's."""
         return processor_seconds(self.reports.pids.values())
 
-    def stay_calm(self, seconds: float) -> None:
-        """UnstableError as soon as a member is expired, all of which are alive."""
+    def stay_idle(self, seconds: float) -> None:
+        """Wait for ``seconds``; UnstableError as soon as a member is expired, because all are alive."""
         with self._changed:
             self._changed.wait_for(lambda: self.reports.expired_alive, seconds)
         self._check()
 
     def kill(self, victim: str, limit: float) -> float:
-        """Kill with -9; the seconds until the last survivor's ring was without the victim."""
+        """Kill with SIGKILL; returns the seconds until the last survivor's ring was without the victim."""
         with self._changed:
             pid = self.reports.kill(victim)
             killed_at = time.monotonic()
@@ -144,8 +144,8 @@ class Group:
             raise UnstableError(self.reports.expired_alive)
 
     def _read(self) -> None:
-        assert self._nursery.stdout is not None
-        for line in self._nursery.stdout:
+        assert self._spawner.stdout is not None
+        for line in self._spawner.stdout:
             with self._changed:
                 self.reports.take(json.loads(line))
                 self._changed.notify_all()

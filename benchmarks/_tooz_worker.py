@@ -1,15 +1,15 @@
-"""Workers that are members of a tooz group, forked from one process that has tooz imported already.
+"""Workers that are members of a tooz group, forked from one process that has already imported tooz.
 
-Twenty interpreters that import at the same moment would take the processor from heartbeats that are being timed.
-``python _tooz_worker.py URL POLL`` reads names from its stdin, one a line, and forks a worker for each. What workers
-see goes to the shared stdout as lines of JSON (shorter than what a pipe writes at once):
+Twenty interpreters that import at the same moment would take CPU from the heartbeats that are being timed.
+``python _tooz_worker.py URL POLL`` reads names from stdin, one per line, and forks a worker for each. Workers report on
+the shared stdout in lines of JSON, each short enough for one atomic write to a pipe:
 
-- ``{"who": "w3", "pid": 123, "size": 4}`` once it is a member, with the size of the group that it then saw,
-- ``{"who": "w3", "at": 12.5, "size": 3, "left": "w1"}`` for a member that came or went: ``at`` (monotonic seconds) is
-  when this worker's own ring had the change,
-- ``{"who": "w3", "error": "..."}`` when a look at the group failed; the worker goes on.
+- ``{"who": "w3", "pid": 123, "size": 4}`` once it is a member, with the size of the group that it sees then,
+- ``{"who": "w3", "at": 12.5, "size": 3, "left": "w1"}`` when another member joined or left: ``at`` (monotonic seconds)
+  is when this worker's own ring had the change,
+- ``{"who": "w3", "error": "..."}`` when polling the group failed; the worker continues.
 
-At the end of its stdin it ends itself and all its workers.
+At the end of stdin it kills itself and all its workers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Worker:
         while True:
             try:
                 self._coordinator.run_watchers()
-            except Exception as error:  # whatever the client raises, a worker would look again
+            except Exception as error:  # whatever the client raises, a real worker would poll again
                 report(who=self._name, error=repr(error)[:500])
             time.sleep(poll)
 
@@ -63,14 +63,14 @@ class Worker:
 
 
 def import_driver(url: str) -> None:
-    """Have the driver's modules and the list of entry points in memory before the first fork."""
+    """Load the driver's modules and the list of entry points before the first fork."""
     DriverManager(coordination.TOOZ_BACKENDS_NAMESPACE, url.partition(":")[0])
 
 
 def main() -> None:
     url, poll = sys.argv[1], float(sys.argv[2])
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears dead workers away
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers
     import_driver(url)
     for line in sys.stdin:
         if os.fork() == 0:

@@ -1,9 +1,9 @@
-"""How soon all members of a group know of a change, and what it takes to tell them.
+"""How soon all members of a group know of a change, and how many bytes it takes to tell them.
 
-One join, and a storm of joins, in plain and in exclusive groups. Twenty members are worker actors with a
-``PartitionCoordinator`` each; more are simulated by few processes that make the same calls, and then most of the time
-is what those processes take to read a thousand replies on the same cores. Bytes are those of pickled replies that
-carry news, beside the bytes of one whole view of the group as a member that has none is sent it.
+One join, and a burst of joins, in plain and exclusive groups. Twenty members are worker actors with a
+``PartitionCoordinator`` each. Larger groups are simulated by few processes that make the same calls; there most of the
+time goes into reading a thousand replies on the same cores. Bytes are those of pickled replies with news, compared with
+the bytes of one whole view, as it is sent to a member that has none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
-from _members import LIMIT, Crowd, Guest, coordinator_for, percentile
+from _members import LIMIT, Crowd, Guest, deployed_for, percentile
 from _report import Target, arguments, save, show, show_targets
 
 from partition_actor import GroupEvent, PartitionCoordinator, clock
@@ -29,12 +29,12 @@ GROUP = "group"
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and repeats: ``changes`` among ``workers``, single joins and storms as {members: repeats}."""
+    """Sizes and repeats: ``changes`` among ``workers``; single joins and bursts as {members: repeats}."""
 
     workers: int
     changes: int
     joins: dict[int, int]
-    storms: dict[int, int]
+    bursts: dict[int, int]
 
 
 FULL = Plan(20, 50, {100: 10, 1000: 3}, {100: 2, 1000: 2})
@@ -42,7 +42,7 @@ QUICK = Plan(4, 3, {20: 3}, {20: 2})
 
 
 class Worker:
-    """A member that notes when it heard of each change: of ``+id`` and of ``-id``."""
+    """A member that records when it heard of each change: ``+id`` for a join, ``-id`` for a leave."""
 
     def __init__(self, name: str, number: int, exclusive: bool) -> None:
         self._heard: dict[str, float] = {}
@@ -73,14 +73,14 @@ def wait_for(workers: list[Any], what: str) -> float:
     while None in heard:
         if time.monotonic() > until:
             raise SystemExit(f"not all workers have heard of {what} after {LIMIT} s")
-        time.sleep(0.2)  # asking must not compete with what is measured
+        time.sleep(0.2)  # so that polling does not compete with what is measured
         heard = ask(workers, "heard", what)
     return max(at for at in heard if at is not None)
 
 
 def changes_among_workers(count: int, changes: int, *, exclusive: bool) -> dict[str, list[float]]:
-    """Seconds from each join of one more member, and from each of its leaving, until all workers knew."""
-    with coordinator_for(count) as (_, name, _):
+    """Seconds from each join and each leave of one more member until all workers knew."""
+    with deployed_for(count) as (_, name, _):
         kind = ray.remote(Worker).options(num_cpus=0, max_concurrency=2)
         workers: list[Any] = [kind.remote(name, number, exclusive) for number in range(count)]
         wait_until_all_know(workers)
@@ -108,23 +108,23 @@ def wait_until_all_know(workers: list[Any]) -> None:
 
 @contextmanager
 def crowd_of(count: int, *, exclusive: bool) -> Iterator[tuple[Any, Crowd]]:
-    """A new partition actor, and so many members that have still to join."""
-    with coordinator_for(count) as (coordinator, _, settings):
-        crowd = Crowd(coordinator, [(f"member-{at}", GROUP) for at in range(count)], settings, exclusive=exclusive)
-        yield coordinator, crowd
+    """A new partition actor, and so many members that have not joined yet."""
+    with deployed_for(count) as (handle, _, settings):
+        crowd = Crowd(handle, [(f"member-{at}", GROUP) for at in range(count)], settings, exclusive=exclusive)
+        yield handle, crowd
         crowd.end()
 
 
 def single_joins(count: int, repeats: int, *, exclusive: bool) -> dict[str, Any]:
-    """One more member joins a group of `count`, again and again."""
+    """One more member joins a group of `count` and leaves it, `repeats` times."""
     seconds, received = [], []
-    with crowd_of(count, exclusive=exclusive) as (coordinator, crowd):
+    with crowd_of(count, exclusive=exclusive) as (handle, crowd):
         crowd.start()
         crowd.wait_for_size(count)
         for number in range(repeats):
             crowd.wait_until_quiet()
             crowd.told()
-            guest = Guest(coordinator, f"guest-{number}", GROUP, exclusive=exclusive)
+            guest = Guest(handle, f"guest-{number}", GROUP, exclusive=exclusive)
             start, _, view_bytes = guest.join()
             crowd.wait_for_size(count + 1)
             crowd.wait_until_quiet()
@@ -142,16 +142,16 @@ def single_joins(count: int, repeats: int, *, exclusive: bool) -> dict[str, Any]
     }
 
 
-def storm(count: int, *, exclusive: bool) -> dict[str, Any]:
+def burst(count: int, *, exclusive: bool) -> dict[str, Any]:
     """All join at once."""
-    with crowd_of(count, exclusive=exclusive) as (coordinator, crowd):
+    with crowd_of(count, exclusive=exclusive) as (handle, crowd):
         crowd.start()
         crowd.wait_for_size(count)
         crowd.wait_until_quiet()
         last, received = crowd.told()
         start = crowd.first_request()
-        # Whoever joins next is sent the whole view, and makes one epoch more.
-        _, epochs, view_bytes = Guest(coordinator, "guest", GROUP, exclusive=exclusive).join()
+        # The next member to join is sent the whole view, and makes one more epoch.
+        _, epochs, view_bytes = Guest(handle, "guest", GROUP, exclusive=exclusive).join()
         lost = crowd.tally()
     return {
         "members": count,
@@ -186,7 +186,7 @@ def times(seconds: list[float]) -> list[object]:
     return [len(seconds), *(1000 * percentile(seconds, percent) for percent in (50, 99, 100))]
 
 
-def show_storms(storms: list[dict[str, Any]]) -> None:
+def show_bursts(bursts: list[dict[str, Any]]) -> None:
     columns = ["joins at once", "group", "seconds", "epochs", "bytes a member", "most", "whole view", "most / view"]
     rows = [
         [
@@ -199,21 +199,21 @@ def show_storms(storms: list[dict[str, Any]]) -> None:
             row["view_bytes"],
             row["most_bytes"] / row["view_bytes"],
         ]
-        for row in storms
+        for row in bursts
     ]
-    show("Storms, each on a new partition actor", columns, rows)
+    show("Bursts of joins, each on a new partition actor", columns, rows)
 
 
-def promises(workers: int, among: dict[str, dict[str, list[float]]], storms: list[dict[str, Any]]) -> list[Target]:
+def promises(workers: int, among: dict[str, dict[str, list[float]]], bursts: list[dict[str, Any]]) -> list[Target]:
     every = [seconds for took in among.values() for each in took.values() for seconds in each]
-    size = max(row["members"] for row in storms)
-    largest = [row for row in storms if row["members"] == size]
+    size = max(row["members"] for row in bursts)
+    largest = [row for row in bursts if row["members"] == size]
     epochs = max(row["epochs"] for row in largest)
     most = max(row["most_bytes"] / row["view_bytes"] for row in largest)
     return [
         Target(f"a change among {workers} workers, p99", 50, 1000 * percentile(every, 99), "ms", at_least=False),
         Target(f"epochs of {size:,} joins at once", 20, epochs, "epochs", at_least=False),
-        Target(f"the most that a member is sent meanwhile, over one view of {size:,}", 2, most, at_least=False),
+        Target(f"the most bytes that a member is sent then, over one view of {size:,}", 2, most, at_least=False),
     ]
 
 
@@ -224,15 +224,15 @@ def main() -> None:
     modes = (False, True)
     among = {mode(each): changes_among_workers(plan.workers, plan.changes, exclusive=each) for each in modes}
     joins = [single_joins(*size, exclusive=each) for size in plan.joins.items() for each in modes]
-    storms = [
-        storm(count, exclusive=each) for count, times_ in plan.storms.items() for each in modes for _ in range(times_)
+    bursts = [
+        burst(count, exclusive=each) for count, times_ in plan.bursts.items() for each in modes for _ in range(times_)
     ]
     ray.shutdown()
     show_singles(plan.workers, among, joins)
-    show_storms(storms)
-    targets = promises(plan.workers, among, storms)
+    show_bursts(bursts)
+    targets = promises(plan.workers, among, bursts)
     show_targets(targets)
-    results = {"workers": plan.workers, "among_workers": among, "joins": joins, "storms": storms}
+    results = {"workers": plan.workers, "among_workers": among, "joins": joins, "bursts": bursts}
     save("change", options.out, options.quick, ["partition-actor", "ray"], targets, results)
 
 

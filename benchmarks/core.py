@@ -1,9 +1,9 @@
-"""What the partition actor's state machine costs by itself: ``partition_actor.core.membership`` without Ray.
+"""The cost of the partition actor's state machine alone: ``partition_actor.core.membership`` without Ray.
 
-Members are spread evenly over groups, and send what idle members send, at the rate that is promised. Their requests are
-made beforehand and their replies read afterwards, so that only the partition actor's own work is timed: what the actor
-calls for one heartbeat. Then 100 of them fall silent: what it costs to expire them and to publish that, and what a step
-costs in which nobody expires. The clock is moved by hand; costs are processor time, medians of repeats.
+Members are spread evenly over groups and send the heartbeats of idle members at the promised rate. Requests are made
+before and replies are read after the timed part, which is only what the partition actor runs for a heartbeat. Then 100
+members fall silent, which measures the cost of expiring them and publishing that, and of a step in which nobody
+expires. The benchmark moves the clock; costs are CPU time, medians of repeats.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from partition_actor.core.membership import Membership
 from partition_actor.settings import Settings
 
 JUST_BEFORE = 0.05
-"""Seconds before the first lease ends from which on every step is timed."""
+"""Every step is timed from this many seconds before the first lease ends."""
 STEP = 0.01
-"""Seconds between two steps there."""
+"""Seconds between two timed steps."""
 IDLE_STEPS = 1000
 AT_ONCE = 1000
-"""Heartbeats timed in one go: in memory their requests are as near as one that has just been received."""
+"""Heartbeats per timed batch, few enough that requests stay in the CPU cache, like one that was just received."""
 GROUPS_AT_ONCE = 10
-"""Groups whose members join at one moment; a burst in all of a thousand groups is not what is measured."""
+"""Groups whose members join at the same moment. A burst in a thousand groups at once is not measured here."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes as (members, groups). Small ones repeat their rounds until ``heartbeats`` are timed in each repeat."""
+    """Sizes as (members, groups). Small sizes repeat their rounds until each repeat has ``heartbeats``."""
 
     sizes: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100), (100_000, 1_000))
     bursts: tuple[tuple[int, int], ...] = ((1_000, 10), (10_000, 100))
@@ -46,14 +46,14 @@ class Plan:
 
 QUICK = Plan(((100, 1), (1_000, 10)), ((100, 1), (1_000, 10)), 1_000, 2, 10)
 PROMISED = 200_000
-"""Heartbeats a second; also the pace at which they are sent."""
+"""Heartbeats per second; also the rate at which they are sent."""
 
 
 class Crowd:
-    """A partition actor's state machine and its members', who have adopted what they were told."""
+    """The state machines of a partition actor and of its members, which have accepted every reply."""
 
     def __init__(self, members: int, groups: int, at_once: int, *, exclusive: bool = False, **settings: Any) -> None:
-        # A heartbeat never looks at the ring: one point a member keeps the start short.
+        # Heartbeats do not use the hash ring. One virtual node per member makes the start fast.
         self.settings = Settings(max_members=members, vnodes=1, **settings)
         self.now = 0.0
         self.membership = Membership(self.settings, incarnation=1, now=self.now, first=True)
@@ -69,20 +69,20 @@ class Crowd:
         self.catch_up()
 
     def _join(self, members: list[MemberState]) -> float:
-        """Let these join at one moment; seconds that it took."""
+        """Let these members join at the same moment; returns the CPU seconds."""
         requests = [member.request(self.now) for member in members]
         took = cpu_seconds(lambda: [self.membership.sync(self.now, request) for request in requests])
         self.wait(2 * self.settings.publish_window)
         return took
 
     def _take_replies(self) -> int:
-        """Publish what is due, and let every member adopt it; how many were told something."""
+        """Publish what is due and let every member accept it; returns how many had news."""
         self.wait(2 * self.settings.publish_window)
         told = 0
         for member in self.members:
             session = self.membership.session((member.member_id, member.session))
             reply = self.membership.reply(self.now, session, sequence_of(member))
-            told += adopt(member, reply)
+            told += accept(member, reply)
         return told
 
     def _prove(self) -> None:
@@ -90,20 +90,20 @@ class Crowd:
         self._proven = self.now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock, and bring the proof that the actor asks for every so often."""
+        """Advance the clock, and give the proof that the partition actor asks for at intervals."""
         self.now += seconds
         if self.now >= self._proven + self.settings.node_proof_interval:
             self._prove()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass as it does for an idle actor: in steps too small to be taken for a stall."""
+        """Let time pass in steps that are too short to count as a stall."""
         until = self.now + seconds
         while self.now < until:
             self.advance(min(until - self.now, self.settings.hold / 4))
-            self.settle()
+            self.step()
 
-    def settle(self) -> int:
-        """What the actor does after every step; how many sessions have news."""
+    def step(self) -> int:
+        """Do what the partition actor does after every step; returns how many sessions have news."""
         membership = self.membership
         membership.tick(self.now)
         told = sum(membership.has_news(key) for key in membership.take_news())
@@ -111,7 +111,7 @@ class Crowd:
         return told
 
     def round(self, members: list[MemberState], per_heartbeat: float) -> float:
-        """One idle heartbeat of each of `members`, so many seconds apart; processor seconds that they took."""
+        """One idle heartbeat of each member, so many seconds apart; returns the CPU seconds."""
         batches = [members[first : first + AT_ONCE] for first in range(0, len(members), AT_ONCE)]
         return sum(self._batch(batch, per_heartbeat) for batch in batches)
 
@@ -120,30 +120,30 @@ class Crowd:
         replies: list[dict[str, Any]] = []
         took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
         for member, reply in zip(members, replies, strict=True):
-            if adopt(member, reply):
-                raise SystemExit(f"{member.member_id} was told something new: that was no idle heartbeat")
+            if accept(member, reply):
+                raise SystemExit(f"{member.member_id} received news: that was not an idle heartbeat")
         return took
 
     def _serve(self, requests: list[dict[str, Any]], per_heartbeat: float, replies: list[dict[str, Any]]) -> None:
-        """The calls of ``PartitionActor.sync`` and ``_settle`` for heartbeats that are held and have no news."""
+        """The calls of ``PartitionActor.sync`` and ``_settle`` for held heartbeats without news."""
         membership = self.membership
         alarm = membership.deadline()
         for request in requests:
             self.advance(per_heartbeat)
             if self.now >= alarm:
-                self.settle()
+                self.step()
                 alarm = membership.deadline()
             session = membership.sync(self.now, request)
             if not membership.is_calm:
-                self.settle()
+                self.step()
             assert session is not None
             membership.hold_for(session)
             replies.append(membership.reply(self.now, session, request["seq"]))
 
     def expire(self, silent: int, groups: int) -> float:
-        """Let leases of so many members end, all in the first `groups`; processor seconds of the steps that end them.
+        """Let leases of `silent` members of the first `groups` end; returns the CPU seconds of the steps that end them.
 
-        With the same number of groups the same has to be told to as many, whatever else is held.
+        With the same number of groups, the same news goes to as many members, however many others there are.
         """
         affected = {f"group-{number}" for number in range(groups)}
         gone = [member for member in self.members if member.groups.keys() <= affected][:silent]
@@ -161,7 +161,7 @@ class Crowd:
         for _ in range(round(2 * self.settings.ttl / STEP)):
             self.advance(STEP)
             before, start = len(self.membership.sessions), time.process_time()
-            told = self.settle()
+            told = self.step()
             if told or len(self.membership.sessions) < before:
                 took += time.process_time() - start
             elif before == left:
@@ -169,18 +169,18 @@ class Crowd:
         raise SystemExit(f"{len(self.membership.sessions) - left} of {silent} silent members have not expired")
 
     def idle_step(self) -> float:
-        """Processor seconds of a step in which nothing happens."""
-        settle = self.settle
+        """CPU seconds of a step in which nothing happens."""
+        step = self.step
 
         def steps() -> None:
             for _ in range(IDLE_STEPS):
                 self.advance(0.0001)
-                settle()
+                step()
 
         return cpu_seconds(steps) / IDLE_STEPS
 
     def catch_up(self) -> None:
-        """Go on until nobody is told anything new, so that the next heartbeats are idle ones."""
+        """Continue until no member has news, so that the next heartbeats are idle ones."""
         while True:
             for member in self.members:
                 self.membership.sync(self.now, member.request(self.now))
@@ -189,8 +189,7 @@ class Crowd:
 
 
 def received(request: dict[str, Any]) -> dict[str, Any]:
-    """The request as it comes off the wire: equal to what the partition actor knows already, and never the same
-    object."""
+    """The request as received: equal to what was sent, but not the same object."""
     copy: dict[str, Any] = pickle.loads(pickle.dumps(request))
     return copy
 
@@ -200,8 +199,8 @@ def sequence_of(member: MemberState) -> int:
     return member._seq
 
 
-def adopt(member: MemberState, reply: dict[str, Any]) -> bool:
-    """Let the member take a reply in, and be done at once with what it lost; whether that changed anything."""
+def accept(member: MemberState, reply: dict[str, Any]) -> bool:
+    """Give the member a reply and acknowledge it at once; returns whether that changed anything."""
     changes = member.receive(reply)
     if changes is None:
         raise SystemExit(f"{member.member_id} does not accept the reply to its latest request")
@@ -212,7 +211,7 @@ def adopt(member: MemberState, reply: dict[str, Any]) -> bool:
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Processor time of one call."""
+    """CPU seconds of one call."""
     start = time.process_time()
     call()
     return time.process_time() - start
@@ -239,7 +238,7 @@ def measure(members: int, groups: int, plan: Plan, *, exclusive: bool) -> dict[s
 
 
 def burst(members: int, groups: int) -> dict[str, Any]:
-    """All join within one window, at the default pace: the interval and the lease grow with every one of them."""
+    """All members join within one publish window at default settings: interval and lease grow with each of them."""
     crowd = Crowd(members, groups, groups)
     return {"members": members, "groups": groups, "joins_per_second": members / crowd.join_seconds}
 
@@ -256,7 +255,7 @@ def cells(row: dict[str, Any]) -> list[object]:
 
 
 def promises(rows: list[dict[str, Any]]) -> list[Target]:
-    """What is promised about the largest size, against the smallest where it is a matter of growth."""
+    """The promises about the largest size; where growth matters, against the smallest."""
     plain = [row for row in rows if not row["exclusive"]]
     least, most = plain[0], plain[-1]
     largest = [row for row in rows if row["members"] == most["members"]]
@@ -274,7 +273,7 @@ def promises(rows: list[dict[str, Any]]) -> list[Target]:
 def main() -> None:
     options = arguments(__doc__)
     plan = QUICK if options.quick else Plan()
-    gc.disable()  # as in timeit: it would walk through what only the benchmark holds
+    gc.disable()  # as in timeit: it would scan objects that only the benchmark holds
     rows = [measure(*size, plan, exclusive=False) for size in plan.sizes]
     rows.append(measure(*plan.sizes[-1], plan, exclusive=True))
     columns = ["groups are", "members", "groups", "heartbeats/s", "idle step, µs", "an expired member, µs"]

@@ -1,11 +1,12 @@
-"""How soon survivors have the keys of a worker that was killed with -9.
+"""How soon survivors have the keys of a worker that was killed with SIGKILL.
 
-Workers are actors in one group. They are killed one after another; the time runs from the signal until the last of the
-survivors has the view without the victim, from which it computes its keys. The floor, in the same run: how soon a
-pending Ray call to an actor that is killed the same way fails, which is how the partition actor learns of a death.
+Workers are actors in one group and are killed one after another. The time runs from the signal until the last survivor
+has the view without the victim, from which it computes its keys. The floor, in the same run: how soon a pending Ray
+call to an actor that is killed the same way fails, which is how the partition actor learns of a death.
 
-The peers, after it: tooz with redis, etcd and ZooKeeper, with worker processes that do the same, at three settings each
-(``_tooz_failover.py`` says how they are found). A server that is not installed leaves its rows out. About ten minutes.
+The peers: tooz with redis, etcd and ZooKeeper, with worker processes that do the same, at three settings each
+(``_tooz_failover.py`` says how they are found). The rows of a server that is not installed are left out. Takes about
+ten minutes.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ PACKAGES = ["partition-actor", "ray", "tooz", "redis", "etcd3gw", "kazoo"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes, and the trial that every side's live members must pass: seconds of calm, then a stall of each in turn."""
+    """Sizes, and the trial that live members must survive first: seconds of idling, then a stall of each in turn."""
 
     workers: int = 20
     kills: int = 60
     floor_kills: int = 60
-    calm: float = 30
+    idle: float = 30
     stall: float = 1
 
 
-QUICK = Plan(workers=4, kills=3, floor_kills=3, calm=2, stall=0.2)
+QUICK = Plan(workers=4, kills=3, floor_kills=3, idle=2, stall=0.2)
 
 
 class Worker:
-    """A member that notes when it heard of each departure."""
+    """A member that records when it heard of each departure."""
 
     def __init__(self, number: int) -> None:
         self._heard: dict[str, float] = {}
@@ -81,8 +82,8 @@ class Bare:
         return os.getpid()
 
 
-class Never:
-    async def never(self) -> None:
+class Pending:
+    async def pending(self) -> None:
         await asyncio.get_running_loop().create_future()
 
 
@@ -90,7 +91,7 @@ def start(kind: type, *args: object) -> Any:
     return ray.remote(kind).options(num_cpus=0, max_concurrency=2).remote(*args)
 
 
-def _noop(_actor: Any, _never: Any) -> None:
+def _noop(_actor: Any, _pending: Any) -> None:
     return None
 
 
@@ -107,7 +108,7 @@ def wait_until_all_know(handles: list[Any], size: int) -> None:
 
 
 class Failovers:
-    """Our group; ``expired`` counts live members that were taken for dead, ``cores`` is what the idle workers use."""
+    """Our group. ``expired`` counts live members that were expired; ``cores`` is the CPU use of the idle workers."""
 
     def __init__(self, plan: Plan) -> None:
         self._chance = random.Random(0)
@@ -115,8 +116,8 @@ class Failovers:
         self._pids = dict(zip(self._members, poll(list(self._members.values()), "pid"), strict=True))
         wait_until_all_know(list(self._members.values()), plan.workers)
         used = processor_seconds(self._pids.values())
-        time.sleep(plan.calm)
-        self.cores = (processor_seconds(self._pids.values()) - used) / plan.calm
+        time.sleep(plan.idle)
+        self.cores = (processor_seconds(self._pids.values()) - used) / plan.idle
         for pid in self._pids.values():
             with stopped(pid):
                 time.sleep(plan.stall)
@@ -126,16 +127,16 @@ class Failovers:
             ray.kill(handle)
 
     def _kill(self, workers: int, round_: int) -> float:
-        """Seconds from a kill until the last survivor had heard of it; another worker takes the victim's place."""
+        """Seconds from a kill until the last survivor had heard of it. Then starts another worker."""
         wait_until_all_know(list(self._members.values()), workers)
-        time.sleep(self._chance.uniform(0.5, 1.5))  # for Ray to be done with the last start; then at any moment
+        time.sleep(self._chance.uniform(0.5, 1.5))  # let Ray finish the last start; then kill at a random moment
         victim, successor = f"worker-{round_}", f"worker-{workers + round_}"
         del self._members[victim]
         killed_at = clock.now()
         os.kill(self._pids.pop(victim), signal.SIGKILL)
         heard: list[Any] = [None]
         while None in heard:
-            time.sleep(0.2)  # asking must not compete with what is measured
+            time.sleep(0.2)  # so that polling does not compete with what is measured
             heard = poll(list(self._members.values()), "heard", victim)
             if clock.now() > killed_at + LIMIT:
                 raise SystemExit(f"{victim} is still a member {LIMIT} s after it was killed")
@@ -146,13 +147,13 @@ class Failovers:
 
 def floors(kills: int) -> list[float]:
     """Seconds from each kill until a pending call failed."""
-    holder = start(Never)
-    never = holder.never.remote()
+    holder = start(Pending)
+    never_ready = holder.pending.remote()
     took = []
     for _ in range(kills):
         actor = start(Bare)
         pid = ray.get(actor.pid.remote())
-        pending = actor.__ray_call__.remote(_noop, never)
+        pending = actor.__ray_call__.remote(_noop, never_ready)
         time.sleep(0.2)
         killed_at = clock.now()
         os.kill(pid, signal.SIGKILL)
@@ -178,7 +179,7 @@ def peer_row(peer: Measured, ours: float) -> tuple[object, ...]:
 
 
 def promises(ours: Failovers, floor: list[float], all_peers: list[Measured], stall: float) -> list[Target]:
-    """What is promised of ``ours`` and, for the tightest settings of those peers that ran, against them."""
+    """The promises about ``ours``, alone and against the peers that ran."""
     median = statistics.median(ours.seconds)
     p99 = sorted(ours.seconds)[math.ceil(0.99 * len(ours.seconds)) - 1]
     targets = [
@@ -200,7 +201,7 @@ def main() -> None:
     partition_actor.deploy(NAME)
     ours, floor = Failovers(plan), floors(plan.floor_kills)
     ray.shutdown()
-    all_peers = quick_peers(plan.workers) if options.quick else peers(plan.workers, plan.calm, plan.stall)
+    all_peers = quick_peers(plan.workers) if options.quick else peers(plan.workers, plan.idle, plan.stall)
     median = 1000 * statistics.median(ours.seconds)
     rows = [
         row(f"the last of {plan.workers - 1} survivors knows", ours.seconds, median, ours.cores),

@@ -1,12 +1,12 @@
-"""What idle members cost their coordinator, at the pace that it chooses.
+"""What idle members cost the partition actor, at the heartbeat interval that it chooses.
 
 Members in groups of 100, simulated by few processes that speak the real protocol with real Ray calls. Measured over a
-steady time: processor time and memory of the partition actor's process, how late replies come, and members that were
-expired though they lived. Against an async Ray actor whose method is empty, called as often by as many callers (the
-promise is about one that returns at once; one that is held as long as a heartbeat is shown beside it), and against tooz
-with redis, whose members heartbeat and look at their group as often, so that a crash is seen as soon.
+steady period: CPU and memory of the partition actor's process, how late replies are, and live members that were
+expired. The peers: an async Ray actor with an empty method, called as often by as many callers (the promise is about a
+method that returns at once; one that is held as long as a heartbeat is shown too); and tooz with redis, whose members
+heartbeat and poll their group as often, so that a crash is seen as soon.
 
-About a quarter of an hour.
+Takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from _members import (
     Crowd,
     Guest,
     Tally,
-    coordinator_for,
+    deployed_for,
     groups_of,
     percentile,
     resident_bytes,
@@ -42,7 +42,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes as {members: seconds of steady time}; the promises are about ``main``."""
+    """Sizes as {members: seconds of the steady period}; the promises are about ``main``."""
 
     sizes: dict[int, float]
     main: int
@@ -55,23 +55,23 @@ QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,))
 
 
 def heartbeats(count: int, seconds: float) -> dict[str, Any]:
-    """The partition actor of `count` idle members for so many seconds."""
-    with coordinator_for(count) as (coordinator, _, settings):
-        guest = Guest(coordinator, "guest", "group-0")
+    """Measure the partition actor of `count` idle members for so many seconds."""
+    with deployed_for(count) as (handle, _, settings):
+        guest = Guest(handle, "guest", "group-0")
         guest.join()
-        pid = ray.get(coordinator.status.remote())["pid"]
+        pid = ray.get(handle.status.remote())["pid"]
         empty = resident_bytes(pid)
         guest.leave()
-        crowd = Crowd(coordinator, groups_of(count, GROUP_SIZE), settings)
+        crowd = Crowd(handle, groups_of(count, GROUP_SIZE), settings)
         crowd.start(count / JOINS_PER_SECOND)
         crowd.wait_for_size(min(count, GROUP_SIZE))
-        interval = ray.get(coordinator.status.remote())["interval"]
-        time.sleep(interval)  # until all have heard of the last pace
+        interval = ray.get(handle.status.remote())["interval"]
+        time.sleep(interval)  # until all know the final interval
         joining, taken, started = crowd.tally(), processor_seconds([pid]), time.monotonic()
-        probes = probe(coordinator, seconds)
+        probes = probe(handle, seconds)
         tally, taken, passed = crowd.tally(), processor_seconds([pid]) - taken, time.monotonic() - started
         resident = resident_bytes(pid)
-        status = ray.get(coordinator.status.remote())
+        status = ray.get(handle.status.remote())
         crowd.end()
     calls = tally.heartbeats + len(probes)
     return {
@@ -91,12 +91,12 @@ def heartbeats(count: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def probe(coordinator: Any, seconds: float) -> list[float]:
-    """Seconds that calls take which are not held: the jitter of a held one could hide that it was late."""
+def probe(handle: Any, seconds: float) -> list[float]:
+    """Seconds of calls that are not held: the jitter of a held call could hide that it was late."""
     took = []
     until = time.monotonic() + seconds
     while (start := time.monotonic()) < until:
-        ray.get(coordinator.hello.remote())
+        ray.get(handle.hello.remote())
         took.append(time.monotonic() - start)
         time.sleep(PROBE_EVERY)
     return took
@@ -107,7 +107,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def false_expiries(joining: Tally, steady: Tally, missing: int) -> int:
-    """Members that were expired though all lived: those that are back, and those that are missing."""
+    """Live members that were expired: those that have rejoined and those that are missing."""
     return joining.rejoined + steady.rejoined + max(0, missing)
 
 
@@ -128,8 +128,8 @@ def tooz_peer(count: int, plan: Plan) -> dict[str, Any] | str:
 
 
 def show_costs(rows: list[dict[str, Any]]) -> None:
-    columns = ["members", "interval, s", "heartbeats/s", "CPU s a member an hour", "a heartbeat, µs"]
-    columns += ["empty call, µs", "held empty call, µs", "/ empty", "/ held", "kB a member"]
+    columns = ["members", "interval, s", "heartbeats/s", "CPU s per member and hour", "a heartbeat, µs"]
+    columns += ["empty call, µs", "held empty call, µs", "/ empty", "/ held", "kB per member"]
     table = [
         [
             row["members"],
@@ -145,7 +145,7 @@ def show_costs(rows: list[dict[str, Any]]) -> None:
         ]
         for row in rows
     ]
-    show("What members cost the process of their coordinator", columns, table)
+    show("What members cost the partition actor's process", columns, table)
 
 
 def show_lateness(rows: list[dict[str, Any]]) -> None:
@@ -182,7 +182,7 @@ def show_tooz(rows: list[dict[str, Any] | str]) -> None:
 
 def promises(rows: list[dict[str, Any]], main_size: int) -> list[Target]:
     chosen = next(row for row in rows if row["members"] == main_size)
-    # With fewer members the process's own idling is most of what both cost.
+    # With fewer members, most of both costs is the process's own idling.
     busy = [row for row in rows if row["members"] >= 1000] or [chosen]
     late = max(chosen["lateness"]["p99"], chosen["probes"]["p99"])
     who = f"{main_size:,} members"
@@ -190,7 +190,7 @@ def promises(rows: list[dict[str, Any]], main_size: int) -> list[Target]:
         Target("a heartbeat over an empty call", 1.3, max(row["over_empty"] for row in busy), at_least=False),
         Target(f"{who}: false expiries", 0, chosen["false_expiries"], "", at_least=False),
         Target(f"{who}: lateness p99, held or not", 1, late, "s", at_least=False),
-        Target(f"{who}: memory a member", 70, chosen["bytes_per_member"] / 1000, "kB", at_least=False),
+        Target(f"{who}: memory per member", 70, chosen["bytes_per_member"] / 1000, "kB", at_least=False),
     ]
 
 

@@ -1,8 +1,8 @@
 """How fast a member learns its keys, and what a change of members costs, against the rings that others use.
 
-Same keys, members and machine for all; medians of repeats, in seconds of processor time. The peers: uhashring's own
-loop with the same hash and with its default, tooz's HashRing and Partitioner, and the ring of Ray Serve's
-consistent-hash router where ``ray[serve]`` and ``mmh3`` are installed. About ten minutes; ``--quick`` takes seconds.
+Same keys, members and machine for all; medians of repeats, in CPU seconds. The peers: a loop over uhashring with the
+same hash and with its default hash, tooz's HashRing and Partitioner, and the ring of Ray Serve's consistent-hash router
+if ``ray[serve]`` and ``mmh3`` are installed. Takes about ten minutes; ``--quick`` takes seconds.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PACKAGES = ["partition-actor", "numpy", "xxhash", "uhashring", "tooz", "ray", "m
 
 Row = dict[str, Any]
 
-# All of this computes on one thread and waits for nothing: the processor's time is what it takes on an idle machine,
-# and other programs on a busy one do not count.
+# Everything here computes on one thread and never waits, so CPU time equals the time on an idle machine, even on a busy
+# one.
 median_seconds = partial(median_of, clock=time.process_time)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. ``members`` and ``keys`` are the sizes; the promises are about the ``main_`` ones."""
+    """What to measure. ``members`` and ``keys`` are the sizes; the promises are about the ``main_`` sizes."""
 
     members: tuple[int, ...] = (10, 100, 1000)
     keys: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)
@@ -48,7 +48,7 @@ class Plan:
     changes: int = 10
 
     def peer_plan(self, all_peers: list[Peer], members: int, keys: int) -> tuple[list[Peer], int]:
-        """Who runs at this size, and how often: minutes of tooz at ten million keys would tell nothing new."""
+        """Which peers run at this size, and how often: minutes of tooz at ten million keys would show nothing new."""
         if keys <= self.main_keys:
             return all_peers, self.peer_repeats
         return (all_peers if members == self.main_members else all_peers[:2]), 1
@@ -62,7 +62,7 @@ def names(count: int) -> list[str]:
 
 
 def first_subsets(plan: Plan, all_peers: list[Peer], keys: list[str]) -> list[Row]:
-    """From keys never seen to a member's own, on a ring that stands."""
+    """A member's keys out of keys that were never hashed before, on a ring that is built already."""
     rows: list[Row] = []
     for members in plan.members:
         ids = names(members)
@@ -78,8 +78,8 @@ def first_subsets(plan: Plan, all_peers: list[Peer], keys: list[str]) -> list[Ro
     return rows
 
 
-def again(plan: Plan, keys: list[str]) -> list[Row]:
-    """The subset after one member joined, through a KeyIndex: with the ring's own change, and without it."""
+def after_a_join(plan: Plan, keys: list[str]) -> list[Row]:
+    """The subset after one member joined, by a KeyIndex, with and without the change of the ring."""
     rows: list[Row] = []
     for count in plan.keys:
         some = keys[:count]
@@ -93,7 +93,7 @@ def again(plan: Plan, keys: list[str]) -> list[Row]:
 def _asked(index: KeyIndex[str], members: int, repeats: int) -> Row:
     ring = Ring(names(members))
     changed = ring.with_members(["newcomer"])
-    # Another member each time: keys that were just returned are in the processor's cache, and a user's are not.
+    # Another member each time: keys that were just returned are in the CPU cache, and a user's keys are not.
     who = cycle(names(members))
     asks: dict[str, Callable[[], object]] = {
         "change_and_subset": lambda: index.subset(ring.with_members(["newcomer"]), next(who)),
@@ -105,7 +105,7 @@ def _asked(index: KeyIndex[str], members: int, repeats: int) -> Row:
 
 
 def handoff(plan: Plan, keys: list[str]) -> list[Row]:
-    """A subset while three members lag, two epochs behind, against the settled one."""
+    """A subset while three members lag two epochs behind, against one without laggards."""
     some = keys[: plan.main_keys]
     index = KeyIndex(some)
     return [_handed_over(index, some, members, plan.repeats) for members in plan.members]
@@ -116,12 +116,12 @@ def _handed_over(index: KeyIndex[str], keys: list[str], members: int, repeats: i
     second = first.with_members(["newcomer"])
     ring = second.with_members(removed=["worker-5"])
     withheld = [(old, holder) for old in (first, second) for holder in ("worker-5", "worker-6", "worker-7")]
-    # Another member each time, so that nothing has been worked out before.
+    # Another member each time, so that nothing is cached.
     who = cycle(names(members))
     asks: dict[str, Callable[[], object]] = {
-        "settled": lambda: ring.subset(next(who), keys),
+        "steady": lambda: ring.subset(next(who), keys),
         "lagging": lambda: ring.subset(next(who), keys, withheld),
-        "index_settled": lambda: index.subset(ring, next(who)),
+        "index_steady": lambda: index.subset(ring, next(who)),
         "index_lagging": lambda: index.subset(ring, next(who), withheld),
     }
     seconds = {name: median_seconds(ask, repeats * (5 if "index" in name else 1)) for name, ask in asks.items()}
@@ -149,7 +149,7 @@ class Ours:
 def changes(plan: Plan, all_peers: list[Peer]) -> list[Row]:
     """Time and memory to build a ring; time to apply one join and one death.
 
-    They take turns, so that what else the machine does meets all alike.
+    Peers take turns, so that other load on the machine affects all of them alike.
     """
     rows: list[Row] = []
     for members in plan.members:
@@ -190,7 +190,7 @@ def _bytes_of(make: Callable[[], object]) -> int:
 
 
 def single_key(plan: Plan, all_peers: list[Peer], keys: list[str]) -> list[Row]:
-    """Seconds to find the owner of one key, asked by itself."""
+    """Seconds to find the owner of a single key."""
     ids, some = names(plan.main_members), keys[:20_000]
     ring = Ring(ids)
     rows = [
@@ -203,7 +203,7 @@ def single_key(plan: Plan, all_peers: list[Peer], keys: list[str]) -> list[Row]:
 
 
 def sharing(plan: Plan) -> list[Row]:
-    """What a process pays for a ring: made anew, made from the one before, or taken from another process."""
+    """The cost of a ring to a process: built, derived from the previous one, or unpickled from another process."""
     rows = []
     for members in plan.members:
         ids = names(members)
@@ -224,7 +224,7 @@ def sharing(plan: Plan) -> list[Row]:
 
 
 def balance(plan: Plan, keys: list[str]) -> list[Row]:
-    """The largest share and the largest count of keys over the mean, for more and more virtual nodes."""
+    """The largest share and the largest number of keys over the mean, against the number of virtual nodes."""
     members, some = plan.main_members, keys[: plan.main_keys]
     rows = []
     for vnodes in plan.vnodes:
@@ -243,7 +243,7 @@ def balance(plan: Plan, keys: list[str]) -> list[Row]:
 
 
 def movement(plan: Plan, keys: list[str]) -> Row:
-    """Keys moved by joins and leaves, one at a time, against the shares and against the ideal 1/n."""
+    """Keys that single joins and leaves move, against the shares and against the ideal 1/n."""
     members, some = plan.main_members, keys[: plan.main_keys]
     ring = Ring(names(members))
     before = np.array(list(ring.members))[ring.owners_of(some)]
@@ -264,7 +264,7 @@ def movement(plan: Plan, keys: list[str]) -> Row:
 
 
 def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Target]:
-    """The numbers that the ring must reach, all from this run."""
+    """The promises about the ring, against this run."""
     size = {"members": plan.main_members, "keys": plan.main_keys}
 
     def find(rows: list[Row], **wanted: object) -> Row:
@@ -273,7 +273,7 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
     ours, same, default = (
         find(results["first_subset"], who=who, **size)["seconds"] for who in (OURS, SAME_HASH, DEFAULT_HASH)
     )
-    again = find(results["resync"], **size)
+    joined = find(results["after_a_join"], **size)
     large = max(plan.members)
     our_ring, their_ring = (find(results["changes"], who=who, members=large) for who in (OURS, SAME_HASH))
     moved, lag = results["movement"], find(results["handoff"], members=plan.main_members)
@@ -281,8 +281,8 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
     return [
         Target(f"first subset of {what}: faster than uhashring's loop, same hash", 4, same / ours),
         Target(f"first subset of {what}: faster than uhashring's loop, its default", 7, default / ours),
-        Target("subset after a join, by KeyIndex: faster than uhashring's loop", 500, same / again["subset"]),
-        Target("the same, the ring's change included", 500, same / again["change_and_subset"]),
+        Target("subset after a join, by KeyIndex: faster than uhashring's loop", 500, same / joined["subset"]),
+        Target("the same, the ring's change included", 500, same / joined["change_and_subset"]),
         Target(
             f"a join to {large} members: faster than uhashring's add_node", 15, their_ring["join"] / our_ring["join"]
         ),
@@ -302,19 +302,19 @@ def promises(plan: Plan, results: Row, bytes_a_key: dict[str, float]) -> list[Ta
         ),
         Target("keys moved between members that stayed", 0, moved["strays"], "keys", at_least=False),
         Target(
-            "subset in a hand-off over the settled one",
+            "subset in a hand-off over one without laggards",
             3,
-            lag["lagging"] / lag["settled"],
+            lag["lagging"] / lag["steady"],
             at_least=False,
         ),
-        Target("the same by KeyIndex", 3, lag["index_lagging"] / lag["index_settled"], at_least=False),
+        Target("the same by KeyIndex", 3, lag["index_lagging"] / lag["index_steady"], at_least=False),
     ]
 
 
 def show_all(results: Row) -> None:
     for title, name in (
         ("First subset", "first_subset"),
-        ("Subset again, by KeyIndex (seconds)", "again"),
+        ("Subset after a join, by KeyIndex (seconds)", "after_a_join"),
         ("The ring itself (seconds, bytes)", "changes"),
         ("The owner of one key, in a loop", "single_key"),
         ("A ring for another process (seconds, bytes)", "sharing"),
@@ -336,7 +336,7 @@ def main() -> None:
     bytes_a_key = {name: _bytes_of(partial(KeyIndex, some, name)) / len(some) for name in ("xxh3", "md5")}
     results: Row = {
         "first_subset": first_subsets(plan, all_peers, keys),
-        "resync": again(plan, keys),
+        "after_a_join": after_a_join(plan, keys),
         "changes": changes(plan, all_peers),
         "single_key": single_key(plan, all_peers, keys),
         "sharing": sharing(plan),
@@ -345,7 +345,7 @@ def main() -> None:
         "handoff": handoff(plan, keys),
         "index_bytes_a_key": bytes_a_key,
         "left_out": left_out,
-        "clock": "processor time of the process, in seconds",
+        "clock": "CPU time of the process, in seconds",
     }
     targets = promises(plan, results, bytes_a_key)
     show_all(results)

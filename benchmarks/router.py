@@ -1,9 +1,9 @@
 """What it costs to call the owner of a key, against a call by the actor's handle.
 
-Three actors of an exclusive group, calls to all of them in turn. Rounds of bare calls and of routed ones alternate, so
-that both meet the same machine. *Submit* is the time until the reference is there, and to let it go (*CPU*: of the
-calling thread, for a busy machine); *round trip* until its result is there; *awaited* the same on an event loop, with
-`acall` against an awaited reference, many at a time.
+Calls go to three actors of an exclusive group in turn. Rounds of bare and routed calls alternate, so that other load on
+the machine affects both alike. *Submit* is the time to get the reference and to release it (*CPU*: of the calling
+thread, for a busy machine); *round trip* is the time to the result; *awaited* is the same on an event loop, `acall`
+against an awaited reference, many at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ GROUP, NAME, WORKERS, LIMIT = "workers", "routed", 3, 60.0
 Call = Callable[[str], Any]
 """Calls the owner of a key."""
 Round = Callable[[], float]
-"""Does some calls, and returns the seconds that one took."""
+"""Makes some calls, and returns the seconds per call."""
 
 
 class Worker:
-    """A member with a method as cheap as can be, and the same with the check of its key."""
+    """A member with a trivial method, and the same method with ``owned_by``."""
 
     def __init__(self, number: int) -> None:
         self._coordinator = PartitionCoordinator(f"worker-{number}", NAME)
@@ -49,7 +49,7 @@ class Worker:
 
 
 def submit(clock: Callable[[], float], call: Call, keys: list[str]) -> float:
-    """Letting the references go counts as well: a router does that for some of its own."""
+    """Seconds per call to submit and to release the reference, as a router also releases references of its own."""
     gc.disable()
     start = clock()
     references = [call(key) for key in keys]
@@ -81,13 +81,13 @@ def awaited(loop: asyncio.AbstractEventLoop, call: Call, keys: list[str]) -> flo
 
 
 def alternate(rounds: int, ways: dict[str, Round]) -> dict[str, list[float]]:
-    """The seconds a call of each way, round by round; who goes first changes from round to round."""
+    """Seconds per call of each way, by round. The order changes from round to round."""
     took: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 2):
         order = list(ways) if number % 2 else list(reversed(ways))
         for way in order:
             seconds = ways[way]()
-            if number >= 2:  # the first ones warm up
+            if number >= 2:  # the first two rounds warm up
                 took[way].append(seconds)
     return took
 
@@ -105,6 +105,8 @@ def measure(router: Router, rounds: int, calls: int) -> dict[str, dict[str, list
     def checked(key: str) -> Any:
         return router.call(key, "checked", key)
 
+    for key in keys:  # a call is refused until the hand-offs of the joins are over, and `get` repeats it
+        router.get(checked(key))
     loop, few = asyncio.new_event_loop(), keys[: max(20, calls // 10)]
     ways: dict[str, Call] = {"handle": bare, "call": routed, "call, owned_by": checked}
     by_loop: dict[str, Call] = {"handle": bare, "acall": lambda key: router.acall(key, "echo", key)}

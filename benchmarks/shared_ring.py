@@ -1,12 +1,12 @@
-"""Does it pay to share one built ring through Ray's object store, rather than to build it in each process?
+"""Is it faster to share one ring through Ray's object store than to build it in each process?
 
-In a fresh worker process: the first ring of a process, built from its members; the ring after one member joined, made
-from the one before; and the same two fetched from the object store, without a copy of their arrays. Milliseconds by the
-wall, medians over processes.
+In a fresh worker process: the first ring, built from its members; the ring after one member joined, derived from the
+first; and the same two fetched from the object store, without copying their arrays. Wall-clock milliseconds, medians
+over processes.
 
-On a two-core machine fetching saved 13 ms of the first ring of a process at 100 members and 160 ms at 1,000, once in a
-process's life, and 1 to 3 ms of a change. For that each view would have to wait for the partition actor to build and
-store its ring, and references would die with the coordinator. So members build their own.
+On a two-core machine fetching saved 13 ms of a process's first ring at 100 members and 160 ms at 1,000, once in its
+life, and 1 to 3 ms per change. For that, each view would have to wait until the partition actor had built and stored
+its ring, and references would die with the partition actor. So members build their own rings.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rows = []
     for members in sizes:
-        # In lists, for Ray would hand over the ring itself in place of a reference.
+        # In lists, because Ray replaces a reference that is an argument itself by its value.
         first, second = ([ray.put(ring_of(names(count)))] for count in (members, members + 1))
         runs = [ray.get(times_in_a_fresh_process.remote(first, second, members)) for _ in range(repeats)]
         middle = {what: median(run[what] for run in runs) for what in runs[0]}

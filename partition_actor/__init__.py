@@ -1,6 +1,7 @@
 """Group membership and work partitioning for Ray, with no service beside Ray.
 
-Start with ``deploy()`` and ``PartitionCoordinator``; ``docs/guarantees.md`` says what holds and what does not.
+Start with ``deploy()`` and ``PartitionCoordinator``. ``docs/guarantees.md`` states the guarantees, their assumptions
+and their limits.
 """
 
 from partition_actor.deployment import connect, deploy, shutdown

@@ -1,4 +1,4 @@
-"""What the public calls accept. Each check returns its value or raises ``InvalidArgument``."""
+"""Checks of the arguments of public calls. Each returns its value or raises ``InvalidArgument``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 from partition_actor.errors import InvalidArgument
 from partition_actor.settings import Settings
 
-# An id is part of every view that every member holds, so a long one costs n times n.
+# Every member holds every other member's id, so the length of an id costs n times n bytes.
 MAX_ID_BYTES = 1024
-# A member has `vnodes` points on the ring for each unit of weight.
+# A member has `vnodes` virtual nodes on the hash ring for each unit of weight.
 MAX_WEIGHT = 1000
-# A day; longer is a mistake, and far longer more than a thread's wait can take.
+# One day. A longer timeout is a mistake, and a much longer one overflows a thread's wait.
 MAX_SECONDS = 86_400
 
 
@@ -33,18 +33,18 @@ def check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         refuse(name, value, f"a str, not {type(value).__name__}")
     if not value and not empty:
-        refuse(name, value, "a str that is not empty")
+        refuse(name, value, "a non-empty str")
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
-        refuse(name, value, "text that UTF-8 can encode (it has a lone surrogate)")
+        refuse(name, value, "text that UTF-8 can encode, without lone surrogates")
     if length > MAX_ID_BYTES:
         refuse(name, value, f"at most {MAX_ID_BYTES} bytes in UTF-8, not {length}")
     return value
 
 
 def check_weight(value: object) -> int:
-    """An ``int`` from 1 to 1000, the member's share relative to the others'."""
+    """An ``int`` from 1 to 1000: the member's share relative to that of the others."""
     if isinstance(value, bool) or not isinstance(value, int):
         refuse("weight", value, f"an int from 1 to {MAX_WEIGHT}, not {type(value).__name__}")
     if not 1 <= value <= MAX_WEIGHT:
@@ -53,14 +53,14 @@ def check_weight(value: object) -> int:
 
 
 def check_mode(value: object) -> bool | None:
-    """True, False, or None for "as the group is"."""
+    """True, False, or None for the mode that the group already has."""
     if value is not None and not isinstance(value, bool):
         refuse("exclusive", value, "True, False or None")
     return value
 
 
 def check_metadata(value: object) -> Any:
-    """None or a dict with str keys; what it holds is the caller's affair."""
+    """None or a dict with str keys; its values are not checked."""
     if value is None:
         return None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -76,7 +76,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_items(value: object) -> list[Any]:
-    """Any iterable of keys, as a list; a lone str or bytes is refused, being nearly always a mistake."""
+    """Any iterable of keys, as a list. A single str or bytes is refused: it is nearly always a mistake."""
     if isinstance(value, (str, bytes, bytearray)):
         refuse("items", value, f"an iterable of keys, not one {type(value).__name__}")
     if not isinstance(value, Iterable):
@@ -84,27 +84,23 @@ def check_items(value: object) -> list[Any]:
     return list(value)
 
 
-def check_actor(actor: Any, namespace: object, settings: object, *, alone: bool = False) -> None:
-    """A partition actor's name or handle (or None, where one may be `alone`), a namespace, and a Settings or None."""
+def check_actor(actor: Any, namespace: object, settings: object, *, optional: bool = False) -> None:
+    """A partition actor's name or handle (or None, if `optional`), a namespace, and a Settings or None."""
     if isinstance(actor, str):
         check_text("actor", actor)
-    elif not (actor is None and alone) and not hasattr(actor, "sync"):
-        refuse(
-            "actor",
-            actor,
-            "the partition actor's name, its handle or None" if alone else "the partition actor's name or handle",
-        )
+    elif not (actor is None and optional) and not hasattr(actor, "sync"):
+        refuse("actor", actor, f"the partition actor's name{', its handle or None' if optional else ' or handle'}")
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
     check_text("namespace", namespace)
 
 
 def check_seconds(name: str, value: object) -> float:
-    """An ``int`` or ``float`` above 0 and finite."""
+    """An ``int`` or ``float`` above 0 and at most 86400 (one day)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         refuse(name, value, f"a number of seconds above 0, not {type(value).__name__}")
     if not 0 < value <= MAX_SECONDS or math.isnan(value):
-        refuse(name, value, f"a number of seconds above 0, and at most {MAX_SECONDS}")
+        refuse(name, value, f"a number of seconds above 0 and at most {MAX_SECONDS}")
     return value
 
 
@@ -116,33 +112,33 @@ def check_number(name: str, value: object, least: int = -1) -> int:
 
 
 def check_callback(value: Any) -> Callable[[Any], Any]:
-    """Something to call, with one argument."""
+    """A callable of one argument."""
     if not callable(value):
         refuse("callback", value, "a function of one argument")
     return value  # type: ignore[no-any-return]
 
 
 def check_session(value: object) -> str:
-    """None (all callers under one id are one) or a str unique to one process life."""
+    """None (all callers under this id share one session) or a str that no other process uses."""
     return "" if value is None else check_text("session", value)
 
 
 def check_request(value: object) -> None:
-    """The outer shape of a heartbeat's request; see ``protocol``. What is in it comes from a library of one version."""
+    """A heartbeat's request: a dict with a protocol. The other fields are not checked; see ``core.messages``."""
     if not isinstance(value, dict):
         refuse("request", value, f"a dict, not {type(value).__name__}")
     if "protocol" not in value:
-        refuse("request", value, "a protocol in it")
+        refuse("request", value, "a dict with a protocol")
 
 
 def check_watch(value: object) -> None:
-    """None, or what ``deathwatch.ProcessIdentity`` has: a handle, four texts and a list."""
+    """None, or the fields of a ``processes.ProcessIdentity``: a handle, four str, and a list or None."""
     if value is None:
         return
     if not isinstance(value, (list, tuple)) or len(value) != 6 or not all(isinstance(each, str) for each in value[1:5]):
-        refuse("watch", value, "None or an actor's handle, the ids of its node, actor, worker and process, and a list")
+        refuse("watch", value, "None or a handle, the ids of node, actor, worker and process, and None or a list")
     if value[2] and not hasattr(value[0], "__ray_call__"):
         refuse("watch", value[0], "an actor's handle")
     owned = value[5]
     if owned is not None and not (isinstance(owned, list) and all(hasattr(each, "task_id") for each in owned)):
-        refuse("watch", owned, "None or a list with a reference")
+        refuse("watch", owned, "None or a list of references")

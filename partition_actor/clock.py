@@ -1,6 +1,6 @@
-"""The clock that leases run by: seconds that go on while the machine is suspended, where the system has such a clock.
+"""The clock that measures leases. Where the system has such a clock, it keeps counting while the machine is suspended.
 
-A laptop's or a virtual machine's sleep must not stretch a lease (rule 1 of ``docs/guarantees.md``).
+A suspended laptop or virtual machine must not stretch a lease (rule 1 of ``docs/guarantees.md``).
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now() -> float:
-    """Seconds since some moment in the past; comparable within one machine only."""
+    """Seconds since an unspecified moment. Compare values of one machine only."""
     return time.clock_gettime(_CLOCK)

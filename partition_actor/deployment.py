@@ -1,4 +1,4 @@
-"""Start, find and stop the partition actor: a detached named Ray actor."""
+"""Deploy, connect to and shut down the partition actor: a detached named Ray actor."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ log = logging.getLogger(__name__)
 NAME = "partition-actor"
 NAMESPACE = "partition_actor"
 ANSWER_WITHIN = 60.0
-"""Seconds in which a new actor's process has to start and answer, or a killed one's name to be free."""
+"""Seconds that a new actor's process may take to start and answer, and Ray to free a killed actor's name."""
 
-# Ray's "get if exists" is safe between processes, and not between the threads of one.
+# Ray's `get_if_exists` is safe between processes, but not between threads of one process.
 _deploying = threading.Lock()
 
 T = TypeVar("T")
 
 
 def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | None = None) -> Any:
-    """Get or create the partition actor, and return its handle when it has answered.
+    """Get or create the partition actor, wait until it answers, and return its handle.
 
-    Safe to call from many processes at once: one creates it, all get it. Connects to Ray (``ray.init()``) in a process
-    that has not. `settings` (default: ``Settings()``) count when the actor is made; for one that runs with others, a
-    warning names the differences.
+    Safe to call from many processes at once: one of them creates it, all get it. Calls ``ray.init()`` if this process
+    is not connected to Ray. `settings` (default: ``Settings()``) apply only when the actor is created; if it already
+    runs with others, a warning names the fields that differ.
 
-    Raises ``InvalidArgument``, ``PartitionActorUnavailable`` when the actor does not answer within 60 s (no node may
-    have room for it), and ``VersionMismatch``.
+    Raises:
+        InvalidArgument: an argument has the wrong type or value.
+        PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it.
+        VersionMismatch: the running actor speaks another protocol version.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
-    _join_ray()
+    _prepare(name, namespace)
     wanted = settings or Settings()
     with _deploying:
         handle, answer = _deploy_once(name, namespace, wanted)
     if settings is not None and answer["settings"] != wanted.to_dict():
         differing = sorted(key for key, value in wanted.to_dict().items() if answer["settings"].get(key) != value)
         log.warning(
-            "partition actor %r runs already, with other settings for %s: shutdown() it first to change them",
+            "partition actor %r runs already with other settings for %s: call shutdown() first to change them",
             name,
             ", ".join(differing),
         )
@@ -60,29 +60,36 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
 
 
 def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0) -> Any:
-    """The handle of the running partition actor, when it has answered.
+    """Return the handle of the running partition actor once it has answered.
 
-    `timeout` is in seconds. Raises ``InvalidArgument``, ``PartitionActorNotFound``, ``PartitionActorUnavailable`` when
-    it does not answer in time, and ``VersionMismatch``.
+    Args:
+        name: the name that it was deployed under.
+        namespace: the Ray namespace of that name.
+        timeout: seconds to wait for it to be found, and then again to answer.
+
+    Raises:
+        InvalidArgument: an argument has the wrong type or value.
+        PartitionActorNotFound: no partition actor has this name.
+        PartitionActorUnavailable: it did not answer in time.
+        VersionMismatch: it speaks another protocol version.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
     check_seconds("timeout", timeout)
-    _join_ray()
+    _prepare(name, namespace)
     handle = find(name, namespace, timeout)
-    _greet(handle, name, timeout)
+    _check_version(handle, name, timeout)
     return handle
 
 
 def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
-    """Kill the partition actor for good and wait until its name is free; nothing happens when there is none.
+    """Kill the partition actor for good and wait until its name is free. Does nothing if there is none.
 
-    What members hold of it ends with their leases. Raises ``PartitionActorUnavailable`` when the name is not free in 60
-    s.
+    Members keep their keys until their leases end.
+
+    Raises:
+        InvalidArgument: an argument has the wrong type or value.
+        PartitionActorUnavailable: Ray has not freed the name after 60 s.
     """
-    check_text("name", name)
-    check_text("namespace", namespace)
-    _join_ray()
+    _prepare(name, namespace)
     until = time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
         try:
@@ -92,28 +99,28 @@ def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
         ray.kill(handle, no_restart=True)
         time.sleep(0.05)
     raise PartitionActorUnavailable(
-        f"partition actor {name!r} was killed and Ray still has its name after {ANSWER_WITHIN} s"
+        f"partition actor {name!r} was killed, but Ray still holds its name after {ANSWER_WITHIN} s"
     )
 
 
 def find(name: str, namespace: str, timeout: float) -> Any:
-    """The handle, unchecked, within `timeout` seconds: ``ray.get_actor`` alone can block for a minute.
+    """Look the handle up without asking the actor. Takes at most `timeout` seconds; ``ray.get_actor`` can block for 60.
 
-    Raises ``PartitionActorNotFound`` and ``PartitionActorUnavailable``.
+    Raises:
+        PartitionActorNotFound: no partition actor has this name.
+        PartitionActorUnavailable: Ray did not answer in time.
     """
     try:
-        return _within(timeout, lambda: ray.get_actor(name, namespace=namespace))
+        return _run_with_timeout(timeout, lambda: ray.get_actor(name, namespace=namespace))
     except ValueError:
         raise PartitionActorNotFound(
-            f"there is no partition actor {name!r} in namespace {namespace!r}: deploy() it first"
+            f"there is no partition actor {name!r} in namespace {namespace!r}: call deploy() first"
         ) from None
     except concurrent.futures.TimeoutError:
-        raise PartitionActorUnavailable(
-            f"Ray did not say within {timeout} s where partition actor {name!r} is"
-        ) from None
+        raise PartitionActorUnavailable(f"Ray did not look up partition actor {name!r} within {timeout} s") from None
 
 
-# An actor that is going down still has its name for a moment.
+# An actor that is shutting down keeps its name for a moment.
 @retry(
     retry=retry_if_exception_type(RayActorError),
     stop=stop_after_delay(ANSWER_WITHIN),
@@ -121,7 +128,7 @@ def find(name: str, namespace: str, timeout: float) -> Any:
     reraise=True,
 )
 def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, dict[str, Any]]:
-    from partition_actor.actor.partition_actor import PartitionActor  # here, as no worker needs it
+    from partition_actor.actor.partition_actor import PartitionActor  # not at the top: workers do not need it
 
     handle = (
         ray.remote(PartitionActor)
@@ -133,17 +140,18 @@ def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, di
             max_restarts=-1,
             max_task_retries=0,
             num_cpus=0,
-            scheduling_strategy="DEFAULT",  # else a caller's placement group would hold it, and end it
-            enable_task_events=False,  # heartbeats would push users' tasks out of Ray's records
+            scheduling_strategy="DEFAULT",  # else it would run in the caller's placement group and die with it
+            enable_task_events=False,  # else heartbeats would evict users' tasks from Ray's task history
             max_concurrency=2 * settings.max_members + 100,
             resources={"node:__internal_head__": 0.001} if settings.pin_to_head else None,
         )
         .remote(name, settings.to_dict())
     )
-    return handle, _greet(handle, name, ANSWER_WITHIN)
+    return handle, _check_version(handle, name, ANSWER_WITHIN)
 
 
-def _greet(handle: Any, name: str, timeout: float) -> dict[str, Any]:
+def _check_version(handle: Any, name: str, timeout: float) -> dict[str, Any]:
+    """Wait for the actor's ``hello`` and return it: version, protocol and settings."""
     try:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
@@ -152,13 +160,18 @@ def _greet(handle: Any, name: str, timeout: float) -> dict[str, Any]:
     return answer
 
 
-def _join_ray() -> None:
+def _prepare(name: str, namespace: str) -> None:
+    check_text("name", name)
+    check_text("namespace", namespace)
     if not ray.is_initialized():
         ray.init()
 
 
-def _within(timeout: float, call: Callable[[], T]) -> T:
-    """Run a call that cannot be interrupted, in a thread that may be left behind."""
+def _run_with_timeout(timeout: float, call: Callable[[], T]) -> T:
+    """Run a call that cannot be interrupted in a thread of its own; after `timeout` seconds leave the thread behind.
+
+    Raises what the call raises, and ``concurrent.futures.TimeoutError``.
+    """
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def run() -> None:

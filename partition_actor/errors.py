@@ -3,24 +3,24 @@
 ::
 
     PartitionError
-    ├── InvalidArgument          (ValueError)       an argument of a call: names it, its value, what was expected
-    ├── InvalidSettings          (ValueError)       a setting: names the field and, from a file, its line
-    ├── NotStarted               (RuntimeError)     a PartitionCoordinator was used before start()
-    ├── PartitionActorNotFound      (LookupError)      there is no such actor; deploy() it first
-    ├── PartitionActorUnavailable   (ConnectionError)  the actor did not answer in time; the call may have run
-    ├── VersionMismatch          (RuntimeError)     the actor runs another protocol than this process
-    ├── GroupNotFound            (LookupError)      nobody has joined a group of that name
-    ├── MemberNotFound           (LookupError)      the group has no such member
-    ├── GroupModeConflict        (ValueError)       the group is exclusive and the call says it is not, or the reverse
-    ├── GroupFull                (RuntimeError)     the partition actor serves as many members as its settings allow
-    ├── SessionSuperseded        (RuntimeError)     another process has taken this member's id
-    ├── NotOwner                 (RuntimeError)     the member called may not work on the key; the call has not run
-    ├── NoOwner                  (TimeoutError)     nobody was found in time that may; the call has not run
-    ├── MemberHasNoActor         (LookupError)      the owner of the key is a task or a driver, which nobody can call
-    ├── CallMayHaveRun           (ConnectionError)  the owner died under a call that is not safe to repeat
-    └── TooManyCalls             (RuntimeError)     the owner has as many calls under way as the router allows
+    ├── InvalidArgument            (ValueError)       an argument: names it, its value and what was expected
+    ├── InvalidSettings            (ValueError)       a setting: names the field and, from a file, its line
+    ├── NotStarted                 (RuntimeError)     a PartitionCoordinator was used before start()
+    ├── PartitionActorNotFound     (LookupError)      no partition actor has this name: deploy() it first
+    ├── PartitionActorUnavailable  (ConnectionError)  the partition actor did not answer in time; the call may have run
+    ├── VersionMismatch            (RuntimeError)     the partition actor speaks another protocol than this process
+    ├── GroupNotFound              (LookupError)      the group has no members
+    ├── MemberNotFound             (LookupError)      the group has no such member
+    ├── GroupModeConflict          (ValueError)       the group is exclusive and the call says it is not, or vice versa
+    ├── GroupFull                  (RuntimeError)     the partition actor already serves `max_members` sessions
+    ├── SessionSuperseded          (RuntimeError)     another process has taken this member's id
+    ├── NotOwner                   (RuntimeError)     the called member does not own the key; the call has not run
+    ├── NoOwner                    (TimeoutError)     the key had no owner within the timeout; the call has not run
+    ├── MemberHasNoActor           (LookupError)      the owner of the key is a task or a driver: it cannot be called
+    ├── CallMayHaveRun             (ConnectionError)  the owner died during a call that is not safe to repeat
+    └── TooManyCalls               (RuntimeError)     the owner already has as many calls as the router allows
 
-All of them take one ``str``, so they cross a Ray call and pickle unchanged.
+Every error takes one ``str``, so it crosses a Ray call and pickles unchanged.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PartitionError(Exception):
 
 
 class InvalidArgument(PartitionError, ValueError):
-    """An argument is not what the call takes: the message has its name, its value and what was expected."""
+    """An argument has the wrong type or value. The message names it, its value and what was expected."""
 
 
 class InvalidSettings(PartitionError, ValueError):
-    """A setting is unknown, of the wrong type or impossible: the message has the field and, from a file, the line."""
+    """A setting is unknown, of the wrong type or impossible. The message names the field and, from a file, the line."""
 
 
 class NotStarted(PartitionError, RuntimeError):
@@ -45,15 +45,15 @@ class NotStarted(PartitionError, RuntimeError):
 
 
 class PartitionActorNotFound(PartitionError, LookupError):
-    """No partition actor actor has this name in this namespace: ``deploy()`` it first."""
+    """No partition actor has this name in this namespace: call ``deploy()`` first."""
 
 
 class PartitionActorUnavailable(PartitionError, ConnectionError):
-    """The partition actor did not answer in time; what was asked of it may or may not have been done."""
+    """The partition actor did not answer in time. The call may or may not have taken effect."""
 
 
 class VersionMismatch(PartitionError, RuntimeError):
-    """The running actor speaks another protocol version: shut it down and deploy it again."""
+    """The partition actor speaks another protocol version: call ``shutdown()``, then ``deploy()``."""
 
 
 class GroupNotFound(PartitionError, LookupError):
@@ -61,7 +61,7 @@ class GroupNotFound(PartitionError, LookupError):
 
 
 class MemberNotFound(PartitionError, LookupError):
-    """The group has no member of this id."""
+    """The group has no member with this id."""
 
 
 class GroupModeConflict(PartitionError, ValueError):
@@ -69,35 +69,35 @@ class GroupModeConflict(PartitionError, ValueError):
 
 
 class GroupFull(PartitionError, RuntimeError):
-    """The partition actor already serves ``max_members`` sessions; those that it has are not disturbed."""
+    """The partition actor already serves ``max_members`` sessions; existing members are not affected."""
 
 
 class SessionSuperseded(PartitionError, RuntimeError):
-    """Another process joined under the same member id; this one owns nothing any more and stays out."""
+    """Another process has joined under this member id; this process owns nothing and does not rejoin."""
 
 
 class NotOwner(PartitionError, RuntimeError):
-    """A call reached a member that may not work on its key now: the call has not run."""
+    """The called member may not work on the key now. The call has not run."""
 
     epoch: tuple[int, int] | None = None
-    """The epoch of the view by which the member judged; None when it had none."""
+    """The epoch of the view that the member decided by; None when it had none."""
     task: str | None = None
-    """Ray's id, in hex, of the task that did not run; None where some of the work may have been done."""
+    """Ray's id, in hex, of the task that did not run; None when some of the work may have been done."""
     call: tuple[Any, str, tuple[Any, ...], dict[str, Any]] | None = None
-    """Key, method, positional and keyword arguments of the call, for its sender to send it elsewhere."""
+    """Key, method, positional and keyword arguments, so that the caller can send the call elsewhere."""
 
 
 class NoOwner(PartitionError, TimeoutError):
-    """Nobody was found in time that may work on the key: the group is empty, or a hand-off takes long; nothing ran."""
+    """The key had no owner within the timeout: the group is empty or a hand-off takes long. The call has not run."""
 
 
 class MemberHasNoActor(PartitionError, LookupError):
-    """The owner of the key is a member that is no actor but a task or a driver, which nobody can call."""
+    """The owner of the key is a task or a driver, not an actor, and cannot be called."""
 
 
 class CallMayHaveRun(PartitionError, ConnectionError):
-    """The owner died or went out of reach under a call whose method was not declared safe to repeat."""
+    """The owner died or became unreachable during a call whose method was not declared safe to repeat."""
 
 
 class TooManyCalls(PartitionError, RuntimeError):
-    """The owner of the key has as many of this router's calls under way as its limit allows; nothing ran."""
+    """The owner of the key already has as many of this router's calls as its limit allows. The call has not run."""

@@ -1,7 +1,7 @@
-"""Which process this is, for others to watch, and whether a process of this node has ended, as its kernel says.
+"""Identify this process so that others can watch it, and ask the kernel whether a process of this node has ended.
 
-Ray calls an actor dead before its process is: one that is terminated, exits by itself or is no longer referenced runs
-on for 0.3 s or so, its threads at work all the while (measured with Ray 2.60).
+Ray reports an actor dead before its process has ended: an actor that is terminated, exits by itself or goes out of
+scope runs on for about 0.3 s, and so do its threads (measured with Ray 2.60).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import ray
 from ray.util import client
 
 POLL = 0.01
-"""Seconds between two looks at a process that is to end, where nothing better can be done."""
+"""Seconds between two checks of a process that is about to end, where only polling is possible."""
 
 
 def own_process() -> str:
-    """This process, as `has_ended` knows it: unique among those of its node. Empty where there is no ``/proc``."""
+    """This process's id, unique on its node: PID namespace, pid and start time. Empty where there is no ``/proc``."""
     try:
         return f"{_namespace()} {os.getpid()} {_state_and_start(os.getpid())[1]}"
     except OSError:
@@ -28,10 +28,10 @@ def own_process() -> str:
 
 
 def has_ended(process: str) -> bool | None:
-    """Whether a process of this node has ended, with all its threads; None when that cannot be told from here."""
+    """Whether a process of this node has ended with all its threads; None if this process cannot know."""
     try:
         namespace, pid, start = process.split()
-        if namespace != _namespace():  # in a container of its own it has another number here
+        if namespace != _namespace():  # in another container the same process has another pid
             return None
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -42,16 +42,16 @@ def has_ended(process: str) -> bool | None:
         state, started = _state_and_start(int(pid))
         return started != start or (state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1)
     except OSError:
-        return False  # it is just going, or hidden: the next look tells
+        return False  # it is ending right now, or hidden: the next check tells
 
 
 async def watch(process: str) -> bool:
-    """Wait until a process of this node has ended, without polling; False at once when that cannot be done.
+    """Wait, without polling, until a process of this node has ended; return False at once if that is impossible.
 
-    See ``pidfd_open(2)``: the descriptor is readable when the process has ended with all its threads.
+    See ``pidfd_open(2)``: the descriptor becomes readable when the process has ended with all its threads.
     """
     try:
-        descriptor = os.pidfd_open(int(process.split()[1]))  # before the look: then the number means this process
+        descriptor = os.pidfd_open(int(process.split()[1]))  # open before the check: the pid cannot be reused after it
     except ProcessLookupError:
         return has_ended(process) is True
     except (AttributeError, IndexError, OSError, ValueError):
@@ -72,7 +72,7 @@ async def watch(process: str) -> bool:
 
 
 def wait_until_ended(process: str, timeout: float) -> bool:
-    """Wait at most `timeout` seconds until a process of this node has ended; whether it has."""
+    """Wait at most `timeout` seconds for a process of this node to end; return whether it has."""
     until = time.monotonic() + timeout
     while (ended := has_ended(process)) is False and time.monotonic() < until:
         time.sleep(POLL)
@@ -84,33 +84,34 @@ def _namespace() -> str:
 
 
 def _state_and_start(pid: int) -> tuple[str, str]:
-    """See ``proc_pid_stat(5)``; what comes before the last parenthesis may hold anything."""
+    """State and start time; see ``proc_pid_stat(5)``. The command name, in parentheses, may contain anything."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], fields[19]
 
 
 def own_handle() -> Any:
-    """The handle of the actor that this process runs; it does not keep the actor alive."""
+    """The handle of the actor that runs in this process. It does not keep the actor alive."""
     return ray.get_runtime_context().current_actor
 
 
 class ProcessIdentity(NamedTuple):
-    """The process that a session lives in, by what others can watch: Ray's ids in hex, and the kernel's."""
+    """The process of a session, by everything that others can watch: Ray's ids, in hex, and the kernel's."""
 
     handle: Any
-    """The actor's; None of a task or a driver."""
+    """The actor's handle; None for a task or a driver."""
     node: str
     actor: str
     """Empty for a task or a driver."""
     worker: str
     process: str
+    """What `own_process` returns."""
     owned: Any = None
-    """Of a task or a driver: a list with a reference that its process owns and that is never ready."""
+    """For a task or a driver: a list of one pending reference, which its process owns and never fulfils."""
 
 
 def own_identity() -> ProcessIdentity | None:
-    """This process, if it is part of a Ray cluster; what a task or a driver owns is still to be added."""
-    if not ray.is_initialized() or client.ray.is_connected():  # type: ignore[no-untyped-call]  # a Ray client's process is no part of it
+    """The identity of this process, or None outside a Ray cluster. The caller adds `owned` for a task or a driver."""
+    if not ray.is_initialized() or client.ray.is_connected():  # type: ignore[no-untyped-call]  # a Ray client is not part of the cluster
         return None
     context = ray.get_runtime_context()
     actor = context.get_actor_id()
@@ -119,7 +120,7 @@ def own_identity() -> ProcessIdentity | None:
 
 
 def pending_call(handle: Any, pending: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:
-    """The result of a call that waits, here, for an argument that is never ready: nothing is sent."""
+    """A call to the actor that fails when the actor dies. Never sent: it waits here for its `pending` argument."""
     reference: ray.ObjectRef[Any] = handle.__ray_call__.remote(_noop, pending)
     return reference
 

@@ -1,6 +1,6 @@
-"""One local Ray cluster for all tests here, and partition actors on it.
+"""One local Ray cluster for all tests, and partition actors on it.
 
-Ray is imported after the environment is set: a new local cluster would otherwise turn token authentication on.
+The environment is set before Ray is imported: otherwise a new local cluster turns token authentication on.
 """
 
 import os
@@ -21,7 +21,7 @@ from teams import Team
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray cluster; workers here ask for no CPU, so that few processes are started ahead of need."""
+    """A Ray cluster. Workers request no CPU and there are few CPUs, so Ray prestarts few processes."""
     ray.cloudpickle.register_pickle_by_value(members_module)
     yield ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ray.shutdown()
@@ -29,7 +29,7 @@ def cluster():
 
 @pytest.fixture
 def make_deployment(cluster):
-    """Make coordinators, not deployed yet; they are shut down after the test."""
+    """Make partition actors that are not deployed yet; they are shut down after the test."""
     made = []
 
     def make(settings=HASTY):
@@ -44,7 +44,7 @@ def make_deployment(cluster):
 
 @pytest.fixture
 def hasty(make_deployment):
-    """A partition actor of the test's own whose leases end soon."""
+    """A partition actor with short leases, for this test alone."""
     deployment = make_deployment(HASTY)
     deployment.deploy()
     return deployment
@@ -60,14 +60,14 @@ def _steady(cluster):
 
 @pytest.fixture
 def steady(_steady):
-    """A partition actor that tests share, each with a group of its own; nobody expires there."""
+    """A partition actor that tests share, each with a group of its own. Its leases do not end within a test."""
     yield _steady
     _steady.stop_members()
 
 
 @pytest.fixture
 def another_node(cluster):
-    """A second node of the cluster, on this machine; returns the resource that only it has."""
+    """A second node of the cluster, on this machine; returns the name of a resource that only it has."""
     start = ["start", f"--address={cluster.address_info['gcs_address']}", "--num-cpus=1", "--block"]
     node = subprocess.Popen(
         [Path(sys.executable).with_name("ray"), *start, '--resources={"elsewhere": 1}'],
@@ -89,7 +89,7 @@ def group():
 
 @pytest.fixture
 def spawn():
-    """Make worker actors of the classes in ``members``; they are killed after the test."""
+    """Start worker actors of the classes in ``members``; they are killed after the test."""
     made = []
 
     def spawn(cls, *args, **options):

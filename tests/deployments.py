@@ -1,4 +1,4 @@
-"""A partition actor for a test, and waiting for what it is to do."""
+"""A partition actor for a test, and waiting on conditions."""
 
 import time
 import uuid
@@ -10,17 +10,17 @@ import partition_actor
 from partition_actor import PartitionCoordinator, Settings
 
 LIMIT = 60.0
-"""Seconds after which a condition counts as not met; what is waited for takes milliseconds on an idle machine."""
+"""Seconds until a condition counts as not met. On an idle machine they are met within milliseconds."""
 
 STEADY = Settings(ttl=60.0, hold=1.0)
-"""For tests in which nobody is to expire, however busy the machine is. News travels as fast as ever."""
+"""For tests in which no lease may end, however busy the machine is. Changes are still published at once."""
 
 HASTY = Settings(ttl=2.0, hold=0.4, handoff_timeout=2.0, node_proof_interval=0.4, max_members=100)
-"""For tests of leases that end."""
+"""For tests in which leases end."""
 
 
 def wait_until(condition, timeout=LIMIT):
-    """Return the first true value of `condition()`; fail with its last value after `timeout` seconds."""
+    """Return the first true value of `condition()`. Fail the test with its last value after `timeout` seconds."""
     until = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > until:
@@ -30,10 +30,10 @@ def wait_until(condition, timeout=LIMIT):
 
 
 class Deployment:
-    """A partition actor under a name of its own, and the members that a test makes for it."""
+    """A partition actor under a unique name, and the members that a test creates for it."""
 
     def __init__(self, settings):
-        self.name = f"coordinator-{uuid.uuid4().hex[:8]}"
+        self.name = f"partition-actor-{uuid.uuid4().hex[:8]}"
         self.namespace = "tests"
         self.settings = settings
         self.handle = None
@@ -47,21 +47,21 @@ class Deployment:
         partition_actor.shutdown(self.name, self.namespace)
 
     def call(self, method, *args, **kwargs):
-        """Call a method of the actor as anybody with its handle does."""
+        """Call a method of the actor by its handle."""
         return ray.get(getattr(self.handle, method).remote(*args, **kwargs), timeout=LIMIT)
 
     def members(self, group):
         return self.call("get_members", group)
 
     def member(self, my_id=None, **kwargs):
-        """A started ``PartitionCoordinator`` in this process, stopped after the test."""
+        """A started ``PartitionCoordinator`` in this process; it is stopped after the test."""
         made = PartitionCoordinator(my_id, self.name, self.namespace, **kwargs)
         self._members.append(made)
         made.start()
         return made
 
     def worker_arguments(self, my_id, group):
-        """What the classes in ``members`` are made with."""
+        """The constructor arguments of the classes in ``members``."""
         return self.name, self.namespace, my_id, group
 
     def stop_members(self):

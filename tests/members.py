@@ -1,4 +1,4 @@
-"""Workers that the tests start as Ray actors; pickled by value, for the workers cannot import this module."""
+"""Workers that tests start as Ray actors, pickled by value because Ray's workers cannot import this module."""
 
 import asyncio
 import ctypes
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class BareWorker:
-    """A worker that knows nothing but the partition actor's handle: nothing of ours is imported here."""
+    """A worker that has only the partition actor's handle and does not import this library."""
 
     def __init__(self, handle, my_id):
         self.handle = handle
@@ -23,7 +23,7 @@ class BareWorker:
 
 
 class Worker:
-    """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one by its ``max_concurrency``."""
+    """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one if ``max_concurrency`` is above 1."""
 
     exclusive = None
 
@@ -47,14 +47,14 @@ class Worker:
         return self.coordinator.extract_my_subset(self.group, items)
 
     def busy_until(self, path):
-        """Be in a call until there is a file of this name."""
+        """Compute until a file of this name exists."""
         while not Path(path).exists():
             sum(range(10_000))
             time.sleep(0.001)
 
     def hold_gil(self, seconds):
-        """Let no other thread of this process run for so long."""
-        ctypes.PyDLL(None).usleep(int(1e6 * seconds))  # unlike CDLL it keeps the lock
+        """Keep every other thread of this process from running for so many seconds."""
+        ctypes.PyDLL(None).usleep(int(1e6 * seconds))  # unlike CDLL, PyDLL does not release the GIL
 
     def note(self, value):
         self.values.append(value)
@@ -103,7 +103,7 @@ class LockHolder:
 
 
 class Restless:
-    """A worker whose thread writes down when it still owned anything of an exclusive group, to the very end."""
+    """A worker whose thread logs each time at which it owns a key of an exclusive group, until its process ends."""
 
     def __init__(self, name, namespace, my_id, group, items, path):
         from partition_actor import PartitionCoordinator
@@ -131,19 +131,19 @@ class Restless:
 
 
 class AsyncWorker:
-    """A worker that is an asyncio actor, with a task that counts the turns of its event loop."""
+    """An asyncio actor with a task that counts the iterations of its event loop."""
 
     def __init__(self, name, namespace, my_id, group):
         from partition_actor import PartitionCoordinator
 
         self.coordinator = PartitionCoordinator(my_id, name, namespace)
         self.group = group
-        self.turns = 0
+        self.iterations = 0
 
     async def work(self, items):
-        """The subset, and how often the loop turned during each awaited call."""
-        turner = asyncio.ensure_future(self._turn())
-        mine, turned = [], []
+        """The subset, and the number of loop iterations during each awaited call."""
+        counter = asyncio.ensure_future(self._count())
+        mine, counts = [], []
         for step in (
             self.coordinator.astart(),
             self.coordinator.aextract_my_subset(self.group, items),
@@ -151,37 +151,37 @@ class AsyncWorker:
             self.coordinator.aleave_group(self.group),
             self.coordinator.astop(),
         ):
-            before = self.turns
+            before = self.iterations
             mine = await step or mine
-            turned.append(self.turns - before)
-        turner.cancel()
-        return mine, turned
+            counts.append(self.iterations - before)
+        counter.cancel()
+        return mine, counts
 
-    async def _turn(self):
+    async def _count(self):
         while True:
-            self.turns += 1
+            self.iterations += 1
             await asyncio.sleep(0)
 
 
-class SilentCoordinator:
-    """Has the partition actor's name, and never answers."""
+class SilentPartitionActor:
+    """An actor under the partition actor's name that never answers."""
 
     async def hello(self):
         await asyncio.Event().wait()
 
 
-class OldCoordinator:
-    """Has the partition actor's name, and another protocol."""
+class OldPartitionActor:
+    """An actor under the partition actor's name that speaks another protocol."""
 
     async def hello(self):
         return {"version": "0.0.1", "protocol": 0, "settings": {}}
 
     async def sync(self, request, watch=None):
-        raise AssertionError("nobody should ask")
+        raise AssertionError("no member should send a request")
 
 
 def task_of_a_member(name, namespace, my_id, group, items):
-    """A Ray task that is a member as long as it runs."""
+    """A Ray task that is a member while it runs."""
     from partition_actor import PartitionCoordinator
 
     with PartitionCoordinator(my_id, name, namespace) as coordinator:
@@ -189,7 +189,7 @@ def task_of_a_member(name, namespace, my_id, group, items):
 
 
 def deploy_and_tell_pid(name, namespace):
-    """A Ray task that deploys the coordinator."""
+    """A Ray task that deploys the partition actor and returns its pid."""
     import ray
 
     import partition_actor
@@ -198,7 +198,7 @@ def deploy_and_tell_pid(name, namespace):
 
 
 def member_in_a_task(name, namespace, my_id, group, path):
-    """Be a member of an exclusive group until killed; the pid is in the file at `path` before."""
+    """Write the pid to `path`, then be a member of an exclusive group until killed."""
     from partition_actor import PartitionCoordinator
 
     Path(path).write_text(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""Workers whose methods are for the owners of keys, in teams, and routers to them."""
+"""Teams of workers with `owned_by` methods, and routers to them."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ KEYS = [f"key-{number}" for number in range(40)]
 
 
 class Worker:
-    """A member whose methods run only on its own keys."""
+    """A member whose methods run only on keys that it owns."""
 
     exclusive = True
 
@@ -77,7 +77,7 @@ class AsyncWorker(Worker):
 
 
 class Peer(AsyncWorker):
-    """A member that calls the others, and does itself what is its own."""
+    """A member that handles its own keys and calls the owners of the others."""
 
     async def ask_all(self, keys):
         async with Router(self.group, *self.where) as router:
@@ -92,7 +92,7 @@ class Peer(AsyncWorker):
 
 
 class Team:
-    """Workers in a group, and routers to them."""
+    """Workers of one group, and routers to them."""
 
     def __init__(self, deployment, group, spawn):
         self.deployment, self.group, self._spawn = deployment, group, spawn

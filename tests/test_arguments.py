@@ -24,7 +24,7 @@ def test_texts_that_are_taken(text):
         (b"a", "a str, not bytes"),
         (7, "a str, not int"),
         (["a"], "a str, not list"),
-        ("", "a str that is not empty"),
+        ("", "a non-empty str"),
         ("x" * 1025, "at most 1024 bytes in UTF-8, not 1025"),
         ("é" * 513, "at most 1024 bytes in UTF-8, not 1026"),
         ("x" * 1_000_000, "at most 1024 bytes in UTF-8, not 1000000"),

@@ -1,4 +1,4 @@
-"""Getting a partition actor, finding it and taking it down."""
+"""Deploying, connecting to and shutting down the partition actor."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import ray
 from deployments import HASTY, LIMIT, STEADY, wait_until
-from members import OldCoordinator, SilentCoordinator, deploy_and_tell_pid
+from members import OldPartitionActor, SilentPartitionActor, deploy_and_tell_pid
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Settings
@@ -25,7 +25,7 @@ print(ray.get(handle.status.remote())["pid"])
 """
 
 
-def test_many_threads_and_tasks_at_once_get_one_coordinator(make_deployment):
+def test_many_threads_and_tasks_at_once_get_one_partition_actor(make_deployment):
     deployment = make_deployment()
     where = deployment.name, deployment.namespace
     task = ray.remote(deploy_and_tell_pid).options(num_cpus=0)
@@ -46,12 +46,12 @@ def test_a_second_deploy_gets_the_first_and_warns_of_other_settings(make_deploym
     assert "other settings" not in caplog.text
     deployment.settings = Settings(**{**HASTY.to_dict(), "vnodes": 7, "call_timeout": 1.0})
     deployment.deploy()
-    assert f"coordinator {deployment.name!r} runs already, with other settings for call_timeout, vnodes" in caplog.text
+    assert f"{deployment.name!r} runs already with other settings for call_timeout, vnodes" in caplog.text
     assert deployment.call("status")["pid"] == pid
     assert deployment.call("status")["settings"] == HASTY.to_dict()
 
 
-def test_connect_finds_what_runs_and_says_when_there_is_none(make_deployment):
+def test_connect_finds_the_running_actor_and_raises_when_there_is_none(make_deployment):
     deployment = make_deployment()
     where = deployment.name, deployment.namespace
     with pytest.raises(PartitionActorNotFound, match=f"{deployment.name}.*'tests'.*deploy"):
@@ -63,7 +63,7 @@ def test_connect_finds_what_runs_and_says_when_there_is_none(make_deployment):
         partition_actor.connect(deployment.name, "elsewhere")
 
 
-def test_shutdown_may_be_repeated_and_deploy_starts_anew(make_deployment):
+def test_shutdown_may_be_repeated_and_deploy_starts_from_nothing(make_deployment):
     deployment = make_deployment()
     deployment.shutdown()
     deployment.deploy()
@@ -79,7 +79,7 @@ def test_shutdown_may_be_repeated_and_deploy_starts_anew(make_deployment):
     assert after["groups"] == {}
 
 
-def test_it_outlives_the_driver_that_made_it(make_deployment):
+def test_it_outlives_the_driver_that_deployed_it(make_deployment):
     deployment = make_deployment(STEADY)
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.run(
@@ -110,7 +110,7 @@ def test_it_is_restarted_when_its_process_dies(hasty, group):
 
 @pytest.fixture
 def impostor(make_deployment):
-    """Give the partition actor's name to another actor; returns the deployment."""
+    """Start another actor under the partition actor's name; returns the deployment."""
 
     def impostor(cls):
         deployment = make_deployment()
@@ -124,8 +124,8 @@ def impostor(make_deployment):
     return impostor
 
 
-def test_a_coordinator_of_another_protocol_is_refused_with_what_to_do(impostor, caplog):
-    deployment = impostor(OldCoordinator)
+def test_a_partition_actor_of_another_protocol_is_refused_with_what_to_do(impostor, caplog):
+    deployment = impostor(OldPartitionActor)
     for call in (partition_actor.connect, partition_actor.deploy):
         with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0.*shutdown\(\)"):
             call(deployment.name, deployment.namespace)
@@ -133,21 +133,21 @@ def test_a_coordinator_of_another_protocol_is_refused_with_what_to_do(impostor, 
     wait_until(lambda: "the partition actor runs version 0.0.1" in caplog.text)
 
 
-def test_a_coordinator_that_does_not_answer_is_not_waited_for_without_end(impostor):
-    deployment = impostor(SilentCoordinator)
+def test_waiting_for_a_partition_actor_that_does_not_answer_has_a_limit(impostor):
+    deployment = impostor(SilentPartitionActor)
     with pytest.raises(PartitionActorUnavailable, match=r"did not answer within 0\.5 s"):
         partition_actor.connect(deployment.name, deployment.namespace, timeout=0.5)
 
 
-def test_an_actor_made_with_bad_settings_lives_and_tells_them_in_every_call():
+def test_an_actor_with_bad_settings_starts_and_raises_them_in_every_call():
     actor = PartitionActor("name", {"ttl": -1})
     for call in (actor.hello, actor.status, actor.get_groups):
         with pytest.raises(InvalidSettings, match=r"^ttl: got -1"):
             asyncio.run(call())
 
 
-def test_the_call_timeout_of_a_member_is_its_own(impostor, group):
-    deployment = impostor(SilentCoordinator)
+def test_a_member_uses_the_call_timeout_of_its_own_settings(impostor, group):
+    deployment = impostor(SilentPartitionActor)
     member = PartitionCoordinator("a", deployment.name, deployment.namespace, Settings(call_timeout=0.1))
     with member:
         assert member.extract_my_subset(group, ["x"]) == []

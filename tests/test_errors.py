@@ -1,4 +1,4 @@
-"""The hierarchy of errors: what its docstring draws is what the code says, and it crosses a Ray call."""
+"""The hierarchy of errors is as its docstring draws it, and errors cross a Ray call."""
 
 import builtins
 import inspect

@@ -14,7 +14,7 @@ NAMESPACE = os.readlink("/proc/self/ns/pid")
 
 @pytest.fixture
 def child():
-    """A process, and the text by which it is known."""
+    """A process, and its id as `own_process` returns it."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield process, f"{NAMESPACE} {process.pid} {_state_and_start(process.pid)[1]}"
     process.kill()
@@ -33,7 +33,7 @@ def test_a_stopped_process_has_not_ended(child):
     assert has_ended(known_as) is False
 
 
-def test_a_killed_process_has_ended_before_anybody_has_waited_for_it(child):
+def test_a_killed_process_has_ended_even_while_it_is_a_zombie(child):
     process, known_as = child
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie stays
@@ -42,12 +42,12 @@ def test_a_killed_process_has_ended_before_anybody_has_waited_for_it(child):
     assert has_ended(known_as) is True
 
 
-def test_another_process_under_the_same_number_is_another(child):
+def test_a_process_with_a_reused_pid_is_another_process(child):
     assert has_ended(child[1] + "0") is True
 
 
 @pytest.mark.parametrize("process", ["", "nonsense", "a b c", "pid:[1] 1 1", f"{NAMESPACE} x 1"])
-def test_what_cannot_be_told_from_here_is_not_told(process):
+def test_an_unknown_process_is_neither_running_nor_ended(process):
     assert has_ended(process) is None
     assert wait_until_ended(process, LIMIT) is False
 
@@ -59,7 +59,7 @@ def test_waiting_for_the_end(child):
     assert wait_until_ended(known_as, LIMIT) is True
 
 
-def test_the_kernel_tells_of_the_end_without_being_asked_again(child):
+def test_a_watch_ends_with_the_process_without_polling(child):
     process, known_as = child
 
     async def scenario():
@@ -76,7 +76,7 @@ def test_the_kernel_tells_of_the_end_without_being_asked_again(child):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_watch_that_is_given_up_leaves_nothing_open(child):
+def test_a_cancelled_watch_leaves_no_descriptor_open(child):
     async def scenario():
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(watch(child[1]), 0.01)
@@ -87,10 +87,10 @@ def test_a_watch_that_is_given_up_leaves_nothing_open(child):
 
 
 @pytest.mark.parametrize("process", ["", "nonsense", "a b c", "pid:[1] 1 1", f"{NAMESPACE} x 1"])
-def test_what_cannot_be_watched_is_not(process):
+def test_watching_an_unknown_process_returns_false_at_once(process):
     assert asyncio.run(watch(process)) is False
 
 
-def test_without_descriptors_of_processes_nothing_is_watched(child, monkeypatch):
+def test_without_pidfd_open_watching_returns_false_at_once(child, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open")
     assert asyncio.run(watch(child[1])) is False

@@ -1,4 +1,4 @@
-"""The wheel, installed with its dependencies into an empty environment: it imports, and deploys there."""
+"""The wheel imports and deploys in an environment with nothing but it and its dependencies."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# An environment of its own takes a minute or two to fill.
+# Filling a new environment takes a minute or two.
 pytestmark = pytest.mark.timeout(600)
 
 IMPORT_EVERYTHING = """
 import importlib, importlib.metadata, pkgutil, partition_actor
 for module in pkgutil.walk_packages(partition_actor.__path__, "partition_actor."):
-    if not module.name.startswith("partition_actor.tooz_"):  # they need the package of their extra
+    if not module.name.startswith("partition_actor.tooz."):  # needs the package of its extra
         importlib.import_module(module.name)
 print(importlib.metadata.version("partition-actor"))
 print(partition_actor.__file__)
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(wheel, tmp_path_factory):
-    """Run a program in an environment that has the wheel and what it asks for, and return what it prints."""
+    """Run a program in an environment with the wheel and its dependencies; returns the lines that it prints."""
     home = tmp_path_factory.mktemp("env")
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -76,5 +76,5 @@ def test_every_module_imports_with_the_declared_dependencies_alone(wheel, run):
     assert not Path(origin).is_relative_to(ROOT)
 
 
-def test_the_coordinator_deploys_from_the_wheel(run):
+def test_the_partition_actor_deploys_from_the_wheel(run):
     assert run(DEPLOY)[-1] == "['a', 'b']"

@@ -64,7 +64,7 @@ class PartitionCoordinator(CoordinatorLocks):
         namespace: str = NAMESPACE,
         settings: Settings | None = None,
     ) -> None:
-        arguments.check_actor(actor, namespace, settings, alone=True)
+        arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._actor = actor
         self._notifier = Notifier(self.my_id, self._acknowledge, self._lease_end)

@@ -1,7 +1,7 @@
-"""Who owns a key: a consistent hash ring, and an index of keys that is asked again and again.
+"""Who owns a key: a consistent hash ring, and an index of keys for repeated look-ups.
 
-``hash_space`` hashes keys and holds sets of arcs; ``ring`` divides the hash space among members; ``key_index`` keeps
-hashed keys in order, so that a member's share is a few slices of it. Members' weights go in, owners and subsets come
+``hash_space`` hashes keys and represents sets of arcs; ``ring`` divides the hash space among members; ``key_index``
+keeps keys sorted by hash, so that a member's share is a few slices. Members and weights go in; owners and subsets come
 out. Pure: no Ray, no clock, no threads.
 
 Private: what users import is in ``partition_actor``, ``.errors``, ``.settings`` and ``.testing``.

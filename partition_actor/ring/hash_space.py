@@ -1,7 +1,7 @@
-"""The hash space that a ring divides: the hash of a key, and sets of arcs of that space.
+"""The hash space that a ring divides: hashes of keys, and sets of arcs.
 
-A hash is a number below 2**64 (xxh3) or 2**128 (md5). Arrays of hashes are ``uint64`` for xxh3 and ``S16``
-(the digest, most significant byte first) for md5: numpy sorts and searches both in the order of the numbers.
+A hash is an integer below 2**64 (xxh3) or 2**128 (md5). Arrays of hashes have dtype ``uint64`` for xxh3 and ``S16``
+(the digest, most significant byte first) for md5. numpy sorts and searches both in numeric order.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ from partition_actor.arguments import refuse
 HashName = Literal["xxh3", "md5"]
 Hashes = npt.NDArray[Any]
 
-# numpy keeps the interpreter's lock while it draws from an iterator: in one go, ten million keys would keep a
-# heartbeat thread out for seconds, and a member would lose its lease by counting its own keys.
+# numpy holds the GIL while it reads an iterator. Reading ten million keys at once would block the heartbeat thread for
+# seconds, and the member could lose its lease.
 CHUNK = 1 << 14
-_LISTED = 1 << 15
+_LONGEST_LIST = 1 << 15
 
 
 @dataclass(frozen=True)
 class HashFunction:
-    """A hash of text, one at a time for uhashring and many at a time for numpy.
-
-    ``of_text`` gives an ``int``; ``of_texts`` gives an array of ``dtype`` with the same numbers.
-    """
+    """A hash of text: ``of_text`` returns one as an ``int``, ``of_texts`` returns many as an array of ``dtype``."""
 
     name: str
     of_text: Callable[[str], int]
@@ -50,7 +47,7 @@ def _xxh3(text: str) -> int:
 
 
 def _encode_all(text: str) -> bytes:
-    # A lone surrogate (an undecodable file name, say) is no valid UTF-8, yet it is a key like any other.
+    # UTF-8 has no encoding of lone surrogates (as in an undecodable file name), but such a text is still a key.
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -74,49 +71,49 @@ HASH_FUNCTIONS = {
 
 
 def hash_function_named(name: object) -> HashFunction:
-    """The hash function called ``name``; ``InvalidArgument`` when there is none."""
+    """The hash function called ``name``. Raises ``InvalidArgument`` if there is none."""
     if not isinstance(name, str) or name not in HASH_FUNCTIONS:
         refuse("hash_function", name, f"one of {sorted(HASH_FUNCTIONS)}")
     return HASH_FUNCTIONS[name]
 
 
 def numbers_to_hashes(numbers: Sequence[int], function: HashFunction) -> Hashes:
-    """The array of hashes that stands for ``numbers``, in their order."""
+    """``numbers`` as an array of hashes, in the same order."""
     if function.dtype.kind == "u":
         return np.array(numbers, np.uint64)
     return np.frombuffer(b"".join(number.to_bytes(16, "big") for number in numbers), "S16")
 
 
 def hashes_to_numbers(hashes: Hashes) -> Sequence[int]:
-    """``hashes`` as a sequence of ``int`` to bisect."""
+    """``hashes`` as a sequence of ``int``, for ``bisect``."""
     if hashes.dtype.kind == "u":
-        return quick_to_index(hashes)
+        return int_sequence(hashes)
     raw = hashes.tobytes()
     return [int.from_bytes(raw[at : at + 16], "big") for at in range(0, len(raw), 16)]
 
 
-def quick_to_index(array: npt.NDArray[Any]) -> Sequence[int]:
-    """``array``, of integers, as a sequence of ``int``: Python indexes an array itself slowly."""
-    # A list is the quickest, but a large one takes milliseconds to make, and 40 bytes a number.
-    return array.tolist() if len(array) <= _LISTED else array.data
+def int_sequence(array: npt.NDArray[Any]) -> Sequence[int]:
+    """An integer array as a sequence of ``int``, which Python indexes faster than the array."""
+    # A list is fastest, but a large one takes milliseconds to create and 40 bytes per number.
+    return array.tolist() if len(array) <= _LONGEST_LIST else array.data
 
 
 def leading_64_bits(hashes: Hashes) -> npt.NDArray[np.uint64]:
-    """The most significant 64 bits of each of ``hashes``: for xxh3 all there is, the array itself."""
+    """The most significant 64 bits of each hash. For xxh3 that is the whole hash, and the array itself is returned."""
     return hashes if hashes.dtype.kind == "u" else hashes.view(">u8")[::2].astype(np.uint64)
 
 
 def iterate_keys(keys: Iterable[object]) -> Iterator[Any]:
-    """An iterator over ``keys``, which may be any iterable, a one-dimensional numpy array or an Arrow array.
+    """An iterator over ``keys``: any iterable, a one-dimensional numpy array or an Arrow array.
 
-    The elements of Arrow arrays, and of numpy arrays of texts or integers, come as Python objects.
-    Raises ``InvalidArgument`` when ``keys`` cannot be iterated, is one text (nearly always a mistake), or is
-    an array of other than one dimension.
+    Elements of Arrow arrays, and of numpy arrays of text, integers, booleans or objects, are returned as Python
+    objects. Raises ``InvalidArgument`` if ``keys`` is not iterable, is a single text (nearly always a mistake) or is an
+    array of more or less than one dimension.
     """
     if isinstance(keys, np.ndarray):
         if keys.ndim != 1:
             refuse("keys", keys, f"an array of one dimension, not of {keys.ndim}")
-        # Only for these kinds is the str of the Python object sure to be the str of numpy's own scalar.
+        # Only for these kinds is str() of the Python object always equal to str() of numpy's scalar.
         return iter(keys.tolist() if keys.dtype.kind in "UiubO" else keys)
     if isinstance(keys, (str, bytes, bytearray)) or not isinstance(keys, Iterable):
         refuse("keys", keys, f"an iterable of keys, not one {type(keys).__name__}")
@@ -125,14 +122,14 @@ def iterate_keys(keys: Iterable[object]) -> Iterator[Any]:
 
 
 def chunks(keys: Iterator[Any]) -> Iterator[list[Any]]:
-    """``keys`` in lists short enough that hashing one does not hold up the process's other threads."""
+    """``keys`` in lists short enough that hashing one does not block the process's other threads."""
     while chunk := list(islice(keys, CHUNK)):
         yield chunk
 
 
 def hash_keys(keys: list[Any], function: HashFunction) -> Hashes:
-    """The hash of ``str(key)`` for each of ``keys``: an array of ``function.dtype``, in their order."""
-    # The exact type: a subclass of str, such as a str enum, may have another __str__.
+    """The hash of ``str(key)`` for each key, as an array of ``function.dtype`` in the same order."""
+    # Compare exact types: a subclass of str, such as a str enum, may override __str__.
     plain = not keys or set(map(type, keys)) == {str}
     texts: list[str] = keys if plain else list(map(str, keys))
     try:
@@ -142,7 +139,7 @@ def hash_keys(keys: list[Any], function: HashFunction) -> Hashes:
 
 
 def hash_many(keys: list[Any], function: HashFunction) -> Hashes:
-    """What ``hash_keys`` gives, for any number of keys."""
+    """As ``hash_keys``, in chunks: for any number of keys."""
     hashes = np.empty(len(keys), function.dtype)
     done = 0
     for chunk in chunks(iter(keys)):
@@ -151,26 +148,26 @@ def hash_many(keys: list[Any], function: HashFunction) -> Hashes:
     return hashes
 
 
-def member_points(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
-    """The points that uhashring gives ``member``, in no order."""
+def virtual_nodes(member: str, weight: int, vnodes: int, function: HashFunction) -> Hashes:
+    """The points of the member's virtual nodes according to uhashring, unsorted."""
     ring = HashRing(nodes={member: {"weight": weight}}, vnodes=vnodes, hash_fn=function.of_text)
     return numbers_to_hashes(list(ring.ring), function)
 
 
-def merged(
-    points: Hashes, owners: npt.NDArray[np.int32], made: Hashes, makers: npt.NDArray[np.int32]
+def merge_points(
+    points: Hashes, owners: npt.NDArray[np.int32], new: Hashes, new_owners: npt.NDArray[np.int32]
 ) -> tuple[Hashes, npt.NDArray[np.int32]]:
-    """``points``, which are in a ring's order, and ``made``, which are in any, in a ring's order; so their owners."""
-    order = made.argsort(kind="stable")
-    made, makers = made[order], makers[order]
-    at = points.searchsorted(made)
-    shared = (made[1:] == made[:-1]).any() or (points.take(at[at < len(points)]) == made[at < len(points)]).any()
-    at += np.arange(len(made))
-    old = np.ones(len(points) + len(made), np.bool_)
+    """Merge unsorted ``new`` points into sorted ``points``; returns all points and their owners in a ring's order."""
+    order = new.argsort(kind="stable")
+    new, new_owners = new[order], new_owners[order]
+    at = points.searchsorted(new)
+    shared = (new[1:] == new[:-1]).any() or (points.take(at[at < len(points)]) == new[at < len(points)]).any()
+    at += np.arange(len(new))
+    old = np.ones(len(points) + len(new), np.bool_)
     old[at] = False
     all_points, all_owners = np.empty(len(old), points.dtype), np.empty(len(old), np.int32)
     all_points[old], all_owners[old] = points, owners
-    all_points[at], all_owners[at] = made, makers
+    all_points[at], all_owners[at] = new, new_owners
     if shared:
         order = np.lexsort((-all_owners, all_points))
         return all_points[order], all_owners[order]
@@ -178,27 +175,27 @@ def merged(
 
 
 class Arcs(NamedTuple):
-    """A set of hashes made of arcs, each from one hash up to, and without, another.
+    """A set of hashes as a union of arcs. An arc includes the hash that it starts at and excludes the one it stops at.
 
-    ``toggles`` (sorted, an even number of them) are where arcs start and stop; ``from_zero`` says whether the
-    hashes below the first toggle are in the set.
+    ``boundaries`` (sorted, an even number) are the starts and stops of the arcs in turn. ``from_zero`` says whether the
+    hashes below the first boundary are in the set.
     """
 
-    toggles: Hashes
+    boundaries: Hashes
     from_zero: bool
 
     def contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
-        """For each of ``hashes``, whether it is in the set."""
-        odd = (self.toggles.searchsorted(hashes, side="right") & 1).astype(np.bool_)
+        """Whether each hash is in the set."""
+        odd = (self.boundaries.searchsorted(hashes, side="right") & 1).astype(np.bool_)
         return ~odd if self.from_zero else odd
 
     def minus(self, others: Sequence[Arcs]) -> Arcs:
-        """What of this set is in none of ``others``."""
+        """This set without the hashes that are in any of ``others``."""
         if not others:
             return self
-        theirs = np.concatenate([arcs.toggles for arcs in others])
-        # What others do outside of this set does not matter, and that is nearly all of it.
-        bounds = np.unique(np.concatenate([self.toggles, theirs[self.contains(theirs)]]))
+        theirs = np.concatenate([arcs.boundaries for arcs in others])
+        # Skip the others' boundaries outside this set: they cannot matter, and they are nearly all.
+        bounds = np.unique(np.concatenate([self.boundaries, theirs[self.contains(theirs)]]))
         inside, from_zero = self.contains(bounds), self.from_zero
         for other in others:
             inside &= ~other.contains(bounds)

@@ -1,9 +1,9 @@
-"""Who owns a key: a consistent hash ring that answers as ``uhashring.HashRing`` does, at the cost of numpy.
+"""Who owns a key: a consistent hash ring (Karger et al., STOC 1997) with the answers of uhashring at numpy's speed.
 
-Pure: no Ray, no clock. The points come from uhashring, which hashes ``f"{member_id}-{i}"`` for ``i`` in
-``range(vnodes * weight)`` (virtual nodes); a key belongs to the member of the first point *after* the key's
-hash, and past the last point to that of the first. Of members that share a point, the last in order of id has
-it. Consistent hashing: Karger et al., STOC 1997.
+A member has ``vnodes * weight`` virtual nodes. Virtual node ``i`` lies at the hash of ``f"{member_id}-{i}"``: its
+*point*, computed by uhashring. A key belongs to the member of the first point after the key's hash; after the last
+point, to the member of the first one. If members share a point, it belongs to the one whose id sorts last. Pure: no
+Ray, no clock.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from partition_actor.ring.hash_space import (
     hash_function_named,
     hash_keys,
     hashes_to_numbers,
+    int_sequence,
     iterate_keys,
     leading_64_bits,
-    member_points,
-    merged,
-    quick_to_index,
+    merge_points,
+    virtual_nodes,
 )
 
 Key = TypeVar("Key")
 Members = Mapping[str, int] | Iterable[str]
 Withheld = Iterable[tuple["Ring", str]]
-_State = tuple[dict[str, int], Sequence[str], int, HashFunction, Hashes, npt.NDArray[np.int32]]
+_Fields = tuple[dict[str, int], Sequence[str], int, HashFunction, Hashes, npt.NDArray[np.int32]]
 
-_RINGS_KEPT = 32
+_CACHE_SIZE = 32
 
 
 class Ring:
-    """An immutable consistent hash ring. Equal members, weights and settings make equal rings, in any order.
+    """An immutable consistent hash ring. Rings are equal if their members, weights and settings are, in any order.
 
-    A key is any object; its identity is ``str(key)`` in UTF-8. For every key whose text is valid UTF-8 (lone
-    surrogates are hashed as UTF-8's ``surrogatepass`` writes them), ``owner(key)`` is
-    ``HashRing(nodes=nodes, vnodes=vnodes, hash_fn=hash_fn).get_node(str(key))`` with
-    ``nodes = {member: {"weight": weight} for member, weight in sorted(members.items())}`` and, for xxh3,
-    ``hash_fn = lambda text: xxhash.xxh3_64_intdigest(text.encode())``; for md5, ``hash_fn = None``.
+    A key is any object; its identity is ``str(key)`` in UTF-8. For every key whose text is valid UTF-8, ``owner(key)``
+    equals uhashring's ``HashRing(nodes=nodes, vnodes=vnodes, hash_fn=hash_fn).get_node(str(key))``, where ``nodes`` is
+    ``{member: {"weight": weight} for member, weight in sorted(members.items())}`` and ``hash_fn`` is ``None`` for md5
+    and ``lambda text: xxhash.xxh3_64_intdigest(text.encode())`` for xxh3. Lone surrogates are encoded with
+    ``surrogatepass``.
 
     Args:
-        members: ids (not empty) with their weights (``int``, at least 1), or just ids, each of weight 1.
-        vnodes: points on the ring for each unit of weight: more make shares more even, and the ring bigger
-            (12 bytes a point with xxh3).
+        members: non-empty ids with their weights (``int``, at least 1), or just ids, each of weight 1.
+        vnodes: virtual nodes for each unit of weight. More make shares more even and the ring larger (12 bytes per
+            virtual node with xxh3).
         hash_function: ``"xxh3"`` (64 bits) or ``"md5"`` (128 bits, uhashring's default; slower).
 
     Raises:
-        InvalidArgument: when an id, a weight, ``vnodes`` or ``hash_function`` is not as above.
+        InvalidArgument: an id, a weight, ``vnodes`` or ``hash_function`` is not as above.
 
     >>> ring = Ring({"a": 1, "b": 2})
     >>> ring.owner("some key") in ring.members
@@ -73,11 +73,11 @@ class Ring:
     _members: Mapping[str, int] | None
     _vnodes: int
     _function: HashFunction
-    # Every point of every member, by point and then by falling member index: the winner of a shared point
-    # comes first and the losers' arcs are empty, so that a loser has its point at hand when the winner goes.
+    # Every point of every member, sorted by point and then by descending member index. The owner of a shared point
+    # comes first and the others' arcs are empty; if the owner leaves, the next one takes over.
     _points: Hashes
     _owners: npt.NDArray[np.int32]
-    # What `owner` looks into: the points as numbers, and the owner at each, with the first again after the last.
+    # For `owner`: the points as numbers, and the owner of each, with the first owner repeated at the end.
     _lookup: tuple[Sequence[int], Sequence[int]] | None
     _hash: int | None
 
@@ -87,7 +87,7 @@ class Ring:
         function = hash_function_named(hash_function)
         wanted = _checked_members(members, "members")
         self._set({}, [], vnodes, function, np.empty(0, function.dtype), np.empty(0, np.int32))
-        self._set(*self._changed([], wanted))
+        self._set(*self._fields_after([], wanted))
 
     def _set(
         self,
@@ -106,14 +106,14 @@ class Ring:
 
     @property
     def members(self) -> Mapping[str, int]:
-        """The weight of each member, sorted by id; read-only."""
+        """The weight of each member, sorted by id. Read-only."""
         if self._members is None:
             self._members = MappingProxyType({member: self._weights[member] for member in self._ids})
         return self._members
 
     @property
     def vnodes(self) -> int:
-        """Points on the ring for each unit of weight."""
+        """The number of virtual nodes for each unit of weight."""
         return self._vnodes
 
     @property
@@ -122,17 +122,19 @@ class Ring:
         return self._function.name
 
     def owner(self, key: object) -> str | None:
-        """The id of the member that owns ``key``; ``None`` when the ring is empty."""
+        """The id of the member that owns ``key``; ``None`` if the ring is empty."""
         if not self._ids:
             return None
-        _, winners = self._lookup or self._make_lookup()
-        return self._ids[winners[self._position(key)]]
+        _, owners = self._lookup or self._make_lookup()
+        return self._ids[owners[self._position(key)]]
 
     def owners(self, key: object, n: int) -> list[str]:
-        """The first ``n`` distinct members met from ``key`` on, the owner first: where replicas go.
+        """The owner of ``key`` and the members after it on the ring, at most ``n`` distinct ones: where replicas go.
 
-        It is the order of ``HashRing.range(str(key), size=n)``. The list is shorter than ``n`` when the ring
-        has fewer members. ``InvalidArgument`` when ``n`` is not an ``int`` of at least 1.
+        The order is that of uhashring's ``HashRing.range(str(key), size=n)``.
+
+        Raises:
+            InvalidArgument: ``n`` is not an ``int`` of at least 1.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             refuse("n", n, "an int of at least 1")
@@ -141,31 +143,35 @@ class Ring:
         found: dict[int, None] = {}
         for at in chain(range(start, count), range(start)):
             if at and self._points[at] == self._points[at - 1]:
-                continue  # a point lost to the member before it
+                continue  # a shared point: it belongs to the member before
             found[int(self._owners[at])] = None
             if len(found) == n:
                 break
         return [self._ids[index] for index in found]
 
     def owners_of(self, keys: Iterable[object]) -> npt.NDArray[np.int32]:
-        """The owner of each of ``keys`` as an index into ``list(ring.members)``; -1 when the ring is empty.
+        """The owner of each key as an index into ``list(ring.members)``; -1 if the ring is empty.
 
-        The array is of shape ``(number of keys,)``, in the keys' order. ``keys`` is what ``subset`` takes.
+        Takes ``keys`` as ``subset`` does. Returns an array of shape ``(number of keys,)`` in the order of ``keys``.
+
+        Raises:
+            InvalidArgument: ``keys`` is not iterable.
         """
         parts = [self._owners_at(hash_keys(chunk, self._function)) for chunk in chunks(iterate_keys(keys))]
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def subset(self, member: str, keys: Iterable[Key], withheld: Withheld = ()) -> list[Key]:
-        """Those of ``keys`` that ``member`` owns, in the order of ``keys``, each as often as it occurs there.
+        """The keys that ``member`` owns, in the order of ``keys``, each as often as it occurs there.
 
         Args:
-            member: a member's id; for one that is not on the ring the list is empty.
-            keys: any iterable (read once), a numpy array of one dimension or an Arrow array. The elements of
-                Arrow arrays, and of numpy arrays of texts or integers, come back as Python objects.
-            withheld: ``(ring, holder)`` pairs; a key that such a ring gives to its holder is left out.
+            member: a member's id. If it is not on the ring, the list is empty.
+            keys: any iterable (read once), a one-dimensional numpy array or an Arrow array. Elements of Arrow arrays,
+                and of numpy arrays of text, integers, booleans or objects, are returned as Python objects.
+            withheld: ``(ring, holder)`` pairs. Keys that ``holder`` owns on its ``ring`` are left out; during a
+                hand-off these are the keys that previous owners have not released yet.
 
         Raises:
-            InvalidArgument: when ``keys`` cannot be iterated, or a withheld ring has another hash function.
+            InvalidArgument: ``keys`` is not iterable, or a withheld ring has another hash function.
         """
         arcs = self.arcs(member, withheld)
         mine: list[Key] = []
@@ -175,10 +181,10 @@ class Ring:
         return mine
 
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
-        """The part of the hash space that is ``member``'s here, without what is withheld (as in ``subset``).
+        """The part of the hash space that ``member`` owns, without what is withheld (as in ``subset``).
 
-        What was asked for last is kept, so that a hand-off is worked out once, however often keys are asked for.
-        ``InvalidArgument`` when a withheld ring has another hash function.
+        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises
+        ``InvalidArgument`` if a withheld ring has another hash function.
         """
         return _arcs(self, member, tuple(withheld))
 
@@ -195,7 +201,7 @@ class Ring:
         return Arcs(self._points[stops], bool(theirs[0]))
 
     def share(self) -> dict[str, float]:
-        """The fraction of the hash space that each member owns, by id; together 1, up to rounding."""
+        """The fraction of the hash space that each member owns, by id. They add up to 1, but for rounding."""
         if not self._ids:
             return {}
         leading = leading_64_bits(self._points)
@@ -208,14 +214,14 @@ class Ring:
         return dict(zip(self._ids, shares.tolist(), strict=True))
 
     def with_members(self, added: Members = (), removed: Iterable[str] = ()) -> Ring:
-        """This ring after ``removed`` (ids) left and then ``added`` (as in the constructor) came.
+        """A new ring without ``removed`` (ids) and with ``added`` (as in the constructor).
 
-        A member that is added again takes the new weight. The points of members that stay as they are get
-        reused: the cost is that of copying arrays, not of hashing and sorting. This ring does not change.
+        Adding a member that is already on the ring changes its weight. Points of unchanged members are copied, not
+        hashed and sorted again.
 
         Raises:
-            InvalidArgument: when an id or a weight is not as the constructor expects.
-            MemberNotFound: when an id of ``removed`` is not on the ring.
+            InvalidArgument: an id or a weight is not as the constructor expects.
+            MemberNotFound: an id of ``removed`` is not on the ring.
         """
         leaving, coming = _checked_members(removed, "removed"), _checked_members(added, "added")
         for member in leaving.keys() - self._weights.keys():
@@ -226,27 +232,27 @@ class Ring:
 
     def _with(self, gone: Collection[str], come: Mapping[str, int]) -> Ring:
         ring = Ring.__new__(Ring)
-        ring._set(*self._changed(gone, come))
+        ring._set(*self._fields_after(gone, come))
         return ring
 
-    def _changed(self, gone: Collection[str], come: Mapping[str, int]) -> _State:
-        """What ``_set`` takes for the ring after ``gone``, who are here, left and ``come``, who then are not, came."""
+    def _fields_after(self, gone: Collection[str], come: Mapping[str, int]) -> _Fields:
+        """The arguments of ``_set`` for this ring without ``gone`` (members of it) and with ``come`` (not members)."""
         weights = self._weights.copy()
         for member in gone:
             del weights[member]
         weights.update(come)
         ids = sorted(weights)
-        places = [bisect_left(ids, member) for member in come]
+        new_indexes = [bisect_left(ids, member) for member in come]
         stay = np.delete(np.arange(len(self._ids)), [self._index_of(member) for member in gone])
         renumbered = np.full(len(self._ids), -1, np.int32)
-        renumbered[stay] = np.delete(np.arange(len(ids)), places)
+        renumbered[stay] = np.delete(np.arange(len(ids)), new_indexes)
         points, owners = self._points, renumbered.take(self._owners) if self._ids else self._owners
         if gone:
             points, owners = points[owners >= 0], owners[owners >= 0]
         if come:
-            made = [member_points(member, weight, self._vnodes, self._function) for member, weight in come.items()]
-            makers = np.repeat(np.array(places, np.int32), [len(part) for part in made])
-            points, owners = merged(points, owners, np.concatenate(made), makers)
+            new = [virtual_nodes(member, weight, self._vnodes, self._function) for member, weight in come.items()]
+            new_owners = np.repeat(np.array(new_indexes, np.int32), [len(part) for part in new])
+            points, owners = merge_points(points, owners, np.concatenate(new), new_owners)
         return weights, ids, self._vnodes, self._function, points, owners
 
     def _index_of(self, member: str) -> int:
@@ -257,8 +263,8 @@ class Ring:
         return bisect_right(numbers, self._of_text(key if type(key) is str else str(key)))
 
     def _make_lookup(self) -> tuple[Sequence[int], Sequence[int]]:
-        winners = np.append(self._owners, self._owners[:1])
-        self._lookup = hashes_to_numbers(self._points), quick_to_index(winners)
+        owners = np.append(self._owners, self._owners[:1])
+        self._lookup = hashes_to_numbers(self._points), int_sequence(owners)
         return self._lookup
 
     def _owners_at(self, hashes: Hashes) -> npt.NDArray[np.int32]:
@@ -283,7 +289,7 @@ class Ring:
         return f"Ring({members}, vnodes={self._vnodes}, hash_function={self._function.name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The arrays travel as they are, out of band with pickle's protocol 5: Ray's readers share one copy.
+        # The arrays are pickled out of band (protocol 5), so that Ray's readers share one copy of them.
         return _restored, (self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners)
 
 
@@ -296,14 +302,14 @@ def _restored(
 
 
 def _checked_members(members: Members, name: str) -> dict[str, int]:
-    """``members`` as a dict of weights, sorted by id; ``InvalidArgument`` says which of them is not right."""
+    """``members`` as a dict of weights, sorted by id. ``InvalidArgument`` names the argument ``name`` and the entry."""
     if isinstance(members, str) or not isinstance(members, Iterable):
         refuse(name, members, "a mapping of member ids to weights, or an iterable of ids")
     pairs = members.items() if isinstance(members, Mapping) else ((member, 1) for member in members)
     checked: dict[str, int] = {}
     for member, weight in pairs:
         if not isinstance(member, str) or not member:
-            refuse(f"an id in {name}", member, "a str that is not empty")
+            refuse(f"an id in {name}", member, "a non-empty str")
         if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
             refuse(f"the weight of {member!r} in {name}", weight, "an int of at least 1")
         checked[member] = weight
@@ -315,7 +321,7 @@ def _same_space(ring: Ring, other: Ring) -> None:
         refuse("ring", other, f"a ring whose hash_function is {ring.hash_function!r}")
 
 
-@lru_cache(maxsize=_RINGS_KEPT)
+@lru_cache(maxsize=_CACHE_SIZE)
 def _arcs(ring: Ring, member: str, withheld: tuple[tuple[Ring, str], ...]) -> Arcs:
     held: dict[Ring, list[str]] = {}
     for other, holder in withheld:
@@ -324,46 +330,46 @@ def _arcs(ring: Ring, member: str, withheld: tuple[tuple[Ring, str], ...]) -> Ar
     return ring._arcs_of([member]).minus([other._arcs_of(holders) for other, holders in held.items()])
 
 
-@lru_cache(maxsize=_RINGS_KEPT)
+@lru_cache(maxsize=_CACHE_SIZE)
 def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
-    """The pairs ``(a, b)`` of ids such that some hash is ``a``'s in ``old`` and ``b``'s in ``new``.
+    """All pairs ``(a, b)`` of ids where ``a`` owns some hash on ``old`` and ``b`` owns it on ``new``.
 
-    Exact, and with the pairs of a member with itself; empty when either ring is. The answers for the pairs of
-    rings asked for last are kept. ``InvalidArgument`` when the rings have different hash functions.
+    Exact, and includes pairs with ``a == b``; empty if either ring is. Recent answers are cached. Raises
+    ``InvalidArgument`` if the rings have different hash functions.
     """
     _same_space(old, new)
     if not old.members or not new.members:
         return frozenset()
-    # Between neighbouring points of the two rings no owner changes: the points stand for the whole space.
+    # Owners change only at points of the two rings, so checking those points covers the whole hash space.
     both = np.concatenate([old._points, new._points])
     order = both.argsort(kind="stable")
     both = both[order]
     at = np.append(both[1:] != both[:-1], True).nonzero()[0]
-    old_passed = (order < len(old._points)).cumsum()[at]
-    met = np.zeros((len(old._ids), len(new._ids)), np.bool_)
-    met[old._owners.take(old_passed, mode="wrap"), new._owners.take(at + 1 - old_passed, mode="wrap")] = True
-    pairs = zip(*(axis.tolist() for axis in met.nonzero()), strict=True)
+    old_before = (order < len(old._points)).cumsum()[at]
+    found = np.zeros((len(old._ids), len(new._ids)), np.bool_)
+    found[old._owners.take(old_before, mode="wrap"), new._owners.take(at + 1 - old_before, mode="wrap")] = True
+    pairs = zip(*(axis.tolist() for axis in found.nonzero()), strict=True)
     return frozenset((old._ids[before], new._ids[after]) for before, after in pairs)
 
 
-_recent: deque[Ring] = deque(maxlen=_RINGS_KEPT)
+_recent: deque[Ring] = deque(maxlen=_CACHE_SIZE)
 
 
-@lru_cache(maxsize=_RINGS_KEPT)
+@lru_cache(maxsize=_CACHE_SIZE)
 def ring_of(members: tuple[tuple[str, int], ...], vnodes: int = 160, hash_function: HashName = "xxh3") -> Ring:
-    """The ring of ``members`` (pairs of id and weight, sorted by id); any thread may ask.
+    """The ring of ``members``, which are pairs of id and weight, sorted by id. Thread-safe.
 
-    The rings asked for last are kept, and a new one is made from the recent one that it has most in common with.
-    Raises as ``Ring`` does.
+    Recent rings are cached, and a new ring is derived from the recent one with the most members in common. Raises as
+    ``Ring`` does.
     """
-    ring = _made_from_nearest(_checked_members(dict(members), "members"), vnodes, hash_function)
+    ring = _derive_from_nearest(_checked_members(dict(members), "members"), vnodes, hash_function)
     _recent.append(ring)
     return ring
 
 
-def _made_from_nearest(wanted: dict[str, int], vnodes: int, hash_function: HashName) -> Ring:
-    alike = [ring for ring in tuple(_recent) if (ring.vnodes, ring.hash_function) == (vnodes, hash_function)]
-    nearest = max(alike, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
+def _derive_from_nearest(wanted: dict[str, int], vnodes: int, hash_function: HashName) -> Ring:
+    comparable = [ring for ring in tuple(_recent) if (ring.vnodes, ring.hash_function) == (vnodes, hash_function)]
+    nearest = max(comparable, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
     if nearest is None:
         return Ring(wanted, vnodes, hash_function)
     gone = dict(nearest.members.items() - wanted.items())

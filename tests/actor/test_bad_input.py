@@ -6,7 +6,7 @@ import math
 import pytest
 import ray
 from deployments import LIMIT
-from members import SilentCoordinator
+from members import SilentPartitionActor
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Ring
@@ -271,7 +271,7 @@ def test_settings_are_settings(settings):
 
 
 def test_a_handle_of_something_else_is_no_coordinator(spawn):
-    stranger = spawn(SilentCoordinator)
+    stranger = spawn(SilentPartitionActor)
     with pytest.raises(
         InvalidArgument, match=r"^actor: got .*, expected the partition actor's name, its handle or None"
     ):

@@ -54,7 +54,7 @@ def test_what_a_worker_said_before_it_was_killed_no_longer_counts(reports):
     assert set(reports.pids) == {"w1", "w2"}
 
 
-def test_a_failed_look_is_kept_but_is_no_expiry(reports):
+def test_a_failed_poll_is_recorded_but_is_no_expiry(reports):
     reports.take({"who": "w1", "error": "ToozError('')"})
     assert reports.errors == ["w1: ToozError('')"]
     assert reports.expired_alive is None

@@ -1,4 +1,4 @@
-"""What the programs here share: workers that write down what they do, and what comes before and after an attack."""
+"""Shared by the chaos programs: workers that log what they do, a Ray to attack, and the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from partition_actor import PartitionCoordinator
 
 
 class Writer:
-    """A worker with a file of its own, in which each line is what it did."""
+    """A worker that logs what it did, one JSON line at a time, to a file of its own."""
 
     def __init__(self, worker_id: str, actor: str, path: str) -> None:
         self._id = worker_id
@@ -40,7 +40,7 @@ class Writer:
 
 
 def read_lines(folder: Path) -> list[list[Any]]:
-    """Every whole line of every worker's file; a killed worker may leave half a line."""
+    """Every complete line of every worker's file. A killed worker may leave half a line."""
     lines = []
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
@@ -52,7 +52,7 @@ def read_lines(folder: Path) -> list[list[Any]]:
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """The command line of a program with this docstring."""
+    """The command line parser of a program with this docstring."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--seed", type=int, default=int(time.time()))
     return parser
@@ -60,7 +60,7 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def ray_and_folder(seed: int, num_cpus: int = 16) -> Iterator[Path]:
-    """With a Ray of the program's own, and a folder for the workers' files."""
+    """Run the block with a Ray of the program's own; yields a folder for the workers' files."""
     print(f"seed {seed}", flush=True)
     ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
@@ -73,7 +73,7 @@ def ray_and_folder(seed: int, num_cpus: int = 16) -> Iterator[Path]:
 
 
 def show(done: str, findings: dict[str, list[str]]) -> int:
-    """Print how much was done and what was found wrong, kind by kind; 0 when nothing was, else 1."""
+    """Print how much was done and what was found wrong, by kind. Returns 0 if nothing was wrong, else 1."""
     print(", ".join([done, *(f"{kind}: {len(found)}" for kind, found in findings.items())]))
     for found in findings.values():
         for line in found[:10]:

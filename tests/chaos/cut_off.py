@@ -1,8 +1,8 @@
-"""Rule 8 on a real cluster: the partition actor's node is cut off from the GCS while its process runs on.
+"""Rule 8 on a real cluster: the partition actor's node is cut off from the GCS while its process keeps running.
 
 The raylet of the partition actor's node is stopped with SIGSTOP. The GCS counts the node dead and starts a second
-partition actor on another node; the first one goes on running, and grants no more leases than the GCS vouches for.
-The ledger shows whether a key ever had two owners.
+partition actor on another node. The first one keeps running, and may grant leases only as far as its last proof from
+the GCS allows. The ledger shows whether a key ever had two owners.
 
     python tests/chaos/cut_off.py
 """
@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
 from common import show
-from ledger import GROUP, SETTINGS, SETTLE_WITHIN, Chaos, judge, read_ledger
+from ledger import GROUP, RECOVER_WITHIN, SETTINGS, Chaos, judge, read_ledger
 from ray.cluster_utils import Cluster
 
 import partition_actor
@@ -37,7 +37,7 @@ UNPINNED = Settings(**{**SETTINGS.to_dict(), "pin_to_head": False})
 
 
 def deploy_on(node: str, name: str) -> None:
-    """Deploy until the partition actor happens to be on `node`: Ray places an actor without resources at random."""
+    """Deploy until the partition actor is on `node`: Ray places an actor without resources at random."""
     for _ in range(40):
         handle = partition_actor.deploy(name, settings=UNPINNED)
         if ray.get(handle.status.remote())["node"] == node:
@@ -47,7 +47,7 @@ def deploy_on(node: str, name: str) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this pid is there, stopped or not."""
+    """Whether a process with this pid exists, stopped or not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -56,8 +56,8 @@ def is_running(pid: int) -> bool:
 
 
 def successor_of(pid: int, name: str) -> int:
-    """Wait for another partition actor under the name; returns its pid."""
-    until = time.monotonic() + SETTLE_WITHIN
+    """Wait for another partition actor under this name; returns its pid."""
+    until = time.monotonic() + RECOVER_WITHIN
     while time.monotonic() < until:
         try:
             status = ray.get(partition_actor.connect(name, timeout=2.0).status.remote(), timeout=2.0)
@@ -83,15 +83,15 @@ def main() -> int:
             name = f"chaos-{os.getpid()}"
             deploy_on(second.node_id, name)
             chaos = Chaos(Path(folder), seed=1, workers=4)
-            chaos.settle(clock.now())
+            chaos.wait_until_recovered(clock.now())
             first = ray.get(chaos.handle.status.remote())["pid"]
             os.kill(raylet, signal.SIGSTOP)
             new = successor_of(first, name)
             both = is_running(first)
-            print(f"coordinator {new} has started, and {first} {'still runs' if both else 'is gone'}", flush=True)
+            print(f"partition actor {new} has started, and {first} {'still runs' if both else 'is gone'}", flush=True)
             chaos.add("newcomer")
-            chaos.settle(clock.now())
-            members = ray.get(partition_actor.connect(name).get_members.remote(GROUP), timeout=SETTLE_WITHIN)
+            chaos.wait_until_recovered(clock.now())
+            members = ray.get(partition_actor.connect(name).get_members.remote(GROUP), timeout=RECOVER_WITHIN)
             units = read_ledger(Path(folder))
     finally:
         os.kill(raylet, signal.SIGCONT)

@@ -1,8 +1,8 @@
-"""Try to break the guarantee of an exclusive group on a real cluster, and judge by what was written.
+"""Try to break the guarantee of an exclusive group on a real cluster, and judge by the workers' logs.
 
-Workers append ``[key, token, start, end, worker]`` around each unit of work to files of their own, while workers are
-killed, stopped and continued, drained, restarted under their id and joined, and the partition actor is killed.
-Afterwards, and from the files alone: no two intervals of one key overlap, no token of a key goes back, and after every
+Workers log ``[key, token, start, end, worker]`` of each unit of work, each to its own file. Meanwhile workers are
+killed, stopped and continued, drained, restarted under their id and added, and the partition actor is killed. The logs
+alone must then show that no two intervals of one key overlap, that no token of a key goes back, and that after every
 fault each key was worked on again.
 
     python tests/chaos/ledger.py --seconds 60 --seed 1
@@ -36,13 +36,13 @@ SETTINGS = Settings(ttl=2.0, hold=0.4, handoff_timeout=1.0, node_proof_interval=
 LONGEST_UNIT = 0.02
 """Seconds; shorter than the margin that the partition actor adds to a lease (2 % of the ttl)."""
 STOPPED = 0.2
-"""Seconds after which a unit of work must have been stopped in its middle."""
-# A fault has settled at the latest when leases have run out, the partition actor is up again and has recovered.
-SETTLE_WITHIN = 60.0
+"""A unit of work that lasted this many seconds was stopped in its middle."""
+RECOVER_WITHIN = 60.0
+"""Seconds within which every key is worked on after a fault; covers leases that end and a restart."""
 
 
 class Worker(Writer):
-    """Works on its keys round and round, and writes down what it did."""
+    """Works on its keys in an endless loop, and logs what it did."""
 
     def __init__(self, worker_id: str, actor: str, path: str, exclusive: bool) -> None:
         super().__init__(worker_id, actor, path)
@@ -52,7 +52,7 @@ class Worker(Writer):
         threading.Thread(target=self._work, daemon=True).start()
 
     def _finish(self, _lost: list[str]) -> None:
-        """The keys are the next owner's when this returns: wait for the unit of work in progress."""
+        """Wait for the unit of work in progress: when this returns, the next owner may start."""
         with self._working:
             pass
 
@@ -70,8 +70,8 @@ class Worker(Writer):
         if not self._coordinator.owns(GROUP, key):
             return
         time.sleep(seconds)
-        # A unit during which the process was stopped, or its lease ended, is not written: storage would refuse it by
-        # its token, and no lease can prevent it.
+        # Do not log a unit during which the process was stopped or its lease ended: no lease can prevent those, but
+        # storage would refuse them by their token.
         end = clock.now()
         if end - start < STOPPED and self._coordinator.fencing_token(GROUP):
             self._write([key, token, start, end, self._id])
@@ -88,12 +88,12 @@ class Unit(NamedTuple):
 
 
 def read_ledger(folder: Path) -> list[Unit]:
-    """All units of work that were written down."""
+    """All logged units of work."""
     return [Unit(*line) for line in read_lines(folder)]
 
 
 def judge(units: list[Unit]) -> dict[str, list[str]]:
-    """Look for two units of work on one key that overlap, and for tokens that go back."""
+    """Find units of work on one key that overlap, and tokens that go back."""
     findings: dict[str, list[str]] = {"overlaps": [], "reversals": []}
     by_key: dict[str, list[Unit]] = defaultdict(list)
     for unit in sorted(units, key=lambda unit: unit.start):
@@ -122,12 +122,12 @@ class Chaos:
         self.pids: dict[str, int] = {}
         self.lives = 0
         self.faults: dict[str, int] = defaultdict(int)
-        self.healed: dict[str, list[float]] = defaultdict(list)
+        self.recovery_seconds: dict[str, list[float]] = defaultdict(list)
         for number in range(workers):
             self.add(f"worker-{number}")
 
     def add(self, worker_id: str) -> None:
-        """Start a process under this id; there may be one already."""
+        """Start a worker under this id, even if another one has it."""
         self.lives += 1
         path = self.folder / f"{worker_id}-{self.lives}.jsonl"
         options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4)
@@ -136,31 +136,31 @@ class Chaos:
         self.workers[worker_id] = worker
 
     def any_worker(self) -> str:
-        """The id of some worker."""
+        """The id of a random worker."""
         return self.dice.choice(sorted(self.workers))
 
     def kill(self) -> None:
-        """kill -9 a worker, and start another one under a new id."""
+        """Kill a worker, and start another one under a new id."""
         worker_id = self.any_worker()
         os.kill(self.pids.pop(worker_id), signal.SIGKILL)
         del self.workers[worker_id]
         self.add(f"worker-{self.lives + 100}")
 
     def restart(self) -> None:
-        """kill -9 a worker, and start its successor under the same id at once."""
+        """Kill a worker, and at once start another one under the same id."""
         worker_id = self.any_worker()
         os.kill(self.pids[worker_id], signal.SIGKILL)
         self.add(worker_id)
 
     def pause(self) -> None:
-        """SIGSTOP a worker for less or for more than its lease; others go on meanwhile."""
+        """Stop a worker for less or more than its lease while the others continue."""
         pid = self.pids[self.any_worker()]
         os.kill(pid, signal.SIGSTOP)
         time.sleep(self.dice.choice([0.2, 0.8, 1.5]) * SETTINGS.ttl)
         os.kill(pid, signal.SIGCONT)
 
     def zombie(self) -> None:
-        """Stop a worker, start a successor under its id, and let the old one wake up."""
+        """Stop a worker, start another one under its id, and let the old one continue."""
         worker_id = self.any_worker()
         old, handle = self.pids[worker_id], self.workers[worker_id]
         os.kill(old, signal.SIGSTOP)
@@ -171,39 +171,39 @@ class Chaos:
         ray.kill(handle)
 
     def ask(self, method: str, *arguments: str) -> Any:
-        """Call the partition actor, again when it is just being restarted."""
-        until = time.monotonic() + SETTLE_WITHIN
+        """Call the partition actor; repeat the call while it is being restarted."""
+        until = time.monotonic() + RECOVER_WITHIN
         while True:
             try:
-                return ray.get(getattr(self.handle, method).remote(*arguments), timeout=SETTLE_WITHIN)
+                return ray.get(getattr(self.handle, method).remote(*arguments), timeout=RECOVER_WITHIN)
             except ray.exceptions.ActorUnavailableError:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.05)
 
     def drain(self) -> None:
-        """Let an operator drain a worker, and start another one."""
+        """Drain a worker, as an operator would, and start another one."""
         worker_id = self.any_worker()
         self.ask("drain", GROUP, worker_id)
         self.pids.pop(worker_id)
-        self.retired = self.workers.pop(worker_id)  # without a handle it would end
+        self.retired = self.workers.pop(worker_id)  # keep a handle, else Ray would end it
         self.add(f"worker-{self.lives + 100}")
 
     def leave(self) -> None:
         """Stop a worker in an orderly way, and start another one."""
         worker_id = self.any_worker()
-        ray.get(self.workers[worker_id].stop.remote(), timeout=SETTLE_WITHIN)
+        ray.get(self.workers[worker_id].stop.remote(), timeout=RECOVER_WITHIN)
         ray.kill(self.workers.pop(worker_id))
         self.pids.pop(worker_id)
         self.add(f"worker-{self.lives + 100}")
 
-    def coordinator(self) -> None:
-        """kill -9 the partition actor; Ray restarts it with nothing."""
+    def partition_actor(self) -> None:
+        """Kill the partition actor; Ray restarts it without state."""
         os.kill(self.ask("status")["pid"], signal.SIGKILL)
 
-    def settle(self, since: float) -> float:
-        """Wait until each key has been worked on in a unit that began after `since`; the seconds it took."""
-        until = time.monotonic() + SETTLE_WITHIN
+    def wait_until_recovered(self, since: float) -> float:
+        """Wait until each key has a unit of work that began after `since`; returns the seconds since then."""
+        until = time.monotonic() + RECOVER_WITHIN
         stale = KEYS
         while time.monotonic() < until:
             begun = {unit.key for unit in read_ledger(self.folder) if unit.start > since}
@@ -211,14 +211,14 @@ class Chaos:
             if not stale:
                 return clock.now() - since
             time.sleep(0.05)
-        raise SystemExit(f"not worked on {SETTLE_WITHIN} s after a fault: {stale}")
+        raise SystemExit(f"{RECOVER_WITHIN} s after a fault nobody works on {stale}")
 
     def run(self, seconds: float) -> None:
-        """One fault after another, each settled before the next."""
+        """One fault after another; all keys recover before the next."""
         faults: list[Callable[[], None]] = [
-            self.kill, self.restart, self.pause, self.zombie, self.drain, self.leave, self.coordinator,
+            self.kill, self.restart, self.pause, self.zombie, self.drain, self.leave, self.partition_actor,
         ]  # fmt: skip
-        self.settle(clock.now())
+        self.wait_until_recovered(clock.now())
         until = time.monotonic() + seconds
         plan: list[Callable[[], None]] = []
         while time.monotonic() < until:
@@ -228,7 +228,7 @@ class Chaos:
             fault()
             name = fault.__name__
             self.faults[name] += 1
-            self.healed[name].append(self.settle(clock.now()))
+            self.recovery_seconds[name].append(self.wait_until_recovered(clock.now()))
             print(f"{clock.now() - began:6.2f} s  {name}", flush=True)
 
 
@@ -236,9 +236,7 @@ def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument(
-        "--plain", action="store_true", help="in a group that is not exclusive: this must find overlaps"
-    )
+    parser.add_argument("--plain", action="store_true", help="use a group that is not exclusive: must find overlaps")
     options = parser.parse_args()
     with ray_and_folder(options.seed) as folder:
         chaos = Chaos(folder, options.seed, options.workers, not options.plain)

@@ -1,9 +1,9 @@
-"""Try to have a lock held twice on a real cluster, and judge by what was written.
+"""Try to have a lock held twice on a real cluster, and judge by the processes' logs.
 
-Processes race for one lock. Who gets it appends ``["in", token, time, worker]`` to its own file, works for a moment,
-asks whether the lock is still held, appends ``["out", token, time, worker]`` and releases it. Meanwhile holders are
-killed, stopped and continued, the lock is broken and the partition actor is killed. Afterwards, and from the files
-alone: no two holds overlap, and tokens strictly grow.
+Processes race for one lock. The one that gets it logs ``["in", token, time, worker]`` to its own file, works for a
+moment, checks that it still holds the lock, logs ``["out", token, time, worker]`` and releases it. Meanwhile holders
+are killed, stopped and continued, the lock is broken and the partition actor is killed. The logs alone must then show
+that no two holds overlap and that tokens strictly grow.
 
     python tests/chaos/locks.py --holds 1000 --seed 1
 """
@@ -34,13 +34,13 @@ LOCK = "ledger"
 SETTINGS = Settings(ttl=2.0, hold=0.4, handoff_timeout=1.0, node_proof_interval=0.4, max_members=100)
 LONGEST_HOLD = 0.01
 STOPPED = 0.2
-"""Seconds after which a hold must have been stopped in its middle: storage would refuse it by its token."""
+"""A hold that lasted this many seconds was stopped in its middle; storage would refuse it by its token."""
 PROGRESS_WITHIN = 60.0
-"""Seconds after which a fault must have been overcome."""
+"""Seconds after a fault within which the lock is taken again."""
 
 
 class Racer(Writer):
-    """Takes the lock round and round, and writes down when it held it."""
+    """Takes the lock in an endless loop, and logs when it held it."""
 
     def __init__(self, worker_id: str, actor: str, path: str) -> None:
         super().__init__(worker_id, actor, path)
@@ -61,7 +61,7 @@ class Racer(Writer):
 
 
 def read(folder: Path) -> list[tuple[int, float, float, str]]:
-    """``(token, start, end, worker)`` of every hold; one that was cut short ends when it began."""
+    """``(token, start, end, worker)`` of every hold. One without an "out" ends when it began."""
     holds: dict[tuple[int, str], list[float]] = {}
     for _, token, moment, worker in read_lines(folder):
         holds.setdefault((token, worker), []).append(moment)
@@ -69,7 +69,7 @@ def read(folder: Path) -> list[tuple[int, float, float, str]]:
 
 
 def judge(holds: list[tuple[int, float, float, str]]) -> dict[str, list[str]]:
-    """Two holds that overlap, and tokens that do not grow with time."""
+    """Find holds that overlap, and tokens that do not grow."""
     by_time = sorted(holds, key=lambda hold: hold[1])
     pairs = list(itertools.pairwise(by_time))
     return {
@@ -104,35 +104,35 @@ class Race:
         self.handles.append(racer)
 
     def holder(self) -> str:
-        """Who had the lock last, if it is still there; else some racer."""
+        """The last holder of the lock, if it still runs; else a random racer."""
         last = read(self.folder)[-1:]
         worker = last[0][3] if last else ""
         return worker if worker in self.racers else self.dice.choice(sorted(self.racers))
 
     def kill(self) -> None:
-        """kill -9 the holder, and start another process."""
+        """Kill the holder, and start another process."""
         os.kill(self.racers.pop(self.holder()), signal.SIGKILL)
         self.add()
 
     def stop(self) -> None:
-        """SIGSTOP the holder for less or for more than its lease."""
+        """Stop the holder for less or more than its lease."""
         pid = self.racers[self.holder()]
         os.kill(pid, signal.SIGSTOP)
         time.sleep(self.dice.choice([0.2, 1.5]) * SETTINGS.ttl)
         os.kill(pid, signal.SIGCONT)
 
     def break_(self) -> None:
-        """Break the lock, whoever has it."""
-        with contextlib.suppress(PartitionActorUnavailable):  # its holder is stopped, and has still to hear of it
+        """Break the lock, whoever holds it."""
+        with contextlib.suppress(PartitionActorUnavailable):  # its holder is stopped and cannot release it yet
             self.breaker.lock(LOCK).break_()
 
-    def coordinator(self) -> None:
-        """kill -9 the partition actor; Ray restarts it with nothing."""
+    def partition_actor(self) -> None:
+        """Kill the partition actor; Ray restarts it without state."""
         with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is dead already
             os.kill(ray.get(self.handle.status.remote())["pid"], signal.SIGKILL)
 
-    def settle(self) -> int:
-        """Wait until the lock has been taken again; how often it has been taken by then."""
+    def wait_for_holds(self) -> int:
+        """Wait until the lock has been taken three more times; returns the number of holds so far."""
         before, until = len(read(self.folder)), time.monotonic() + PROGRESS_WITHIN
         while (now := len(read(self.folder))) < before + 3:
             if time.monotonic() > until:
@@ -141,11 +141,11 @@ class Race:
         return now
 
     def run(self, holds: int) -> dict[str, int]:
-        """One fault after another, most of them kills, each overcome before the next."""
-        faults = [self.kill, self.kill, self.kill, self.kill, self.stop, self.break_, self.break_, self.coordinator]
+        """One fault after another, most of them kills; the lock is taken again before the next."""
+        faults = [self.kill, self.kill, self.kill, self.kill, self.stop, self.break_, self.break_, self.partition_actor]
         done: dict[str, int] = {}
         plan: list[int] = []
-        while self.settle() < holds or sum(done.values()) < len(faults):
+        while self.wait_for_holds() < holds or sum(done.values()) < len(faults):
             plan = plan or self.dice.sample(range(len(faults)), len(faults))
             fault = faults[plan.pop()]
             fault()

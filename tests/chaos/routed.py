@@ -1,9 +1,12 @@
-"""Call the owners of keys while workers join, are drained, leave and are killed, and judge by what was written.
+"""Call the owners of keys while workers join, are drained, leave and are killed, and judge by the workers' logs.
 
-Workers append ``[key, token, start, end, worker, call]`` around each call of an exclusive group's key that they run.
-Callers note how each call ended. Afterwards: no two workers ran calls of one key at a time and no token of a key went
-back, so none ran where its key was not owned; every call ended, with a result or one of the library's errors; one with
-a result ran, once if it is not safe to repeat; and one whose error says that it has not run, did not.
+Workers log ``[key, token, start, end, worker, call]`` of each call that they run, by the key of an exclusive group.
+Callers note how each call ended. Afterwards the logs must show:
+
+- No two workers ran calls of one key at the same time and no token of a key went back, so calls ran only on owners.
+- Every call ended, with a result or one of the library's errors.
+- A call with a result ran, and ran once if it is not safe to repeat.
+- A call whose error says that it has not run, did not run.
 
     python tests/chaos/routed.py --calls 5000 --seed 1
 """
@@ -29,20 +32,20 @@ from ledger import GROUP, KEYS, Chaos
 from partition_actor import Router, clock, errors, owned_by
 
 LONGEST_CALL = 0.1
-"""Seconds; one call in ten takes up to that long, the others no time."""
+"""Seconds. One call in ten takes up to that long, the others no time."""
 PAUSE = 0.5
 """Seconds between two faults."""
 AT_ONCE = 48
-"""Calls under way."""
+"""The number of concurrent calls."""
 HANGS_AFTER = 120.0
-"""Seconds; a call may wait for an owner for a quarter of it."""
+"""Seconds after which a call counts as hanging; a call may wait for an owner for a quarter of that."""
 HAS_NOT_RUN = (errors.NotOwner, errors.NoOwner, errors.TooManyCalls)
 BATCH = 20
-"""Items of a `map`, each of which counts as a call."""
+"""Items of a `map`. Each item counts as a call."""
 
 
 class Worker(Writer):
-    """Runs calls, and writes down which, when and with what token."""
+    """Runs calls, and logs which, when and with what token."""
 
     def __init__(self, worker_id: str, actor: str, path: str, exclusive: bool) -> None:
         super().__init__(worker_id, actor, path)
@@ -55,7 +58,7 @@ class Worker(Writer):
         return call
 
     @owned_by("key", group=GROUP)
-    def again(self, key: str, call: str, seconds: float) -> str:
+    def repeated(self, key: str, call: str, seconds: float) -> str:
         self._run([(key, call)], seconds)
         return call
 
@@ -77,20 +80,20 @@ class Attacked(Chaos):
     worker = Worker
 
     def join(self) -> None:
-        """Start one worker more, and let another leave when there are many."""
+        """Start one more worker, and let another leave if there are many."""
         self.add(f"worker-{self.lives + 100}")
         if len(self.workers) > 6:
             self.leave()
 
     def attack(self, over: threading.Event) -> None:
-        """One fault after another until it is over: not before each kind has happened."""
+        """One fault after another until `over` is set."""
         faults: list[Callable[[], None]] = [
             self.kill,
             self.drain,
             self.leave,
             self.join,
             self.restart,
-            self.coordinator,
+            self.partition_actor,
         ]
         plan: list[Callable[[], None]] = []
         while not over.wait(PAUSE):
@@ -107,7 +110,7 @@ class Attacked(Chaos):
 
 
 class Callers:
-    """Whoever makes the calls, and how each of them ended: a result, or an error."""
+    """Makes the calls, and records how each of them ended: with a result or an error."""
 
     def __init__(self, router: Router, seed: int, enough: Callable[[int], bool]) -> None:
         self.router = router
@@ -119,7 +122,7 @@ class Callers:
         self._enough = enough
 
     async def run(self) -> None:
-        """Make all calls, some at a time."""
+        """Make all calls, `AT_ONCE` at a time."""
         ways = [self._acall] * 14 + [self._get] * 4 + [self._map]
 
         async def caller() -> None:
@@ -135,7 +138,7 @@ class Callers:
         await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
 
     def _end(self, call: str, outcome: object) -> None:
-        """Note how a call ended."""
+        """Record how a call ended."""
         self.ended[call] = type(outcome).__name__ if isinstance(outcome, Exception) else "result"
         if isinstance(outcome, Exception) and not isinstance(outcome, errors.PartitionError):
             self.strange.append(f"{call}: {outcome!r}")
@@ -146,7 +149,7 @@ class Callers:
         return self._dice.uniform(0.0, LONGEST_CALL) if self._dice.random() < 0.1 else 0.0
 
     async def _acall(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
         calls[0] = f"{method}-{calls[0]}"
         try:
             self._end(calls[0], await self.router.acall(key, method, key, calls[0], self._some_seconds()))
@@ -154,7 +157,7 @@ class Callers:
             self._end(calls[0], error)
 
     async def _get(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "again"])
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
         calls[0] = f"{method}-{calls[0]}"
         seconds = self._some_seconds()
 
@@ -189,7 +192,7 @@ class Entry(NamedTuple):
 
 
 def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
-    """Calls of one key that two workers ran at a time, and tokens that went back."""
+    """Find calls of one key that two workers ran at the same time, and tokens that went back."""
     overlaps, reversals = [], []
     by_key: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -201,7 +204,7 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
             others = [other for other, its_end in until.items() if other != worker and its_end > start]
             if others:
                 overlaps.append(f"{call} of {key} at {worker} from {start} to {end}, and at {others}")
-            if token and token < highest:  # 0: the worker had lost the key since the call began, and cannot write
+            if token and token < highest:  # 0: it lost the key before it read the token, and storage refuses 0
                 reversals.append(f"{call} of {key} at {worker}: token {token} after {highest}")
             highest = max(highest, token)
             until[worker] = max(end, until.get(worker, end))
@@ -209,7 +212,7 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
 
 
 def judge_calls(ended: dict[str, str], entries: list[Entry]) -> list[str]:
-    """Calls that ran more or less often than what they ended with says."""
+    """Find calls that ran more or less often than their outcome allows."""
     ran = Counter(entry.call for entry in entries)
     not_run = {error.__name__ for error in HAS_NOT_RUN}
     wrong = []
@@ -228,7 +231,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument(
-        "--plain", action="store_true", help="in a group that is not exclusive: this must find overlaps or reversals"
+        "--plain", action="store_true", help="use a group that is not exclusive: must find overlaps or reversals"
     )
     options = parser.parse_args()
     with ray_and_folder(options.seed) as folder:
@@ -239,10 +242,10 @@ def main() -> int:
 
 
 def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
-    """Make the calls while the faults happen."""
+    """Make the calls while faults happen."""
     over = threading.Event()
     attack = threading.Thread(target=chaos.attack, args=(over,))
-    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["resync"]) as router:
+    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["repeated"]) as router:
         callers = Callers(router, seed, lambda started: started >= calls and chaos.has_tried_all)
         attack.start()
         try:
@@ -254,7 +257,7 @@ def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
 
 
 def report(chaos: Attacked, callers: Callers, entries: list[Entry]) -> int:
-    """Print the verdict; 0 when all is well."""
+    """Print the findings; returns 0 if there are none."""
     overlaps, reversals = judge_owners(entries)
     wrong = judge_calls(callers.ended, entries)
     print(f"faults: {dict(chaos.faults)}")

@@ -1,4 +1,4 @@
-"""The programs of tests/chaos, each for a short while: real clusters, real signals, judged by what was written."""
+"""The programs of tests/chaos, each for a short time: real clusters and real signals, judged by the workers' logs."""
 
 from __future__ import annotations
 

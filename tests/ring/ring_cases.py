@@ -1,13 +1,13 @@
-"""What the tests of the ring share: members with odd ids, keys of any kind, and uhashring to compare with."""
+"""Shared by the ring's tests: members with unusual ids, keys of any kind, and uhashring as the reference."""
 
 import xxhash
 from hypothesis import strategies as st
 from uhashring import HashRing
 
-# As the docstring of Ring gives them to a user who wants the same answers from uhashring.
+# The hash_fn arguments of uhashring that Ring's docstring gives.
 HASH_FNS = {"xxh3": lambda text: xxhash.xxh3_64_intdigest(text.encode()), "md5": None}
 
-# Without surrogates: there uhashring itself raises.
+# No surrogates: uhashring raises for them.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 odd_ids = st.one_of(
     st.sampled_from(["a", "aa", "a-", "a-0", "a-0-1", "-", "0", "1", "10", "-1", "é", "e\u0301", "日本", "\0", " "]),
@@ -27,5 +27,5 @@ def reference(members, vnodes=160, hash_function="xxh3"):
 
 
 def probes(members, vnodes):
-    """Keys whose hashes are the points themselves, where the side of the search shows."""
+    """Keys that hash exactly to the virtual nodes, where an off-by-one in the search shows."""
     return [f"{member}-{i}" for member, weight in members.items() for i in range(vnodes * weight)]

@@ -14,7 +14,7 @@ from partition_actor.ring import Ring, hash_space, key_index
 
 @pytest.fixture
 def weak_hash(monkeypatch):
-    """Only 61 hashes there are, so that most points are shared by members."""
+    """A hash with 61 values, so that members share most points."""
 
     def of_text(text):
         return xxhash.xxh3_64_intdigest(text.encode()) % 61
@@ -86,7 +86,7 @@ def test_shared_points_are_resolved_as_uhashring_does(members, vnodes):
         assert back.owners_of(keys).tolist() == ring.owners_of(keys).tolist()
 
 
-def test_with_all_points_shared_the_last_member_has_everything(monkeypatch):
+def test_if_all_points_are_shared_the_last_member_owns_everything(monkeypatch):
     monkeypatch.setitem(HASH_FNS, "xxh3", lambda text: 7)
     one = hash_space.HashFunction(
         "xxh3", lambda text: 7, lambda texts: np.full(len(texts), 7, np.uint64), np.dtype("u8")
@@ -102,7 +102,7 @@ def test_with_all_points_shared_the_last_member_has_everything(monkeypatch):
 
 @settings(deadline=None)
 @given(st.permutations(["a", "b", "a-1", "10", "9"]))
-def test_the_order_in_which_members_come_does_not_matter(order):
+def test_the_order_of_the_members_does_not_matter(order):
     ring = Ring(order, vnodes=4)
     assert ring == Ring(["a", "b", "a-1", "10", "9"], vnodes=4)
     assert list(ring.members) == ["10", "9", "a", "a-1", "b"]
@@ -130,7 +130,7 @@ def test_the_identity_of_a_key_is_its_str():
 
 
 @pytest.mark.parametrize("hash_function", HASH_FNS)
-def test_shares_follow_the_weights_and_what_keys_do(hash_function):
+def test_shares_follow_the_weights_and_keys_follow_the_shares(hash_function):
     members = {"a": 1, "b": 2, "c": 4}
     ring = Ring(members, 500, hash_function)
     share = ring.share()
@@ -143,7 +143,7 @@ def test_shares_follow_the_weights_and_what_keys_do(hash_function):
     assert Ring([]).share() == {}
 
 
-def test_subset_takes_what_holds_keys_and_keeps_order_and_repeats():
+def test_subset_takes_any_iterable_and_keeps_order_and_repeats():
     pa = pytest.importorskip("pyarrow")
     ring = Ring(["a", "b"])
     keys = ["k3", "k1", "k2", "k1", "k9", "k1"] * 3
@@ -198,8 +198,6 @@ def test_a_ring_cannot_be_changed():
     assert dict(ring.members) == {"a": 1}
     with pytest.raises(TypeError):
         ring.members["b"] = 1
-    with pytest.raises(ValueError, match="read-only"):
-        ring._points[0] = 0
 
 
 @pytest.mark.parametrize("module", [partition_actor.ring.ring, key_index])
@@ -222,7 +220,7 @@ def test_equality_is_of_content():
     [
         (("abc",), "members: got 'abc', expected a mapping"),
         ((None,), "members: got None"),
-        (([""],), "an id in members: got '', expected a str that is not empty"),
+        (([""],), "an id in members: got '', expected a non-empty str"),
         (([1],), "an id in members: got 1"),
         ((["a", ["b"]],), "an id in members: got \\['b'\\]"),
         (({"a": 0},), "the weight of 'a' in members: got 0, expected an int of at least 1"),
