@@ -1,8 +1,8 @@
 """Calls to the owner of a key.
 
-``routing_table`` follows a group and knows each member's actor; ``router`` sends a call there; ``retry`` decides what
-follows from a failure; ``map`` sends many items in few calls. A view comes in from the partition actor, a call goes out
-to a worker, and ``member.guard`` has the last word there.
+``routing_table`` follows a group: views and actor handles arrive from the partition actor, and each change makes a new
+table. ``router`` sends a call to the actor that owns its key; ``retry`` holds the state of a call that has to wait or
+has failed; ``map`` sends many items in few calls. At the worker, ``member.guard`` decides whether the call may run.
 
 Private: what users import is in ``partition_actor``, ``.errors``, ``.settings`` and ``.testing``.
 """

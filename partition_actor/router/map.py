@@ -1,4 +1,4 @@
-"""Many items to their owners, in as few calls as there are owners: what ``Router.map`` does."""
+"""``Router.map``: sends many items to their owners in few calls."""
 
 from __future__ import annotations
 
@@ -15,21 +15,40 @@ import ray
 from ray.exceptions import RayError
 
 from partition_actor.errors import PartitionError
-from partition_actor.router.retry import Delivery
+from partition_actor.router.retry import RetryState
 from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable
 
-AGAIN = 0.02
-"""Seconds until it is looked again whether there is an owner, and whether it takes another call."""
+CHECK_INTERVAL = 0.02
+"""Seconds until a batch that has no owner, or whose owner takes no more calls, is tried again."""
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Items that one owner had by `routes`."""
+    """Items for one call. By `table` they have one owner; None: not grouped by owner yet."""
 
     items: list[Any]
     keys: list[Any]
-    delivery: Delivery
-    routes: RoutingTable | None = None
+    state: RetryState
+    table: RoutingTable | None = None
+
+    def split(self, table: RoutingTable, chunk: int) -> list[Batch]:
+        """The items grouped by owner, at most `chunk` in a batch: the first batch of each owner, then the second, …"""
+        assert table.ring is not None
+        by_owner: dict[int, list[int]] = {}
+        for index, owner in enumerate(table.ring.owners_of(self.keys).tolist()):
+            by_owner.setdefault(owner, []).append(index)
+        chunks = [
+            [indices[start : start + chunk] for start in range(0, len(indices), chunk)] for indices in by_owner.values()
+        ]
+        parts = [part for row in zip_longest(*chunks) for part in row if part is not None]
+        if len(parts) == 1:
+            self.table = table
+            return [self]
+        return [self._part(indices, table) for indices in parts]
+
+    def _part(self, indices: list[int], table: RoutingTable) -> Batch:
+        keys = [self.keys[index] for index in indices]
+        return Batch([self.items[index] for index in indices], keys, self.state.for_part(keys[0]), table)
 
 
 @dataclass(eq=False, slots=True)
@@ -37,12 +56,12 @@ class Sent:
     """A batch that is under way."""
 
     batch: Batch
-    target: MemberActor
-    routes: RoutingTable
+    actor: MemberActor
+    table: RoutingTable
 
 
 class Progress:
-    """A bar on standard error, if it is wanted and rich is installed; None: where that is a terminal."""
+    """A bar on standard error, if rich is installed. `wanted` None: only if standard error is a terminal."""
 
     def __init__(self, title: str, total: int, wanted: bool | None) -> None:
         self._title, self._total = title, total
@@ -66,31 +85,32 @@ class Progress:
             self._bar.stop()
 
     def advance(self, items: int) -> None:
-        """So many more items are done."""
+        """Show that so many more items are done."""
         if self._bar is not None:
             self._bar.advance(self._task, items)
 
 
 class Batches:
-    """The batches of one ``Router.map``: those to be sent, those that wait for an owner, and those under way."""
+    """The batches of one ``Router.map``: ready to be sent, delayed, and under way."""
 
     def __init__(
         self,
         follower: GroupFollower,
-        delivery: Callable[[Any], Delivery],
+        retry_state: Callable[[Any], RetryState],
         method: str,
         key: Callable[[Any], object] | None,
         in_flight: int,
         chunk: int,
     ) -> None:
         self._follower = follower
-        self._delivery = delivery
+        self._retry_state = retry_state
         self._method = method
         self._key = key
         self._in_flight = in_flight
         self._chunk = chunk
         self._ready: deque[Batch] = deque()
-        self._waiting: list[tuple[float, int, Batch]] = []
+        self._delayed: list[tuple[float, int, Batch]] = []
+        """A heap of (when to try it again, by ``time.monotonic``; a tie-breaker; the batch)."""
         self._order = count()
         self._sent: dict[ray.ObjectRef[Any], Sent] = {}
         self._failed: deque[tuple[list[Any], Exception]] = deque()
@@ -99,80 +119,57 @@ class Batches:
         """Send everything, and yield what comes back; see ``Router.map``."""
         keys = items if self._key is None else [self._key(item) for item in items]
         if items:
-            self._ready.append(Batch(items, keys, self._delivery(keys[0])))
+            self._ready.append(Batch(items, keys, self._retry_state(keys[0])))
         with progress:
-            while self._ready or self._waiting or self._sent or self._failed:
-                self._send_some()
-                yield from self._take_some(progress, return_exceptions)
+            while self._ready or self._delayed or self._sent or self._failed:
+                self._send_ready()
+                yield from self._take_results(progress, return_exceptions)
 
-    # -- out ----------------------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------------------
 
-    def _send_some(self) -> None:
+    def _send_ready(self) -> None:
         now = time.monotonic()
-        while self._waiting and self._waiting[0][0] <= now:
-            self._ready.append(heapq.heappop(self._waiting)[2])
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.append(heapq.heappop(self._delayed)[2])
         while self._ready and len(self._sent) < self._in_flight:
-            batch, routes = self._ready.popleft(), self._follower.routes
+            batch = self._ready.popleft()
             try:
-                self._send(batch, routes)
+                self._send(batch, self._follower.table)
             except PartitionError as error:
                 self._failed.append((batch.items, error))
 
-    def _send(self, batch: Batch, routes: RoutingTable) -> None:
-        if batch.routes is not routes and routes.ring is not None and len(routes.ring.members) > 0:
-            pieces = self._split(batch, routes)
-            if len(pieces) > 1:
-                self._ready.extendleft(reversed(pieces))
+    def _send(self, batch: Batch, table: RoutingTable) -> None:
+        if batch.table is not table and table.ring is not None and len(table.ring.members) > 0:
+            parts = batch.split(table, self._chunk)
+            if len(parts) > 1:
+                self._ready.extendleft(reversed(parts))
                 return
-            batch.routes = routes
-        target = batch.delivery.find(routes)
-        if target is None:
-            self._wait(batch, batch.delivery.allowance(AGAIN))
-            return
-        if target.is_full:
-            target.count()
-        if target.is_full:
-            self._later(batch, AGAIN)
-            return
-        reference = target.send(self._method, (batch.items,), {})
-        self._sent[reference] = Sent(batch, target, routes)
-
-    def _split(self, batch: Batch, routes: RoutingTable) -> list[Batch]:
-        """The batch's items by owner, in chunks; of all owners the first chunk, then of all the second."""
-        assert routes.ring is not None
-        of: dict[int, list[int]] = {}
-        for at, owner in enumerate(routes.ring.owners_of(batch.keys).tolist()):
-            of.setdefault(owner, []).append(at)
-        chunks = [
-            [places[start : start + self._chunk] for start in range(0, len(places), self._chunk)]
-            for places in of.values()
-        ]
-        pieces = [piece for row in zip_longest(*chunks) for piece in row if piece is not None]
-        if len(pieces) == 1:
-            return [batch]
-        return [self._piece(batch, places, routes) for places in pieces]
-
-    def _piece(self, batch: Batch, places: list[int], routes: RoutingTable) -> Batch:
-        keys = [batch.keys[at] for at in places]
-        return Batch([batch.items[at] for at in places], keys, batch.delivery.for_part(keys[0]), routes)
+        actor = batch.state.find(table)
+        if actor is None:
+            self._wait(batch, batch.state.time_to_wait(CHECK_INTERVAL))
+        elif not actor.has_room():
+            self._delay(batch, CHECK_INTERVAL)  # at no cost of search time: map never raises TooManyCalls
+        else:
+            reference = actor.send(self._method, (batch.items,), {})
+            self._sent[reference] = Sent(batch, actor, table)
 
     def _wait(self, batch: Batch, seconds: float) -> None:
-        batch.delivery.spend(seconds)
-        self._later(batch, seconds)
+        batch.state.spend(seconds)
+        self._delay(batch, seconds)
 
-    def _later(self, batch: Batch, seconds: float) -> None:
-        heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._order), batch))
+    def _delay(self, batch: Batch, seconds: float) -> None:
+        heapq.heappush(self._delayed, (time.monotonic() + seconds, next(self._order), batch))
 
-    # -- and back -----------------------------------------------------------------------------------------------
+    # -- taking results -----------------------------------------------------------------------------------------
 
-    def _take_some(self, progress: Progress, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
+    def _take_results(self, progress: Progress, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
         for reference in self._returned():
             sent = self._sent.pop(reference)
-            sent.target.calls.pop(reference, None)
+            sent.actor.calls.pop(reference, None)
             try:
                 result = ray.get(reference)
             except RayError as error:
-                self._judge(sent, error, reference)
+                self._retry(sent, error, reference)
             else:
                 progress.advance(len(sent.batch.items))
                 yield sent.batch.items, result
@@ -184,8 +181,8 @@ class Batches:
             yield items, failure
 
     def _returned(self) -> list[ray.ObjectRef[Any]]:
-        """Wait for a call to return, or for the time at which a batch that waits is to be sent."""
-        pause = max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
+        """Wait until a call returns or a delayed batch is due; the calls that have returned."""
+        pause = max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
         if self._failed or (self._ready and len(self._sent) < self._in_flight):
             pause = 0.0
         if not self._sent:
@@ -197,9 +194,10 @@ class Batches:
             returned, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
         return list(returned)
 
-    def _judge(self, sent: Sent, error: RayError, reference: ray.ObjectRef[Any]) -> None:
+    def _retry(self, sent: Sent, error: RayError, reference: ray.ObjectRef[Any]) -> None:
+        state = sent.batch.state
         try:
-            pause = sent.batch.delivery.failed(error, reference, sent.target, sent.routes)
-            self._wait(sent.batch, sent.batch.delivery.allowance(pause) if pause else 0.0)
+            pause = state.failed(error, reference, sent.actor, sent.table)
+            self._wait(sent.batch, state.time_to_wait(pause) if pause else 0.0)
         except (PartitionError, RayError) as failure:
             self._failed.append((sent.batch.items, failure))

@@ -1,4 +1,4 @@
-"""One call on its way to the owner of its key: whom it goes to, and what follows from a failure."""
+"""The retry state of one call: where to send it next, and what to do when it fails."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from partition_actor.errors import CallMayHaveRun, MemberHasNoActor, NoOwner, No
 from partition_actor.router.routing_table import MemberActor, RoutingTable
 
 PAUSES = (0.005, 0.25)
-"""Seconds between two tries with an owner that has to wait for a hand-off: about the first, and the longest."""
+"""Seconds between two tries while a hand-off to the owner is in progress: about the first pause, and the longest."""
 
 
 def refusal(error: BaseException, reference: ray.ObjectRef[Any]) -> NotOwner | None:
-    """The worker's word that this very call did not run, if that is what the error is.
+    """The worker's ``NotOwner`` if it says that this very call did not run.
 
     A method that ran may fail with the refusal of another call that it made itself; the task's id tells them apart.
     """
@@ -27,12 +27,12 @@ def refusal(error: BaseException, reference: ray.ObjectRef[Any]) -> NotOwner | N
     return cause if isinstance(cause, NotOwner) and cause.task == reference.task_id().hex() else None
 
 
-class Delivery:
-    """One call's tries.
+class RetryState:
+    """The tries of one call.
 
-    `target` is where it has been sent already. `patience` is for how many seconds in all it may look for an owner that
-    may work on the key, and `retries` how often it may be sent to another owner, or again where an owner died.
-    `repeatable` says that it may run more than once.
+    `search_time` is how many seconds the call may wait in all for an owner that may work on the key. `retries` is how
+    often it may be sent to another member, or repeated after an owner's death. `repeatable` says that it may run twice.
+    `sent_to` is where it has been sent already, if it has.
     """
 
     def __init__(
@@ -41,119 +41,120 @@ class Delivery:
         key: object,
         method: str,
         *,
-        patience: float,
+        search_time: float,
         retries: int,
         repeatable: bool,
-        target: MemberActor | None = None,
+        sent_to: MemberActor | None = None,
     ) -> None:
         self.key = key
         self.method = method
         self._group = group
-        self._given = self._patience = patience
-        self._retries = self._left = retries
+        self._search_time = self._time_left = search_time
+        self._retries = self._retries_left = retries
         self._repeatable = repeatable
-        self._beyond: Epoch | None = None
-        self._member = None if target is None else target.member
+        self._sent_to = None if sent_to is None else sent_to.member_id
+        self._needed_epoch: Epoch | None = None
+        """The epoch by which a worker refused the call: an older view may name the same worker once more."""
         self._problem = ""
         self._cause: BaseException | None = None
         self._pauses = 0
 
-    # -- where to -----------------------------------------------------------------------------------------------
+    # -- where to send it ---------------------------------------------------------------------------------------
 
-    def find(self, routes: RoutingTable) -> MemberActor | None:
-        """Whom to send it to; None: nobody for now. Raises ``MemberHasNoActor``, and what ended the last try."""
-        owner = routes.owner(self.key)
-        target = None if owner is None else routes.targets.get(owner)
-        if self._beyond is not None and (routes.epoch is None or routes.epoch < self._beyond):
-            self._problem = f"its owner has changed with epoch {self._beyond}, of which this router has not heard yet"
+    def find(self, table: RoutingTable) -> MemberActor | None:
+        """The actor to send the call to; None when there is none for now.
+
+        Raises ``MemberHasNoActor`` and, when the owner is another member and no retry is left, the last try's error.
+        """
+        owner = table.owner(self.key)
+        actor = None if owner is None else table.actors.get(owner)
+        if self._needed_epoch is not None and (table.epoch is None or table.epoch < self._needed_epoch):
+            self._problem = f"its owner has changed, and this router has not received epoch {self._needed_epoch} yet"
         elif owner is None:
-            self._problem = "the group has no members" if routes.epoch else "there is no such group, as far as is known"
-        elif target is None and routes.complete:
-            raise MemberHasNoActor(f"{self}: its owner {owner!r} is no actor but a task or a driver")
-        elif target is None:
-            self._problem = f"the handle of its owner {owner!r} is still to come"
-        elif target.lost:
-            self._problem = f"its owner {owner!r} is dead, and its keys are still to be another's"
+            self._problem = "the group has no members" if table.epoch else "this router knows of no such group"
+        elif actor is None and table.complete:
+            raise MemberHasNoActor(f"{self}: its owner {owner!r} is a task or a driver, not an actor")
+        elif actor is None:
+            self._problem = f"the handle of its owner {owner!r} has not arrived yet"
+        elif actor.dead:
+            self._problem = f"its owner {owner!r} is dead and has not been replaced yet"
         else:
-            return self._choose(target)
+            if self._sent_to is not None and owner != self._sent_to:
+                self._use_retry()
+                self._pauses = 0
+            self._sent_to = owner
+            return actor
         return None
 
-    def _choose(self, target: MemberActor) -> MemberActor:
-        if self._member is not None and target.member != self._member:
-            self._spend()
-            self._pauses = 0
-        self._member = target.member
-        return target
-
-    def _spend(self) -> None:
-        """Use one of the retries up. Raises the last error when there is none left."""
-        if self._left == 0 and self._cause is not None:
+    def _use_retry(self) -> None:
+        """Use up one retry. Raises the last error when none is left."""
+        if self._retries_left == 0 and self._cause is not None:
             if isinstance(self._cause, PartitionError):
                 raise self._cause
-            raise CallMayHaveRun(f"{self}: {self._retries} retries ended with owners dead") from self._cause
-        self._left -= 1
+            raise CallMayHaveRun(f"{self}: its owner failed, after {self._retries} retries") from self._cause
+        self._retries_left -= 1
 
-    # -- what came of it ----------------------------------------------------------------------------------------
+    # -- when it fails ------------------------------------------------------------------------------------------
 
     def failed(
-        self, error: RayError, reference: ray.ObjectRef[Any], target: MemberActor | None, routes: RoutingTable
+        self, error: RayError, reference: ray.ObjectRef[Any], actor: MemberActor | None, table: RoutingTable
     ) -> float:
-        """What follows from the failure of a try: the seconds to wait for other routes before the next.
+        """Take in a failed try; returns the seconds to wait for another table before the next try.
 
-        Raises the error itself when it is the method's, ``CallMayHaveRun``, and what ends the last of the tries.
+        Raises the error itself when it is the method's own, ``CallMayHaveRun``, and what ends the last retry.
         """
         refused = refusal(error, reference)
         if refused is not None:
             self._cause = refused
-            self._problem = f"its owner {self._member!r} has still to wait for another to hand it over"
-            if refused.epoch is not None and (routes.epoch is None or refused.epoch > routes.epoch):
-                self._beyond = refused.epoch
+            self._problem = f"the hand-off to its owner {self._sent_to!r} is still in progress"
+            if refused.epoch is not None and (table.epoch is None or refused.epoch > table.epoch):
+                self._needed_epoch = refused.epoch
                 return 0.0
-            return self._pause()
+            return self._next_pause()
         if isinstance(error, RayTaskError) or not isinstance(error, (RayActorError, ObjectLostError)):
             raise error
-        if target is not None and isinstance(error, ActorDiedError):
-            target.lost = True
+        if actor is not None and isinstance(error, ActorDiedError):
+            actor.dead = True
         if not self._repeatable:
-            raise CallMayHaveRun(f"{self}: its owner failed while the call was there: {error}") from error
+            raise CallMayHaveRun(f"{self}: its owner failed during the call: {error}") from error
         self._cause = error
-        self._problem = f"its owner {self._member!r} cannot be reached"
-        self._spend()
-        self._member = None  # the next is counted already
-        return self._pause()
+        self._problem = f"its owner {self._sent_to!r} cannot be reached"
+        self._use_retry()
+        self._sent_to = None  # the next try is counted already
+        return self._next_pause()
 
-    def _pause(self) -> float:
-        """Exponential backoff with jitter: nothing tells a router when a hand-off is through."""
+    def _next_pause(self) -> float:
+        """Exponential backoff with jitter: nothing tells a router when a hand-off ends."""
         longest = min(PAUSES[1], PAUSES[0] * 2.0 ** min(self._pauses, 16))
         self._pauses += 1
         return longest * random.uniform(0.5, 1.0)
 
-    # -- how long -----------------------------------------------------------------------------------------------
+    # -- how long it may wait -----------------------------------------------------------------------------------
 
-    def allowance(self, seconds: float | None = None) -> float:
-        """How long to wait now, of those `seconds` or of all that is left. Raises ``NoOwner`` when nothing is."""
-        if self._patience <= 0:
-            raise NoOwner(f"{self}: {self._problem} ({self._given:g} s long)") from self._cause
-        return self._patience if seconds is None else min(self._patience, seconds)
-
-    def waited(self, since: float) -> None:
-        """Count the time from `since`, by ``time.monotonic``."""
-        self.spend(time.monotonic() - since)
+    def time_to_wait(self, seconds: float | None = None) -> float:
+        """`seconds`, or less if less search time is left; None: all that is left. Raises ``NoOwner`` if none is."""
+        if self.is_out_of_time:
+            raise NoOwner(f"{self}: {self._problem} (waited {self._search_time:g} s)") from self._cause
+        return self._time_left if seconds is None else min(self._time_left, seconds)
 
     def spend(self, seconds: float) -> None:
         """Count so many seconds of waiting."""
-        self._patience -= seconds
+        self._time_left -= seconds
 
-    def for_part(self, key: object) -> Delivery:
-        """The same for a part of what was to be sent: it has met what the whole has."""
+    def waited(self, since: float) -> None:
+        """Count the time since `since`, by ``time.monotonic``, as waiting."""
+        self.spend(time.monotonic() - since)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether no search time is left."""
+        return self._time_left <= 0
+
+    def for_part(self, key: object) -> RetryState:
+        """A copy for a part of a batch: it has met all that the whole has."""
         part = copy.copy(self)
         part.key = key
         return part
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has no more time to look for an owner."""
-        return self._patience <= 0
 
     def __str__(self) -> str:
         return f"{self.method} for key {self.key!r} of group {self._group!r}"

@@ -16,12 +16,12 @@ from partition_actor.core.messages import Epoch
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import NotStarted, TooManyCalls
 from partition_actor.router.map import Batches, Progress
-from partition_actor.router.retry import Delivery, refusal
+from partition_actor.router.retry import RetryState, refusal
 from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable
 from partition_actor.settings import Settings
 
 REMEMBERED = 10_000
-"""The latest calls of repeatable methods by `call` that `get` can repeat."""
+"""How many of the latest calls of repeatable methods `get` can repeat."""
 
 
 class Router:
@@ -36,26 +36,26 @@ class Router:
             for orders, result in router.map("ship", orders, key=lambda order: order.tenant):
                 ...
 
-    It follows the group's views by push, as members do. Members that are actors can be called; each passes its handle
-    on by itself when it joins. Workers refuse calls for keys that are not theirs with ``owned_by``; without it a call
-    may reach a worker that has just lost the key.
+    A router receives each new view of the group by push, as members do. Members that are actors can be called; each
+    registers its handle when it joins. Workers refuse calls for keys that are not theirs if the method has
+    ``owned_by``; without it a call may reach a worker that has just lost the key.
 
-    What fails, and how far it is retried:
+    What can fail, and what is retried:
 
-    - A refused call has not run. It goes to the owner by a newer view; at most `retries` times to another member.
-    - While nobody may work on the key (an empty group, a hand-off in progress, an owner that is dead and not replaced
-      yet) a call waits, at most `timeout` seconds in all, and then raises ``NoOwner``: it has not run.
-    - A call whose owner died may have run. It is repeated, at most `retries` times, when its method is one of
-      `repeatable`, the names of the methods that are safe to run twice; else ``CallMayHaveRun`` is raised.
-    - No more than `max_calls` calls of this router are under way at one owner. One more waits, at most `timeout`
-      seconds, or raises ``TooManyCalls`` at once when `when_full` is "raise".
+    - A refused call has not run. It is sent to the owner in a newer view; to another member at most `retries` times.
+    - While no member may work on the key (an empty group, a hand-off in progress, an owner that is dead and not yet
+      replaced) a call waits, at most `timeout` seconds in all, and then raises ``NoOwner``: it has not run.
+    - A call whose owner died may have run. It is repeated, at most `retries` times, if its method is in `repeatable`,
+      the names of the methods that are safe to run twice; otherwise it raises ``CallMayHaveRun``.
+    - At most `max_calls` calls of this router are under way at one owner. Another one waits, at most `timeout` seconds,
+      or raises ``TooManyCalls`` at once if `when_full` is "raise".
     - What the method raises comes back as with Ray.
 
-    `call` returns Ray's own reference, and so costs what a call by handle does. Nothing can put another result in the
-    place of a refusal there; so it is `get` that retries, and `acall` and `map` retry by themselves.
+    `call` returns Ray's own reference, so it costs what a call by handle costs. Nothing can replace the result behind
+    that reference, so it is `get` that retries; `acall` and `map` retry by themselves.
 
-    `actor` is the partition actor's name or handle, in `namespace`. `settings` count as with ``PartitionCoordinator``.
-    Any thread may call any method. A worker must not wait for a call to itself: ask `owner` first.
+    `actor` is the partition actor's name or handle, in `namespace`. `settings` are those of ``PartitionCoordinator``.
+    Any thread may call any method. A worker must not wait for a call to itself: it asks `owner` first.
 
     Raises ``InvalidArgument``.
     """
@@ -90,15 +90,15 @@ class Router:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect and begin to follow the group; waits at most `call_timeout` for the first word of it.
+        """Connect and follow the group; waits at most `call_timeout` for its first view.
 
-        A partition actor that cannot be reached is logged, and sought on. Raises ``GroupFull``: a router counts among
-        the sessions that the partition actor serves.
+        If the partition actor cannot be reached, this is logged and the router keeps trying. Raises ``GroupFull``: a
+        router is one of the sessions that `max_members` limits.
         """
         self._follower.start()
 
     def stop(self) -> None:
-        """Follow the group no more. Calls that are under way go on."""
+        """Stop following the group. Calls under way go on."""
         self._follower.stop()
 
     async def astart(self) -> None:
@@ -126,54 +126,51 @@ class Router:
     # -- what is known ------------------------------------------------------------------------------------------
 
     def owner(self, key: object) -> str | None:
-        """The id of the member whose `key` is by the view held; None when none is. Never waits."""
-        return self._follower.routes.owner(key)
+        """The id of the member that owns `key` in the latest view; None when no member does. Never waits."""
+        return self._follower.table.owner(key)
 
     def members(self) -> list[str]:
-        """The ids of the group's members by the view held, sorted. Never waits."""
-        ring = self._follower.routes.ring
+        """The ids of the group's members in the latest view, sorted. Never waits."""
+        ring = self._follower.table.ring
         return [] if ring is None else list(ring.members)
 
     def epoch(self) -> Epoch | None:
-        """``(incarnation, counter)`` of the view held, or None. Never waits."""
-        return self._follower.routes.epoch
+        """``(incarnation, counter)`` of the latest view; None when there is none. Never waits."""
+        return self._follower.table.epoch
 
     def actor(self, key: object) -> Any:
         """The handle of the worker actor that owns `key`; it does not keep the actor alive.
 
-        Waits for an owner at most `timeout` seconds. Raises ``NoOwner``, ``MemberHasNoActor`` and ``NotStarted``.
+        Waits at most `timeout` seconds for an owner. Raises ``NoOwner``, ``MemberHasNoActor`` and ``NotStarted``.
         """
-        return self._find(self._delivery(key, "actor")).handle
+        return self._find(self._retry_state(key, "actor"), needs_room=False)[0].handle
 
     # -- calls --------------------------------------------------------------------------------------------------
 
     def call(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> ray.ObjectRef[Any]:
         """Call ``method(*args, **kwargs)`` of the actor that owns `key`; returns Ray's reference to its result.
 
-        Returns at once when the owner is known. Otherwise it waits, as the class says: use `acall` on an event loop.
-        Use `get` in the place of ``ray.get`` for what is to be retried. Raises ``NoOwner``, ``MemberHasNoActor``,
-        ``TooManyCalls``, ``NotStarted``, and ``InvalidArgument`` when the actor has no such method.
+        Returns at once when the owner is known and takes another call; otherwise it blocks, as the class describes, so
+        use `acall` on an event loop. Use `get` in place of ``ray.get`` to have the call retried. Raises ``NoOwner``,
+        ``MemberHasNoActor``, ``TooManyCalls``, ``NotStarted``, and ``InvalidArgument`` when the actor has no such
+        method.
         """
-        routes = self._follower.routes
-        owner = routes.owner(key)
-        target = None if owner is None else routes.targets.get(owner)
-        if target is None or target.lost or len(target.calls) >= target.limit:
-            target = self._find(self._delivery(key, method), room=True)
-        reference = target.send(method, args, kwargs)
+        actor = self._follower.table.ready_actor(key) or self._find(self._retry_state(key, method))[0]
+        reference = actor.send(method, args, kwargs)
         if method in self._repeatable:
-            self._remember(reference, (target, key, method, args, kwargs))
+            self._remember(reference, (actor, key, method, args, kwargs))
         return reference
 
     def get(self, reference: ray.ObjectRef[Any], timeout: float | None = None) -> Any:
-        """The result of a `call`, which is sent again, as the class says, when it was refused or its owner died.
+        """The result of a `call`, which is retried, as the class describes, when it was refused or its owner died.
 
-        What is repeated after an owner's death are the latest 10,000 calls of `repeatable` methods. `timeout` is in
-        seconds, over all tries. Raises what the method raises, ``ray.exceptions.GetTimeoutError``, ``InvalidArgument``,
-        and the errors that the class describes.
+        After an owner's death, only the latest 10,000 calls of `repeatable` methods can be repeated. `timeout` is in
+        seconds and covers all tries. Raises what the method raises, ``ray.exceptions.GetTimeoutError``,
+        ``InvalidArgument``, and the errors that the class describes.
         """
         if not isinstance(reference, ray.ObjectRef):
             arguments.refuse("reference", reference, "what `call` has returned")
-        until = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         known = self._remembered.pop(reference.binary(), None)
         try:
             return ray.get(reference, timeout=timeout)
@@ -184,41 +181,49 @@ class Router:
         except RayError as error:
             refused = refusal(error, reference)
             if known is not None:
-                target, key, method, args, kwargs = known
+                actor, key, method, args, kwargs = known
             elif refused is not None and refused.call is not None:
-                target, (key, method, args, kwargs) = None, refused.call
+                actor, (key, method, args, kwargs) = None, refused.call
             else:
-                target, key, method, args, kwargs = None, None, "call", (), {}
-            delivery = self._delivery(key, method, repeatable=known is not None)
-            routes = self._follower.routes
-            pause = delivery.failed(error, reference, target, routes)
-        self._wait(delivery, routes, pause)
-        return self._deliver(delivery, args, kwargs, until)
+                actor, key, method, args, kwargs = None, None, "call", (), {}
+            state = self._retry_state(key, method, repeatable=known is not None)
+            table = self._follower.table
+            pause = state.failed(error, reference, actor, table)
+        while True:
+            self._wait(state, table, pause)
+            actor, table = self._find(state)
+            reference = actor.send(method, args, kwargs)
+            try:
+                return ray.get(reference, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except GetTimeoutError:
+                raise
+            except RayError as error:
+                pause = state.failed(error, reference, actor, table)
 
     async def acall(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Await the result of ``method(*args, **kwargs)`` of the actor that owns `key`, with retries as the class says.
+        """Await the result of ``method(*args, **kwargs)`` of the actor that owns `key`; retries as the class describes.
 
         Raises what the method raises, and the errors that the class describes.
         """
-        delivery: Delivery | None = None
+        table = self._follower.table
+        actor = table.ready_actor(key)
+        state: RetryState | None = None
         while True:
-            routes = self._follower.routes
-            owner = routes.owner(key)
-            target = None if owner is None else routes.targets.get(owner)
-            if delivery is not None or target is None or target.lost or len(target.calls) >= target.limit:
-                delivery = delivery or self._delivery(key, method)
-                target, routes = await self._afind(delivery)
-            reference = target.send(method, args, kwargs)
+            if actor is None:
+                state = state or self._retry_state(key, method)
+                actor, table = await self._afind(state)
+            reference = actor.send(method, args, kwargs)
             try:
                 result = await reference
             except RayError as error:
-                target.calls.pop(reference, None)
-                delivery = delivery or self._delivery(key, method, target)
-                pause = delivery.failed(error, reference, target, routes)
+                actor.calls.pop(reference, None)
+                state = state or self._retry_state(key, method, actor)
+                pause = state.failed(error, reference, actor, table)
             else:
-                target.calls.pop(reference, None)
+                actor.calls.pop(reference, None)
                 return result
-            await self._await(delivery, routes, pause)
+            actor = None
+            await self._await(state, table, pause)
 
     def map(
         self,
@@ -231,32 +236,37 @@ class Router:
         progress: bool | None = None,
         return_exceptions: bool = False,
     ) -> Iterator[tuple[list[Any], Any]]:
-        """Call ``method(list of items)`` of each owner with the items that are its own; yields them with the result.
+        """Call ``method(items)`` of each owner, with a list of the items whose keys it owns.
 
-        Yields ``(items, result)`` in the order of completion. `key` makes a key of an item; by default it is the key.
-        An owner gets at most `chunk` items a call, and at most `in_flight` calls are under way at a time. Items whose
-        owner changes are grouped anew and sent again, as the class says.
+        Yields ``(items, result)`` for each call, in the order of completion. `key` maps an item to its key; by default
+        the item is the key. A call has at most `chunk` items, and at most `in_flight` calls are under way at a time.
+        Items whose owner changes are grouped and sent again, as the class describes.
 
-        `progress` shows a bar; by default where standard error is a terminal and rich is installed. What a call ends
-        with is raised and ends the iteration; with `return_exceptions` it is yielded in the place of the result, and
-        the rest goes on.
+        `progress` shows a bar; by default only if standard error is a terminal and rich is installed. A call's error is
+        raised and ends the iteration; with `return_exceptions` it is yielded in place of the result, and the other
+        calls go on. Raises ``InvalidArgument`` and ``NotStarted``.
         """
         values = arguments.check_items(items)
         arguments.check_number("in_flight", in_flight, least=1)
         arguments.check_number("chunk", chunk, least=1)
         self._check_started()
-        batches = Batches(self._follower, lambda key: self._delivery(key, method), method, key, in_flight, chunk)
+        batches = Batches(self._follower, lambda key: self._retry_state(key, method), method, key, in_flight, chunk)
         return batches.run(values, Progress(method, len(values), progress), return_exceptions)
 
     # -- insides ------------------------------------------------------------------------------------------------
 
-    def _delivery(
-        self, key: object, method: str, target: MemberActor | None = None, *, repeatable: bool | None = None
-    ) -> Delivery:
+    def _retry_state(
+        self, key: object, method: str, sent_to: MemberActor | None = None, *, repeatable: bool | None = None
+    ) -> RetryState:
         self._check_started()
-        known = method in self._repeatable if repeatable is None else repeatable
-        return Delivery(
-            self.group, key, method, patience=self._timeout, retries=self._retries, repeatable=known, target=target
+        return RetryState(
+            self.group,
+            key,
+            method,
+            search_time=self._timeout,
+            retries=self._retries,
+            repeatable=method in self._repeatable if repeatable is None else repeatable,
+            sent_to=sent_to,
         )
 
     def _check_started(self) -> None:
@@ -270,71 +280,52 @@ class Router:
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _deliver(self, delivery: Delivery, args: Any, kwargs: Any, until: float | None) -> Any:
-        while True:
-            routes = self._follower.routes
-            target = self._find(delivery, room=True)
-            reference = target.send(delivery.method, args, kwargs)
-            try:
-                return ray.get(reference, timeout=None if until is None else max(0.0, until - time.monotonic()))
-            except GetTimeoutError:
-                raise
-            except RayError as error:
-                pause = delivery.failed(error, reference, target, routes)
-            self._wait(delivery, routes, pause)
-
     # -- waiting, for threads and for asyncio -------------------------------------------------------------------
 
-    def _find(self, delivery: Delivery, *, room: bool = False) -> MemberActor:
+    def _find(self, state: RetryState, *, needs_room: bool = True) -> tuple[MemberActor, RoutingTable]:
         while True:
-            routes = self._follower.routes
-            target = delivery.find(routes)
-            since = time.monotonic()
-            if target is None:
-                self._follower.wait(routes, delivery.allowance())
-            elif not room or self._has_room(target):
-                return target
+            since, table = time.monotonic(), self._follower.table
+            actor = state.find(table)
+            if actor is None:
+                self._wait(state, table)
+            elif not needs_room or actor.has_room():
+                return actor, table
             else:
-                calls = list(target.calls)
-                ray.wait(calls, num_returns=1, timeout=self._patience_for_room(delivery, target), fetch_local=False)
-            delivery.waited(since)
+                calls = list(actor.calls)
+                ray.wait(calls, num_returns=1, timeout=self._time_for_room(state, actor), fetch_local=False)
+                state.waited(since)
 
-    async def _afind(self, delivery: Delivery) -> tuple[MemberActor, RoutingTable]:
+    async def _afind(self, state: RetryState) -> tuple[MemberActor, RoutingTable]:
         pause = 0.001
         while True:
-            routes = self._follower.routes
-            target = delivery.find(routes)
-            since = time.monotonic()
-            if target is None:
-                await self._follower.await_change(routes, delivery.allowance())
-            elif self._has_room(target):
-                return target, routes
+            since, table = time.monotonic(), self._follower.table
+            actor = state.find(table)
+            if actor is None:
+                await self._await(state, table)
+            elif actor.has_room():
+                return actor, table
             else:
-                await asyncio.sleep(min(pause, self._patience_for_room(delivery, target)))
+                await asyncio.sleep(min(pause, self._time_for_room(state, actor)))
+                state.waited(since)
                 pause = min(2 * pause, 0.05)
-            delivery.waited(since)
 
-    def _has_room(self, target: MemberActor) -> bool:
-        if target.is_full:
-            target.count()
-        return not target.is_full
-
-    def _patience_for_room(self, delivery: Delivery, target: MemberActor) -> float:
-        if not self._waits or delivery.is_over:
+    def _time_for_room(self, state: RetryState, actor: MemberActor) -> float:
+        if not self._waits or state.is_out_of_time:
             raise TooManyCalls(
-                f"{delivery}: its owner {target.member!r} has {len(target.calls)} calls of this router under way, "
-                f"and {target.limit} are allowed"
+                f"{state}: its owner {actor.member_id!r} has {len(actor.calls)} calls of this router under way, "
+                f"and {actor.limit} are allowed"
             )
-        return delivery.allowance()
+        return state.time_to_wait()
 
-    def _wait(self, delivery: Delivery, routes: RoutingTable, pause: float) -> None:
-        if pause > 0:
+    def _wait(self, state: RetryState, table: RoutingTable, pause: float | None = None) -> None:
+        """Wait for another table than this, at most `pause` seconds; None: as long as the call may."""
+        if pause != 0:
             since = time.monotonic()
-            self._follower.wait(routes, delivery.allowance(pause))
-            delivery.waited(since)
+            self._follower.wait(table, state.time_to_wait(pause))
+            state.waited(since)
 
-    async def _await(self, delivery: Delivery, routes: RoutingTable, pause: float) -> None:
-        if pause > 0:
+    async def _await(self, state: RetryState, table: RoutingTable, pause: float | None = None) -> None:
+        if pause != 0:
             since = time.monotonic()
-            await self._follower.await_change(routes, delivery.allowance(pause))
-            delivery.waited(since)
+            await self._follower.await_change(table, state.time_to_wait(pause))
+            state.waited(since)

@@ -4,19 +4,19 @@
 
     coordinator = tooz.coordination.get_coordinator("ray://", b"member")
 
-The URL is ``ray://[head:port]/[namespace/][name]?option=value&…``. ``head:port`` is Ray's address (its GCS, port 6379
-by default); without it, it is that of the Ray which this process is in, or that of ``RAY_ADDRESS``, or of the Ray that
-runs on this machine; none is started. ``namespace`` and ``name`` are those of the partition actor's actor, by default
-as those of ``deploy()``; one that does not run is deployed. Options, by URL or by keyword, times in seconds:
+The URL is ``ray://[head:port]/[namespace/][name]?option=value&…``. ``head:port`` is the address of Ray's GCS (default
+port 6379). Without it the driver uses the Ray that this process is connected to, else that of ``RAY_ADDRESS``, else the
+one that runs on this machine; it starts none. ``namespace`` and ``name`` are those of the partition actor, by default
+those of ``deploy()``; if it does not run, the driver deploys it. Options, by URL or by keyword, times in seconds:
 
-timeout              30    how long a member may go without `heartbeat`, before it leaves its groups by itself
-membership_timeout         the same for its groups alone; by default `timeout`
-lock_timeout               the same for its locks and what it leads; by default `timeout`
-call_timeout         5     how long a call waits for the partition actor, before it raises ``OperationTimedOut``
+timeout              30    how long a member stays in its groups, and keeps its locks, without a call of `heartbeat`
+membership_timeout         the same for its groups only; default: `timeout`
+lock_timeout               the same for its locks and leaderships only; default: `timeout`
+call_timeout         5     how long a call waits for the partition actor before it raises ``OperationTimedOut``
 ttl, hold, …               every field of ``Settings``, for a partition actor that this driver deploys
 
-A program that goes on beating and does not run (it was stopped, or is cut off) is out when its lease (`ttl`) has ended;
-one whose process is dead, at once. Who was out comes back with its next `heartbeat`, by itself.
+A process that stops, or is cut off, is out when its lease (`ttl`) ends; one that dies is out at once. A member that was
+out joins again with its next `heartbeat`.
 """
 
 from __future__ import annotations
@@ -38,48 +38,60 @@ from partition_actor.deployment import deploy
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnavailable, PartitionError
 from partition_actor.member.background import run_in_background
 from partition_actor.member.connection import Connection
-from partition_actor.member.lock import Hold
-from partition_actor.tooz.parts import Done, RayLock, text_of, translated
-from partition_actor.tooz.url import RayUrl, join_ray
+from partition_actor.member.lock import Hold, Lock
+from partition_actor.tooz.lock import RayLock
+from partition_actor.tooz.results import CompletedResult, tooz_errors
+from partition_actor.tooz.url import RayUrl, connect_to_ray
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = 1.0
-"""Seconds between two looks at whether a program that was silent for too long beats again."""
+SILENCE_CHECK_INTERVAL = 1.0
+"""Seconds between checks whether a program that was silent for too long calls `heartbeat` again."""
+
+
+def text_of(name: bytes | str) -> str:
+    """An id or name as the partition actor knows it: tooz's users give bytes or str."""
+    if isinstance(name, str):
+        return name
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise tooz.ToozError(f"id: got {name!r}, expected text in UTF-8") from None
 
 
 def _packed(capabilities: Any) -> dict[str, str]:
-    """Capabilities as a member's metadata: the partition actor passes the text on, and never unpickles it."""
+    """Capabilities as a member's metadata: text that the partition actor passes on and never unpickles."""
     return {"tooz": b85encode(pickle.dumps(capabilities)).decode()}
 
 
 def _unpacked(metadata: Any) -> Any:
-    """What a member gave as its capabilities; {} for one that gave none, or is no program of tooz."""
+    """A member's capabilities; {} if it gave none or does not use tooz."""
     packed = (metadata or {}).get("tooz")
     capabilities = None if packed is None else pickle.loads(b85decode(packed))
     return {} if capabilities is None else capabilities
 
 
 def _weight(capabilities: Any) -> int:
-    """The weight in the ring, which tooz's partitioner puts among the capabilities."""
+    """The member's weight in the ring: tooz's partitioner passes it as a capability."""
     weight = capabilities.get("weight", 1) if isinstance(capabilities, dict) else 1
     return weight if isinstance(weight, int) and 1 <= weight <= MAX_WEIGHT else 1
 
 
 class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
-    """The partition actor's actor, as tooz's programs see it.
+    """tooz's driver on one member's session with the partition actor.
 
-    What it claims of itself, in `CHARACTERISTICS`, and why (the tests are in tests/tooz/test_driver.py):
+    What it claims in `CHARACTERISTICS`, and why (tests/tooz/test_driver.py tests each claim):
 
-    - DISTRIBUTED_ACROSS_THREADS: any thread may call any method; a session's state is behind one lock.
-    - DISTRIBUTED_ACROSS_PROCESSES, DISTRIBUTED_ACROSS_HOSTS: all that is shared is in one actor, which every process of
-      every node of the Ray cluster reaches.
-    - SEQUENTIAL, and so CAUSAL: a call returns when the actor has done what was asked, and one session's requests are
-      taken in in their order.
+    - DISTRIBUTED_ACROSS_THREADS: any thread may call any method; one lock guards the session's state.
+    - DISTRIBUTED_ACROSS_PROCESSES, DISTRIBUTED_ACROSS_HOSTS: all shared state is in one actor, which every process on
+      every node of the Ray cluster can call.
+    - SEQUENTIAL, and so CAUSAL: a call returns when the partition actor has done what was asked, and it handles the
+      requests of a session in their order.
 
-    What it does not claim: NON_TIMEOUT_BASED, as a process that is cut off is out by a lease. LINEARIZABLE and those
-    about partitions, as a partition actor that was replaced without knowing yet may answer a reader late; locks and
-    leaders are exact even then (rules 8 and 10 of ``docs/guarantees.md``).
+    What it does not claim: NON_TIMEOUT_BASED, because a process that is cut off is out when its lease ends;
+    LINEARIZABLE and those about partitions, because a partition actor that has been replaced and does not know it yet
+    may answer a reader with old members. Locks and leaders are exact even then (rules 8 and 10 of
+    ``docs/guarantees.md``).
     """
 
     CHARACTERISTICS = (
@@ -93,183 +105,193 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     def __init__(self, member_id: bytes | str, parsed_url: Any, options: dict[str, Any]) -> None:
         self._text_id = text_of(member_id)
         super().__init__(self._text_id.encode(), parsed_url, options)
-        self._target = RayUrl.of(parsed_url, options)
-        self.line = Connection(
-            self._text_id, self._target.name, self._target.namespace, self._target.settings, self._on_changes
+        self.url = RayUrl.of(parsed_url, options)
+        self._session = Connection(
+            self._text_id, self.url.name, self.url.namespace, self.url.settings, self._on_changes
         )
-        self._read: dict[bytes, set[bytes]] = {}
-        """What the program last read of each group's members: its watchers are told of what has changed since."""
+        self._last_read: dict[bytes, set[bytes]] = {}
+        """By group, the members that the program last read: its watchers are told what has changed since then."""
         self._joined: dict[str, tuple[bytes, Any]] = {}
-        """By the partition actor's name of a group that was joined: tooz's, and the capabilities."""
+        """The groups that the program has joined: by name, tooz's group id and the capabilities."""
         self._candidacies: dict[bytes, tuple[Hold, int]] = {}
-        """By group, what makes this member its leader, and the token that the watchers were last told of."""
-        self._beat = clock.now()
-        self._minding: Any = None
+        """By group, this member's hold of the leader's lock, and the token that the watchers were last told of."""
+        self._last_heartbeat = clock.now()
+        self._silence_check: Any = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         try:
-            join_ray(self._target)
-            deploy(self._target.name, self._target.namespace, self._target.wanted)
+            connect_to_ray(self.url)
+            deploy(self.url.name, self.url.namespace, self.url.deploy_settings)
         except PartitionError as error:
             raise coordination.ToozConnectionError(str(error)) from error
-        self._beat = clock.now()
-        self.line.start()
-        if self.line.failure is not None:
-            raise coordination.ToozConnectionError(str(self.line.failure))
-        self._minding = run_in_background(self._mind_the_heart())
+        self._last_heartbeat = clock.now()
+        self._session.start()
+        if self._session.failure is not None:
+            raise coordination.ToozConnectionError(str(self._session.failure))
+        self._silence_check = run_in_background(self._expire_when_silent())
 
     def _stop(self) -> None:
-        self._minding.cancel()
+        self._silence_check.cancel()
         self._candidacies.clear()
         self._joined.clear()
-        if self.line.stop():
-            self.line.close_session()
+        if self._session.stop():
+            self._session.close_session()
 
     def heartbeat(self) -> float:
-        """Say that the program is alive, and join again what it was out of; seconds until the next is due."""
-        self._beat = clock.now()
+        """Keep this member's groups and locks, and join again the groups it is out of.
+
+        Returns the seconds until the next call is due.
+        """
+        self._last_heartbeat = clock.now()
         for group, (group_id, capabilities) in list(self._joined.items()):
-            if self.line.state(group) not in ("joining", "member", "superseded") and self.line.active:
+            if self._session.state(group) not in ("joining", "member", "superseded") and self._session.active:
                 log.warning(
-                    "member %r had left group %r as nobody had called heartbeat(); joins again", self._text_id, group
+                    "member %r is out of group %r: heartbeat() was not called in time; joining again",
+                    self._text_id,
+                    group,
                 )
                 self._join(group_id, group, capabilities)
-        return min(self._target.membership_timeout, self._target.lock_timeout)
+        return min(self.url.membership_timeout, self.url.lock_timeout)
 
-    async def _mind_the_heart(self) -> None:
-        """Leave the groups, and lose the locks, when the program does not beat any more."""
-        target, line = self._target, self.line
+    async def _expire_when_silent(self) -> None:
+        """Leave the groups and lose the locks when the program does not call `heartbeat` in time."""
+        session, timeouts = self._session, (self.url.membership_timeout, self.url.lock_timeout)
         while True:
-            silent = clock.now() - self._beat
-            with line.lock:
-                left = [
-                    group for group in self._joined if silent >= target.membership_timeout and not line.is_out(group)
-                ]
+            silence = clock.now() - self._last_heartbeat
+            with session.lock:
+                left = [group for group in self._joined if silence >= timeouts[0] and not session.is_out(group)]
                 for group in left:
-                    line.member_state.leave(group)
-                lost = silent >= target.lock_timeout and line.member_state.locks.held()
+                    session.member_state.leave(group)
+                lost = silence >= timeouts[1] and session.member_state.locks.held()
                 if lost:
-                    line.member_state.locks.lapse()
+                    session.member_state.locks.lapse()
             if left or lost:
-                line.send_now()
-            ahead = [limit - silent for limit in (target.membership_timeout, target.lock_timeout) if limit > silent]
-            await asyncio.sleep(min(ahead, default=LOOK_AGAIN))
+                session.send_now()
+            ahead = [timeout - silence for timeout in timeouts if timeout > silence]
+            await asyncio.sleep(min(ahead, default=SILENCE_CHECK_INTERVAL))
 
     def _on_changes(self, changes: list[Change]) -> None:
         for change in changes:
+            # tooz's run_watchers forgets a group that this member was out of, so note that it is in it again.
             if change.rejoined and change.group in self._joined:
                 self._joined_groups.add(self._joined[change.group][0])
 
     # -- groups -------------------------------------------------------------------------------------------------
 
-    def create_group(self, group_id: bytes) -> Done[None]:
-        """Make a group."""
+    def create_group(self, group_id: bytes) -> CompletedResult[None]:
+        """Make a group. Raises ``GroupAlreadyExist``."""
 
         def create() -> None:
-            if not self.line.ask_now("make_group", text_of(group_id)):
+            if not self._session.ask_now("make_group", text_of(group_id)):
                 raise coordination.GroupAlreadyExist(group_id)
 
-        return Done(create)
+        return CompletedResult(create)
 
-    def delete_group(self, group_id: bytes) -> Done[None]:
-        """Delete a group without members."""
+    def delete_group(self, group_id: bytes) -> CompletedResult[None]:
+        """Delete an empty group. Raises ``GroupNotEmpty`` and ``GroupNotCreated``."""
 
         def delete() -> None:
             if not self._ask("delete_group", group_id):
                 raise coordination.GroupNotEmpty(group_id)
 
-        return Done(delete)
+        return CompletedResult(delete)
 
     def _destroy_group(self, group_id: bytes) -> None:
-        """Delete a group, whoever is in it: for tests and for operators."""
+        """Delete a group and its members, as tooz's tests ask of a driver."""
         for member in self._ask("get_members", group_id):
             self._ask("drain", group_id, member)
         self._ask("delete_group", group_id)
 
-    def get_groups(self) -> Done[list[bytes]]:
+    def get_groups(self) -> CompletedResult[list[bytes]]:
         """The ids of all groups."""
-        return Done(lambda: [name.encode() for name in self.line.ask_now("get_groups")])
+        return CompletedResult(lambda: [name.encode() for name in self._session.ask_now("get_groups")])
 
-    def join_group(self, group_id: bytes, capabilities: Any = None) -> Done[None]:
-        """Become a member of a group that has been made, under an id that nobody has in it."""
+    def join_group(self, group_id: bytes, capabilities: Any = None) -> CompletedResult[None]:
+        """Join a group. Raises ``GroupNotCreated`` and ``MemberAlreadyExist``."""
 
         def join() -> None:
             group = text_of(group_id)
-            if self.line.state(group) in ("joining", "member"):
+            if self._session.state(group) in ("joining", "member"):
                 raise coordination.MemberAlreadyExist(group_id, self._member_id)
             self._join(group_id, group, capabilities)
             self._joined[group] = (group_id, capabilities)
 
-        return Done(join)
+        return CompletedResult(join)
 
     def _join(self, group_id: bytes, group: str, capabilities: Any) -> None:
-        line = self.line
-        with line.lock:
-            line.forget_failure()
-            line.member_state.join(
+        session = self._session
+        with session.lock:
+            session.forget_failure()
+            session.member_state.join(
                 group, _weight(capabilities), _packed(capabilities), exclusive=False, conditional=True
             )
-        line.send_now()
-        line.wait(lambda: line.state(group) != "joining" or isinstance(line.failure, GroupFull))
-        state = line.state(group)
+        session.send_now()
+        session.wait(lambda: session.state(group) != "joining" or isinstance(session.failure, GroupFull))
+        state = session.state(group)
         if state == "member":
             self._joined_groups.add(group_id)
             return
-        with line.lock:
-            line.member_state.leave(group)
+        with session.lock:
+            session.member_state.leave(group)
         if state == "missing":
             raise coordination.GroupNotCreated(group_id)
         if state in ("taken", "superseded"):
             raise coordination.MemberAlreadyExist(group_id, self._member_id)
         if state == "conflict":
-            raise tooz.ToozError(f"group {group!r} is exclusive: its members are PartitionCoordinators")
-        if line.failure is not None:
-            raise line.failure
+            raise tooz.ToozError(f"group {group!r} is exclusive: only a PartitionCoordinator can join it")
+        if session.failure is not None:
+            raise session.failure
         raise PartitionActorUnavailable(
-            f"the partition actor did not say within {line.patience} s who is in group {group!r}"
+            f"the partition actor did not confirm within {session.patience} s that this member joined {group!r}"
         )
 
-    def leave_group(self, group_id: bytes) -> Done[None]:
-        """Leave a group, or take whoever has this member's id out of it; all who ask afterwards see that."""
+    def leave_group(self, group_id: bytes) -> CompletedResult[None]:
+        """Leave a group, or drain the member that has this id there; every later answer shows it.
+
+        Raises ``MemberNotJoined`` and ``GroupNotCreated``.
+        """
 
         def leave() -> None:
-            group, line = text_of(group_id), self.line
-            mine = line.state(group) in ("joining", "member")
+            group, session = text_of(group_id), self._session
+            mine = session.state(group) in ("joining", "member")
             if not mine and self._text_id not in self._ask("get_members", group_id):
                 raise coordination.MemberNotJoined(group_id, self._member_id)
             if mine:
-                with line.lock:
-                    line.member_state.leave(group)
-                line.send_now()
-                if not line.wait(lambda: line.is_out(group)):
-                    raise PartitionActorUnavailable(f"the partition actor did not let go of group {group!r} yet")
+                with session.lock:
+                    session.member_state.leave(group)
+                session.send_now()
+                if not session.wait(lambda: session.is_out(group)):
+                    raise PartitionActorUnavailable(
+                        f"the partition actor did not confirm within {session.patience} s"
+                        f" that this member left {group!r}"
+                    )
             else:
                 self._ask("drain", group_id, self._text_id)
             self._joined.pop(group, None)
             self._joined_groups.discard(group_id)
 
-        return Done(leave)
+        return CompletedResult(leave)
 
-    def get_members(self, group_id: bytes) -> Done[set[bytes]]:
-        """The ids of a group's members."""
+    def get_members(self, group_id: bytes) -> CompletedResult[set[bytes]]:
+        """The ids of a group's members. Raises ``GroupNotCreated``."""
 
         def read() -> set[bytes]:
             members = {member.encode() for member in self._ask("get_members", group_id)}
-            self._read[group_id] = members
+            self._last_read[group_id] = members
             return set(members)
 
-        return Done(read)
+        return CompletedResult(read)
 
     def _init_watch_group(self, group_id: bytes) -> None:
-        # Who reads the members and then begins to watch must hear of those who came in between (gnocchi#185).
-        read = self._read.get(group_id)
+        # A program that reads the members and then watches must be told who joined in between (gnocchi#185).
+        read = self._last_read.get(group_id)
         members = self.get_members(group_id).get()
         self._group_members.setdefault(group_id, members if read is None else read)
 
-    def get_member_capabilities(self, group_id: bytes, member_id: bytes) -> Done[Any]:
-        """The capabilities of a member."""
+    def get_member_capabilities(self, group_id: bytes, member_id: bytes) -> CompletedResult[Any]:
+        """The capabilities of a member. Raises ``MemberNotJoined`` and ``GroupNotCreated``."""
 
         def look() -> Any:
             found = self._ask("get_metadata", group_id)
@@ -277,64 +299,64 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 raise coordination.MemberNotJoined(group_id, member_id)
             return _unpacked(found[text_of(member_id)])
 
-        return Done(look)
+        return CompletedResult(look)
 
-    def get_members_with_capabilities(self, group_id: bytes) -> Done[dict[bytes, Any]]:
-        """All members and their capabilities."""
-        return Done(
+    def get_members_with_capabilities(self, group_id: bytes) -> CompletedResult[dict[bytes, Any]]:
+        """The capabilities of all members, by id. Raises ``GroupNotCreated``."""
+        return CompletedResult(
             lambda: {
                 member.encode(): _unpacked(metadata) for member, metadata in self._ask("get_metadata", group_id).items()
             }
         )
 
-    def get_member_info(self, group_id: bytes, member_id: bytes) -> Done[dict[str, Any]]:
+    def get_member_info(self, group_id: bytes, member_id: bytes) -> CompletedResult[dict[str, Any]]:
         """``{"capabilities": ...}`` of a member."""
-        return Done(lambda: {"capabilities": self.get_member_capabilities(group_id, member_id).get()})
+        return CompletedResult(lambda: {"capabilities": self.get_member_capabilities(group_id, member_id).get()})
 
-    def update_capabilities(self, group_id: bytes, capabilities: Any) -> Done[None]:
-        """Change this member's capabilities; all who ask afterwards see the new ones."""
+    def update_capabilities(self, group_id: bytes, capabilities: Any) -> CompletedResult[None]:
+        """Change this member's capabilities; every later answer has the new ones. Raises ``MemberNotJoined``."""
 
         def update() -> None:
-            group, line = text_of(group_id), self.line
-            if line.state(group) != "member":
+            group, session = text_of(group_id), self._session
+            if session.state(group) != "member":
                 self._ask("get_members", group_id)
                 raise coordination.MemberNotJoined(group_id, self._member_id)
-            with line.lock:
-                line.member_state.join(group, _weight(capabilities), _packed(capabilities))
-                seq = line.member_state.want_reply()
-            line.send_now()
-            if not line.wait(lambda: line.member_state.answered >= seq):
+            with session.lock:
+                session.member_state.join(group, _weight(capabilities), _packed(capabilities))
+                seq = session.member_state.want_reply()
+            session.send_now()
+            if not session.wait(lambda: session.member_state.answered >= seq):
                 raise PartitionActorUnavailable(
-                    f"the partition actor did not take in within {line.patience} s what is new"
+                    f"the partition actor did not confirm within {session.patience} s that capabilities changed"
                 )
             self._joined[group] = (group_id, capabilities)
 
-        return Done(update)
+        return CompletedResult(update)
 
     def _ask(self, method: str, group_id: bytes, *arguments: Any) -> Any:
         try:
-            return self.line.ask_now(method, text_of(group_id), *arguments)
+            return self._session.ask_now(method, text_of(group_id), *arguments)
         except GroupNotFound:
             raise coordination.GroupNotCreated(group_id) from None
 
     # -- watchers, leaders, locks -------------------------------------------------------------------------------
 
     def run_watchers(self, timeout: float | None = None) -> list[Any]:
-        """Call the watchers of all that has changed, and be a candidate where an election is watched."""
+        """Call the watchers of what has changed; become a candidate in groups whose election is watched."""
         return super().run_watchers(timeout) + self._elect()
 
     def run_elect_coordinator(self) -> None:
-        """Be a candidate where an election is watched, and call the watchers where this member leads."""
+        """Become a candidate in groups whose election is watched; call the watchers of those that this member leads."""
         self._elect()
 
     def _elect(self) -> list[Any]:
         results = []
-        with translated():
+        with tooz_errors():
             for group_id in list(self._hooks_elected_leader):
-                hold, told = self._candidacies.get(group_id) or (Hold(self.line, leader_name(text_of(group_id))), 0)
+                hold, told = self._candidacies.get(group_id) or (Hold(self._session, leader_name(text_of(group_id))), 0)
                 if hold.state not in ("waiting", "held"):
                     hold.renew()
-                self.line.wait(hold.tell())
+                self._session.wait(hold.tell())
                 token = hold.token
                 self._candidacies[group_id] = (hold, token or told)
                 if token and token != told:
@@ -343,29 +365,29 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         return results
 
     def unwatch_elected_as_leader(self, group_id: bytes, callback: Any) -> None:
-        """Watch no more; a member that watches no election of a group does not lead it."""
+        """Stop watching. A member that watches no election of a group is no candidate and does not lead it."""
         super().unwatch_elected_as_leader(group_id, callback)
         if group_id not in self._hooks_elected_leader and group_id in self._candidacies:
             self._candidacies.pop(group_id)[0].drop()
 
     def stand_down_group_leader(self, group_id: bytes) -> bool:
-        """Let the next candidate lead; whether this member did. It stays a candidate, behind all others."""
+        """Let the next candidate lead, and become the last candidate. Returns whether this member was the leader."""
         hold, _ = self._candidacies.get(group_id, (None, 0))
         if hold is None or not hold.held:
             return False
         hold.renew()
-        self.line.wait(hold.tell())
+        self._session.wait(hold.tell())
         return True
 
-    def get_leader(self, group_id: bytes) -> Done[Any]:
-        """The id of the member that leads a group, or None."""
+    def get_leader(self, group_id: bytes) -> CompletedResult[Any]:
+        """The id of the group's leader, or None."""
 
         def look() -> bytes | None:
             leader = self._ask("get_leader", group_id)
             return None if leader is None else leader[0].encode()
 
-        return Done(look)
+        return CompletedResult(look)
 
     def get_lock(self, name: bytes) -> RayLock:
-        """A lock."""
-        return RayLock(self.line, self.heartbeat, name)
+        """A lock; see ``RayLock``."""
+        return RayLock(name, Lock(self._session, text_of(name)), self.heartbeat)

@@ -1,4 +1,4 @@
-"""What a ``ray://`` URL of tooz says: see ``tooz_driver``."""
+"""What a ``ray://`` URL says (the form is in ``driver``), and connecting to the Ray that it names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from partition_actor.errors import InvalidSettings
 from partition_actor.settings import Settings
 
 PORT = 6379
-"""Where Ray's head listens by default."""
+"""The default port of Ray's GCS."""
 TIMEOUT = 30.0
-"""Seconds without a heartbeat after which a member is out, as in tooz's other drivers."""
+"""Seconds without a heartbeat after which a member leaves its groups; the default of tooz's other drivers."""
 REACHABLE_WITHIN = 5.0
-"""Seconds in which an address must take a TCP connection; Ray itself would go on trying for far longer."""
+"""Seconds within which an address must accept a TCP connection; Ray itself would try for much longer."""
 TIMEOUTS = ("timeout", "membership_timeout", "lock_timeout")
 
 
 @dataclass(frozen=True)
 class RayUrl:
-    """Which Ray, which partition actor, and how to be its member."""
+    """Which Ray, which partition actor, and the timeouts and settings of the member. Times are in seconds."""
 
     host: str | None
     port: int
@@ -36,12 +36,12 @@ class RayUrl:
     membership_timeout: float
     lock_timeout: float
     settings: Settings
-    wanted: Settings | None
-    """The settings for a partition actor that is deployed, when the URL gives any."""
+    deploy_settings: Settings | None
+    """The settings of a partition actor that this driver deploys; None if the URL gives none."""
 
     @classmethod
     def of(cls, url: Any, options: dict[str, Any]) -> RayUrl:
-        """Read a URL as ``oslo_utils`` has split it. Raises ``ToozError`` for what it cannot mean."""
+        """Read a URL split by ``oslo_utils``. Raises ``ToozError`` for a wrong path or option."""
         path = [part for part in url.path.split("/") if part]
         if len(path) > 2:
             raise tooz.ToozError(f"URL: got the path {url.path!r}, expected /[namespace/][name]")
@@ -49,7 +49,7 @@ class RayUrl:
         unknown = sorted(given.keys() - {*TIMEOUTS, *Settings.model_fields})
         if unknown:
             known = ", ".join((*TIMEOUTS, *Settings.model_fields))
-            raise tooz.ToozError(f"option {unknown[0]}: there is none of that name; they are {known}")
+            raise tooz.ToozError(f"option {unknown[0]}: there is no such option, expected one of {known}")
         timeout = _seconds("timeout", given, TIMEOUT)
         try:
             settings = Settings(**{name: value for name, value in given.items() if name not in TIMEOUTS})
@@ -78,35 +78,33 @@ def _seconds(name: str, given: dict[str, Any], default: float) -> float:
     return float(value)
 
 
-def join_ray(target: RayUrl) -> None:
-    """Connect this process to Ray, if it is not connected. Raises ``ToozConnectionError``."""
+def connect_to_ray(url: RayUrl) -> None:
+    """Connect this process to Ray unless it is connected. Raises ``ToozConnectionError``; starts no Ray."""
     if ray.is_initialized():
-        if target.host is not None and not _is_connected_to(target.host, target.port):
+        if url.host is not None and not _is_connected_to(url.host, url.port):
             here = ray.get_runtime_context().gcs_address
             raise coordination.ToozConnectionError(
-                f"this process is connected to the Ray at {here} and not to {target.host}:{target.port}, and it can "
-                "have only one"
+                f"this process is connected to the Ray at {here} and cannot connect to {url.host}:{url.port} as well"
             )
         return
-    address = f"{target.host}:{target.port}" if target.host else os.environ.get("RAY_ADDRESS", "auto")
+    address = f"{url.host}:{url.port}" if url.host else os.environ.get("RAY_ADDRESS", "auto")
     try:
         host, _, port = address.rpartition(":")
         if host and port.isdecimal():
             socket.create_connection((host.strip("[]"), int(port)), REACHABLE_WITHIN).close()
         ray.init(address=address, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
-        what = "no Ray runs here, and none is started" if address == "auto" else f"no Ray answers at {address}"
-        raise coordination.ToozConnectionError(f"{what}: {error}") from error
+        problem = f"no Ray answers at {address}" if address != "auto" else "no Ray runs on this machine"
+        raise coordination.ToozConnectionError(f"{problem}, and this driver starts none: {error}") from error
 
 
 def _is_connected_to(host: str, port: int) -> bool:
     here, _, its_port = ray.get_runtime_context().gcs_address.rpartition(":")
     if int(its_port) != port:
         return False
-    own = {"127.0.0.1", "::1", ray.util.get_node_ip_address()}  # type: ignore[no-untyped-call]
-    asked = _addresses(host)
-    there = _addresses(here.strip("[]"))
-    return bool(asked & there) or (bool(asked & own) and bool(there & own))
+    local = {"127.0.0.1", "::1", ray.util.get_node_ip_address()}  # type: ignore[no-untyped-call]
+    asked, connected = _addresses(host), _addresses(here.strip("[]"))
+    return bool(asked & connected) or (bool(asked & local) and bool(connected & local))
 
 
 def _addresses(host: str) -> set[str]:

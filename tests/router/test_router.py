@@ -1,15 +1,20 @@
-"""Calls to the owner of a key, on a real cluster: where they go, and what they end with when things change."""
+"""Calls to the owner of a key on a real cluster: where they go, and how they end when the group changes."""
 
 import asyncio
 import sys
 import threading
+import time
+from itertools import pairwise
 
 import pytest
 import ray
 from deployments import LIMIT, wait_until
 from teams import KEYS, AsyncWorker, Peer, Worker
 
-from partition_actor import Router, errors
+from partition_actor import Router, errors, owned_by
+from partition_actor.member.background import background_loop
+from partition_actor.member.connection import Connection
+from partition_actor.router import routing_table
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -45,7 +50,7 @@ def test_members_call_each_other(team):
 
 
 def task_that_calls(name, namespace, group, key):
-    """A Ray task, no member, that calls the owner of a key."""
+    """A Ray task that is no member and calls the owner of a key."""
     with Router(group, name, namespace) as router:
         return router.get(router.call(key, "who", key))[0]
 
@@ -67,13 +72,25 @@ def test_map_sends_one_call_an_owner(team):
     assert sorted(key for items, _ in results for key in items) == sorted(KEYS)
 
 
+class Timed(Worker):
+    """Says when its calls ran, by the clock that all processes of a machine share."""
+
+    @owned_by("items", each=True, key=lambda item: item["key"])
+    def ship(self, items):
+        start = time.monotonic()
+        time.sleep(0.005)
+        return start, time.monotonic()
+
+
 def test_map_in_chunks_with_a_key_and_few_in_flight(team):
-    router = team.add("a", "b").router()
-    items = [{"key": key, "n": n} for n, key in enumerate(KEYS)]
-    results = list(router.map("each", [item["key"] for item in items], in_flight=1, chunk=3))
-    assert max(len(keys) for keys, _ in results) == 3
-    assert sorted(key for keys, _ in results for key in keys) == sorted(KEYS)
-    assert list(router.map("each", [])) == []
+    router = team.add("a", "b", cls=Timed).router()
+    orders = [{"key": key, "number": number} for number, key in enumerate(KEYS)]
+    results = list(router.map("ship", orders, key=lambda order: order["key"], in_flight=1, chunk=3))
+    assert max(len(items) for items, _ in results) == 3
+    assert sorted(order["number"] for items, _ in results for order in items) == list(range(len(KEYS)))
+    spans = sorted(span for _, span in results)
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert list(router.map("ship", [])) == []
 
 
 def test_map_raises_or_yields_what_fails(team):
@@ -135,33 +152,42 @@ def test_a_refused_call_is_sent_to_the_owner(team):
 
 @pytest.fixture
 def behind(monkeypatch):
-    """Lets a router's views wait until they are wanted."""
+    """Make a router that gets no more views, and a function that passes the missed ones on."""
 
-    def hold_back(router):
-        follower, held = router._follower, []
-        monkeypatch.setattr(follower, "_on_changes", held.append)
-        follower._connection._on_changes = held.append
+    def make(team):
+        held, is_behind = [], False
+
+        class HeldBack(Connection):
+            def __init__(self, *args):
+                *others, on_changes = args
+                super().__init__(*others, lambda changes: held.append(changes) if is_behind else on_changes(changes))
+                self.take = on_changes
+
+        made = []
+        with monkeypatch.context() as patch:
+            patch.setattr(routing_table, "Connection", lambda *args: made.append(HeldBack(*args)) or made[0])
+            router = team.router()
+        is_behind = True
 
         def release():
-            follower._connection._on_changes = follower.__class__._on_changes.__get__(follower)
-            loop = sys.modules["partition_actor.member.background"].background_loop()
+            nonlocal is_behind
+            is_behind = False
             for changes in held:
-                loop.call_soon_threadsafe(follower._connection._on_changes, changes)
+                made[0].take(changes)
 
-        return release
+        return router, lambda: background_loop().call_soon_threadsafe(release)
 
-    return hold_back
+    return make
 
 
 def test_a_router_that_is_behind_is_told_so_and_catches_up(team, behind):
-    router = team.add("a", "b").router()
+    router, release = behind(team.add("a", "b"))
     before = {key: router.owner(key) for key in KEYS}
-    release = behind(router)
     team.add("c")
     current = team.router()
     wait_until(lambda: "c" in current.members())
     moved = next(key for key in KEYS if current.owner(key) == "c")
-    wait_until(lambda: is_settled(team))
+    wait_until(lambda: has_no_handoff(team))
     assert router.owner(moved) == before[moved] != "c"
     with pytest.raises(errors.NotOwner):
         ray.get(router.call(moved, "who", moved))
@@ -182,17 +208,15 @@ def test_a_router_that_is_behind_is_told_so_and_catches_up(team, behind):
     assert results == ["c"] * 3
 
 
-def is_settled(team):
-    """Whether no hand-off is in progress."""
+def has_no_handoff(team):
     members = team.deployment.call("status")["groups"][team.group]["members"]
     return not any(member["waits_for"] for member in members)
 
 
-def test_map_groups_anew_what_has_moved(team, behind):
-    router = team.add("a").router()
-    release = behind(router)
+def test_map_groups_items_again_whose_owner_changed(team, behind):
+    router, release = behind(team.add("a"))
     team.add("b")
-    wait_until(lambda: is_settled(team))
+    wait_until(lambda: has_no_handoff(team))
     answers = router.map("each", KEYS, chunk=15)
     threading.Timer(0.2, release).start()
     results = list(answers)

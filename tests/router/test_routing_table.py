@@ -1,19 +1,20 @@
-"""What a router knows of its group: views as they come, the handles that belong to them, and who is woken."""
+"""What a router knows of its group: views as they arrive, the handles that belong to them, and who is woken."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from partition_actor import Ring, Settings
-from partition_actor.core.member import Change
+from partition_actor import Settings
+from partition_actor.core.member import Change, MemberState
 from partition_actor.core.views import View
-from partition_actor.errors import GroupNotFound, PartitionActorUnavailable
-from partition_actor.router import routing_table as routes
-from partition_actor.router.routing_table import GroupFollower, RoutingTable
+from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnavailable
+from partition_actor.router import routing_table
+from partition_actor.router.routing_table import GroupFollower
 
 LIMIT = 30.0
 
@@ -22,18 +23,52 @@ def handle(actor):
     return SimpleNamespace(_actor_id=actor)
 
 
-class Coordinator:
-    """Stands for the connection: answers `get_actors` from a list, the last answer again and again."""
+def view(number, members):
+    return None if members is None else View((1, number), 0, True, dict.fromkeys(members, 1), False)
 
-    def __init__(self):
-        self.active = True
-        self.member_state = SimpleNamespace(settings=Settings())
+
+class FakeSession:
+    """A session whose views the test tells, and which answers `get_actors` from a list, with the last answer for good.
+
+    `on_start` is what happens before the first request is answered.
+    """
+
+    def __init__(self, member_id, actor, namespace, settings, on_changes):
+        self.active = False
+        self.lock = threading.RLock()
+        self.member_state = MemberState(member_id, "session", settings)
+        self.failure = None
+        self.on_start = lambda: None
+        self.closed = False
         self.asked = []
         self.answers = []
         self.meanwhile = None
         """What happens while the first question is under way."""
+        self._on_changes = on_changes
 
-    def tells(self, actors=(), upto=0, complete=True):
+    def start(self):
+        self.active = True
+
+    def stop(self):
+        self.active = False
+
+    def close_session(self):
+        self.closed = True
+
+    def forget_failure(self):
+        self.failure = None
+
+    def send_now(self):
+        self.on_start()
+
+    def wait(self, done):
+        return done()
+
+    def tell(self, *changes):
+        """Take in a reply with these changes: (group, number of the epoch, members)."""
+        self._on_changes([Change(group, None, view(number, members), "watching") for group, number, members in changes])
+
+    def answer(self, actors=(), upto=0, complete=True):
         told = {member: handle(f"actor of {member}") for member in actors}
         self.answers.append({"actors": told, "upto": upto, "complete": complete})
 
@@ -49,144 +84,186 @@ class Coordinator:
         return answer
 
 
+class Followed:
+    """A follower and its session."""
+
+    def __init__(self, monkeypatch):
+        made = []
+        monkeypatch.setattr(routing_table, "FETCH_PAUSES", (0.001, 0.002))
+        monkeypatch.setattr(routing_table, "Connection", lambda *args: made.append(FakeSession(*args)) or made[0])
+        self.follower = GroupFollower("g", "name", "namespace", Settings(), 10)
+        (self.session,) = made
+
+    def take(self, number, members):
+        """Let a view arrive, and wait until nothing is fetched any more; the table then."""
+
+        async def arrive():
+            self.session.tell(("other", 99, "xyz"), ("g", number, members))
+            fetches = asyncio.all_tasks() - {asyncio.current_task()}
+            if fetches:
+                _, unfinished = await asyncio.wait(fetches, timeout=LIMIT)
+                assert not unfinished
+
+        asyncio.run(arrive())
+        return self.follower.table
+
+
 @pytest.fixture
-def follower(monkeypatch):
-    monkeypatch.setattr(routes, "ASK_AGAIN", (0.001, 0.002))
-    made = GroupFollower("g", "name", "namespace", Settings(), 10)
-    made._connection = Coordinator()
+def followed(monkeypatch):
+    """A follower that has been started."""
+    made = Followed(monkeypatch)
+    made.follower.start()
     return made
 
 
-def take(follower, number, members):
-    """Let a view arrive, and wait until its handles have."""
-    view = None if members is None else View((1, number), 0, True, dict.fromkeys(members, 1), False)
-
-    async def arrive():
-        follower._on_changes([Change("other", None, None, "watching"), Change("g", None, view, "watching")])
-        if not follower._asking.done():
-            await asyncio.wait_for(follower._asking, LIMIT)
-
-    asyncio.run(arrive())
-    return follower.routes
+def test_a_view_brings_the_handles_of_its_members(followed):
+    followed.session.answer("ab", upto=7)
+    table = followed.take(1, "ab")
+    assert table.epoch == (1, 1)
+    assert table.complete
+    assert sorted(table.actors) == ["a", "b"]
+    assert table.actors["a"].handle._actor_id == "actor of a"
+    assert {table.owner(key) for key in range(100)} == {"a", "b"}
 
 
-def test_a_view_brings_the_handles_of_its_members(follower):
-    follower._connection.tells("ab", upto=7)
-    known = take(follower, 1, "ab")
-    assert known.epoch == (1, 1)
-    assert known.complete
-    assert sorted(known.targets) == ["a", "b"]
-    assert known.targets["a"].handle._actor_id == "actor of a"
-    assert known.owner("key") in ("a", "b")
+def test_only_new_handles_are_fetched_and_former_members_are_dropped(followed):
+    session = followed.session
+    session.answer("ab", upto=7)
+    before = followed.take(1, "ab").actors
+    session.answers = []
+    session.answer("c", upto=9)
+    table = followed.take(2, "bc")
+    assert session.asked == [-1, 7]
+    assert sorted(table.actors) == ["b", "c"]
+    assert table.actors["b"] is before["b"]
 
 
-def test_only_new_handles_are_asked_for_and_old_members_are_dropped(follower):
-    coordinator = follower._connection
-    coordinator.tells("ab", upto=7)
-    before = take(follower, 1, "ab").targets
-    coordinator.answers = []
-    coordinator.tells("c", upto=9)
-    known = take(follower, 2, "bc")
-    assert coordinator.asked == [-1, 7]
-    assert sorted(known.targets) == ["b", "c"]
-    assert known.targets["b"] is before["b"]
+def test_a_handle_that_came_before_its_view_is_fetched_again(followed):
+    session = followed.session
+    session.answer("abc", upto=9)
+    followed.take(1, "ab")
+    session.answers = []
+    session.answer("", upto=9)
+    session.answer("abc", upto=9)
+    table = followed.take(2, "abc")
+    assert session.asked == [-1, 9, -1]
+    assert sorted(table.actors) == ["a", "b", "c"]
+    assert table.complete
 
 
-def test_a_handle_that_came_before_its_view_is_asked_for_again(follower):
-    coordinator = follower._connection
-    coordinator.tells("abc", upto=9)
-    take(follower, 1, "ab")
-    coordinator.answers = []
-    coordinator.tells("", upto=9)
-    coordinator.tells("abc", upto=9)
-    known = take(follower, 2, "abc")
-    assert coordinator.asked == [-1, 9, -1]
-    assert sorted(known.targets) == ["a", "b", "c"]
-    assert known.complete
+def test_members_that_are_no_actors_are_known_as_such_after_one_question_for_all(followed):
+    followed.session.answer("a", upto=3)
+    assert followed.take(1, "ab").complete
+    assert followed.session.asked == [-1]
+    assert followed.take(2, "abc").complete
+    assert followed.session.asked == [-1, 3, -1]
 
 
-def test_members_that_are_no_actors_are_known_as_such_after_one_question_for_all(follower):
-    coordinator = follower._connection
-    coordinator.tells("a", upto=3)
-    assert take(follower, 1, "ab").complete
-    assert coordinator.asked == [-1]
-    take(follower, 2, "abc")
-    assert coordinator.asked == [-1, 3, -1]
+def test_a_partition_actor_that_recovers_or_does_not_answer_is_asked_again(followed):
+    session = followed.session
+    session.answer("a", upto=3, complete=False)
+    session.answers += [PartitionActorUnavailable("away"), asyncio.TimeoutError(), GroupNotFound("not yet")]
+    session.answer("ab", upto=4)
+    table = followed.take(1, "ab")
+    assert table.complete
+    assert sorted(table.actors) == ["a", "b"]
+    assert session.asked == [-1, 3, 3, 3, 3]
 
 
-def test_a_coordinator_that_recovers_or_does_not_answer_is_asked_again(follower):
-    coordinator = follower._connection
-    coordinator.tells("a", upto=3, complete=False)
-    coordinator.answers += [PartitionActorUnavailable("away"), asyncio.TimeoutError(), GroupNotFound("not yet")]
-    coordinator.tells("ab", upto=4)
-    known = take(follower, 1, "ab")
-    assert known.complete
-    assert sorted(known.targets) == ["a", "b"]
-    assert len(coordinator.asked) == 5
+def test_handles_fetched_for_an_older_view_do_not_complete_the_table(followed):
+    session = followed.session
+    session.answer("a", upto=3)
+    session.meanwhile = lambda: session.tell(("g", 2, "ab"))
+    session.answer("b", upto=4)
+    table = followed.take(1, "a")
+    assert table.epoch == (1, 2)
+    assert table.complete
+    assert sorted(table.actors) == ["a", "b"]
+    assert len(session.asked) == 2
 
 
-def test_what_was_asked_for_another_view_says_nothing_of_this_one(follower):
-    coordinator = follower._connection
-    coordinator.tells("a", upto=3)
-    coordinator.meanwhile = lambda: follower._show(RoutingTable((1, 2), Ring(["a", "b"])))
-    coordinator.tells("ab", upto=4)
-    known = take(follower, 1, "a")
-    assert known.epoch == (1, 2)
-    assert known.complete
-    assert sorted(known.targets) == ["a", "b"]
-    assert len(coordinator.asked) == 2
+def test_no_handles_are_fetched_of_a_group_that_is_gone(followed):
+    followed.session.answer("a", upto=3)
+    followed.take(1, "a")
+    table = followed.take(2, None)
+    assert table.epoch is None
+    assert table.owner("key") is None
+    assert not table.actors
+    assert followed.session.asked == [-1]
 
 
-def test_a_group_that_is_gone_is_asked_about_no_more(follower):
-    follower._connection.tells("a", upto=3)
-    take(follower, 1, "a")
-    assert take(follower, 2, None) == follower.routes
-    assert follower.routes.epoch is None
-    assert follower.routes.owner("key") is None
-    assert follower._connection.asked == [-1]
-
-
-def test_the_calls_of_an_actor_stay_its_own_when_it_registers_again(follower):
-    coordinator = follower._connection
-    coordinator.tells("a", upto=3)
-    before = take(follower, 1, "a").targets["a"]
-    before.lost = True
-    coordinator.answers = []
-    coordinator.tells("a", upto=4)
-    after = take(follower, 2, "a").targets["a"]
+def test_an_actor_that_registers_again_keeps_its_calls_and_another_does_not(followed):
+    session = followed.session
+    session.answer("a", upto=3)
+    before = followed.take(1, "a").actors["a"]
+    before.dead = True
+    session.answers = []
+    session.answer("a", upto=4)
+    after = followed.take(2, "a").actors["a"]
     assert after is not before
     assert after.calls is before.calls
-    assert not after.lost
-    coordinator.answers = [{"actors": {"a": handle("another actor")}, "upto": 5, "complete": True}]
-    assert take(follower, 3, "a").targets["a"].calls is not before.calls
+    assert not after.dead
+    session.answers = [{"actors": {"a": handle("another actor")}, "upto": 5, "complete": True}]
+    assert followed.take(3, "a").actors["a"].calls is not before.calls
 
 
-def test_threads_and_tasks_are_woken_by_other_routes(follower):
-    seen, woken = follower.routes, []
+def test_a_ready_actor_is_the_owners_if_it_lives_and_takes_another_call(followed):
+    assert followed.follower.table.ready_actor("key") is None
+    followed.session.answer("a", upto=3)
+    table = followed.take(1, "a")
+    (actor,) = table.actors.values()
+    assert table.ready_actor("key") is actor
+    actor.calls.update(dict.fromkeys(range(10)))
+    assert table.ready_actor("key") is None
+    actor.calls.popitem()
+    assert table.ready_actor("key") is actor
+    actor.dead = True
+    assert table.ready_actor("key") is None
+
+
+def test_threads_and_tasks_are_woken_by_another_table(followed):
+    follower, seen, woken = followed.follower, followed.follower.table, []
 
     def wait():
+        about_to_wait.release()
         follower.wait(seen, LIMIT)
         woken.append("thread")
 
-    async def await_change():
-        await follower.await_change(seen, LIMIT)
-        woken.append("task")
+    async def all_at_once():
+        task = asyncio.create_task(follower.await_change(seen, LIMIT))
+        await asyncio.sleep(0)  # it waits now
+        assert not task.done()
+        assert not woken
+        threading.Thread(target=followed.session.tell, args=[("g", 0, None)]).start()
+        await task
 
-    threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asyncio.run(await_change()))]
+    about_to_wait = threading.Semaphore(0)
+    threads = [threading.Thread(target=wait) for _ in range(20)]
+    start = time.monotonic()
     for thread in threads:
         thread.start()
-    while not follower._waiting:
-        pass
-    follower._show(RoutingTable())
+    for _ in threads:
+        about_to_wait.acquire()
+    asyncio.run(all_at_once())
     for thread in threads:
         thread.join(LIMIT)
-    assert sorted(woken) == ["task", "thread"]
+    assert woken == ["thread"] * 20
     follower.wait(seen, LIMIT)
     asyncio.run(follower.await_change(seen, LIMIT))
-    assert not follower._waiting
+    assert time.monotonic() - start < LIMIT
 
 
-def test_nobody_waits_for_longer_than_was_said(follower):
-    follower.wait(follower.routes, 0.01)
-    asyncio.run(follower.await_change(follower.routes, 0.01))
-    assert not follower._waiting
+def test_nobody_waits_for_longer_than_was_said(followed):
+    follower, start = followed.follower, time.monotonic()
+    follower.wait(follower.table, 0.01)
+    asyncio.run(follower.await_change(follower.table, 0.01))
+    assert 0.02 <= time.monotonic() - start < LIMIT
+
+
+def test_a_start_that_is_refused_raises_and_leaves_no_session(monkeypatch):
+    made = Followed(monkeypatch)
+    made.session.on_start = lambda: setattr(made.session, "failure", GroupFull("full"))
+    with pytest.raises(GroupFull):
+        made.follower.start()
+    assert not made.follower.is_active
+    assert made.session.closed

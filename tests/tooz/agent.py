@@ -1,7 +1,7 @@
-"""A polling agent as ceilometer's is shaped, on nothing but tooz's public API: the backend is a URL.
+"""A polling agent of ceilometer's shape that uses only tooz's public API: the backend is a URL.
 
-It joins a partitioned group for each source, and in each cycle runs the watchers, asks which resources are its own and
-writes them down, as a JSON line ``{group: [resource, ...]}`` with the time.
+It joins a partitioned group for each source. In each cycle it runs the watchers, asks which resources are its own and
+writes them to the file as one JSON line: ``[time, {group: [resource, ...]}]``.
 
     python agent.py redis://127.0.0.1:6379 agent-1 out.jsonl
 """

@@ -1,4 +1,4 @@
-"""A member on nothing but tooz's public API: joins a group, takes a lock, leads, and beats until it is killed.
+"""A member that uses only tooz's public API: joins a group, takes a lock, leads, and sends heartbeats until killed.
 
 python member.py ray://… name group lock
 """

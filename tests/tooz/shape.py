@@ -1,7 +1,8 @@
 """Run the agents of agent.py, five processes, on ``ray://`` and then on ``redis://``, kill -9 one, and compare.
 
-On either, the agents own disjoint sets that cover everything. On ``ray://`` that is so again after the kill ten
-times sooner at least, both at their default settings. Without a redis-server here that half is left out, and said.
+On both, the agents own disjoint sets that cover everything. After the kill, ``ray://`` restores that at least ten
+times faster than ``redis://``, both at their default settings. Without a redis-server on this machine the second half
+is left out, which the output says.
 
     python tests/tooz/shape.py
 """
@@ -28,12 +29,12 @@ from agent import GROUPS, RESOURCES
 
 AGENTS = 5
 LIMIT = 180.0
-"""Seconds after which what has not come to be will not."""
+"""Seconds after which a condition counts as not met."""
 FASTER = 10
 
 
 def latest(path: Path) -> tuple[float, dict[str, list[str]]] | None:
-    """The last whole line of an agent."""
+    """The time and the resources in the last complete line of an agent's file."""
     lines = path.read_text().splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
@@ -45,7 +46,7 @@ def latest(path: Path) -> tuple[float, dict[str, list[str]]] | None:
 
 
 def shared_out(paths: list[Path], since: float) -> float | None:
-    """When the last of the agents wrote a line later than `since`, if these lines are disjoint and complete."""
+    """The time of the latest line, if all agents wrote one after `since` and these are disjoint and complete."""
     found = [latest(path) for path in paths]
     if not all(line is not None and line[0] > since for line in found):
         return None
@@ -61,13 +62,13 @@ def wait(what: str, condition: Callable[[], float | None]) -> float:
     until = time.monotonic() + LIMIT
     while (value := condition()) is None:
         if time.monotonic() > until:
-            raise SystemExit(f"after {LIMIT} s still not: {what}")
+            raise SystemExit(f"not met within {LIMIT} s: {what}")
         time.sleep(0.02)
     return value
 
 
 def heal(url: str, folder: Path, *, one_by_one: bool) -> float:
-    """Seconds from a kill -9 until the survivors own everything."""
+    """Seconds from the kill -9 of an agent until the survivors own everything."""
     program = str(Path(__file__).with_name("agent.py"))
     paths = [folder / f"agent-{number}.jsonl" for number in range(AGENTS)]
     agents = []
@@ -75,11 +76,11 @@ def heal(url: str, folder: Path, *, one_by_one: bool) -> float:
         for path in paths:
             agents.append(subprocess.Popen([sys.executable, program, url, path.stem, str(path)]))
             if one_by_one:
-                wait(f"{path.stem} works", lambda path=path: 1.0 if latest(path) else None)
-        wait("shared out among all", lambda: shared_out(paths, 0.0))
+                wait(f"{path.stem} has written a line", lambda path=path: 1.0 if latest(path) else None)
+        wait("all agents share everything", lambda: shared_out(paths, 0.0))
         killed = time.time()
         agents[0].kill()
-        healed = wait("shared out among the survivors", lambda: shared_out(paths[1:], killed))
+        healed = wait("the survivors share everything", lambda: shared_out(paths[1:], killed))
         return healed - killed
     finally:
         for agent in agents:
@@ -89,7 +90,7 @@ def heal(url: str, folder: Path, *, one_by_one: bool) -> float:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A real redis-server on loopback; its URL."""
+    """Run a redis-server on loopback; yields its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -123,9 +124,9 @@ def main() -> int:
             print("redis://: left out, there is no redis-server on this machine")
             return 0
         with redis_server(theirs) as url:
-            # Of agents that start at once one may miss another's join for good there (gnocchi#185).
+            # With redis, agents that start together may miss each other's joins for good (gnocchi#185).
             on_redis = heal(url, theirs, one_by_one=True)
-    print(f"redis://: disjoint and complete; a kill -9 healed in {on_redis:.2f} s: {on_redis / on_ray:.0f} x as long")
+    print(f"redis://: disjoint and complete; a kill -9 healed in {on_redis:.2f} s, {on_redis / on_ray:.0f} times that")
     return 0 if on_redis >= FASTER * on_ray else 1
 
 

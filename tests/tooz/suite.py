@@ -1,6 +1,6 @@
-"""Run tooz's own tests, as its wheel ships them, against ``ray://``, on a local Ray.
+"""Run the tests that tooz's wheel ships against ``ray://`` on a local Ray.
 
-All of tests/test_coordination.py and tests/test_partitioner.py must pass, and none be skipped.
+All of tests/test_coordination.py and tests/test_partitioner.py must pass; none may be skipped.
 
     python tests/tooz/suite.py
 """
@@ -21,7 +21,7 @@ TESTS_OF_COORDINATION = 83
 
 
 class Tally:
-    """Counts what became of each test."""
+    """Counts the outcomes of the tests."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -41,7 +41,7 @@ def main() -> int:
 
     from partition_actor.tooz.driver import RayDriver
 
-    # One test runs only on drivers that can destroy a group, and lists these by class: ours is one of them.
+    # One test runs only on drivers that can destroy a group, which it lists by class; ours can.
     etcd3gw.Etcd3Driver = (etcd3gw.Etcd3Driver, RayDriver)
     tally = Tally()
     arguments = [
