@@ -6,19 +6,16 @@ each of them its lease and when its next heartbeat is due.
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidSettings
+from partition_actor.errors import InvalidSettings
+from partition_actor.yaml_models import Problem, Rule, clashes, explain, read_yaml
 
 # A millisecond is the finest that an actor call can keep; a day is longer than anybody means to wait.
 Seconds = Annotated[float, Field(ge=0.001, le=86_400.0)]
@@ -126,8 +123,7 @@ class Settings(BaseModel):
     if not TYPE_CHECKING:  # a type checker sees the fields as keywords, as pydantic makes them
 
         def __init__(self, /, **data: Any) -> None:
-            problems = self._fill(data)
-            if problems:
+            if problems := self._fill(data):
                 raise InvalidSettings("\n".join(map(str, problems)))
 
     @property
@@ -176,134 +172,24 @@ class Settings(BaseModel):
             InvalidSettings: the file cannot be read, is not YAML, is no mapping or has a field twice, or for
                 what the class refuses. Each problem is a line ``file:line: field: got ..., expected ...``.
         """
-        name = os.fspath(path)
-        fields, problems = _read_fields(name)
+        document = read_yaml(path, example="ttl: 10")
         settings = cls.__new__(cls)
-        problems += settings._fill({field: value for field, (_, value) in fields.items()})
-        if problems:
-            lines = {field: line for field, (line, _) in fields.items()}
-            placed = sorted((problem.line_in(lines), str(problem)) for problem in problems)
-            raise InvalidSettings("\n".join(f"{name}:{line}: {text}" for line, text in placed))
+        document.refuse(settings._fill(document.values))
         return settings
 
-    def _fill(self, data: Mapping[str, Any]) -> list[_Problem]:
+    def _fill(self, data: Mapping[str, Any]) -> list[Problem]:
         """Set the fields, or return every reason why not."""
+        problems = []
         try:
             super().__init__(**data)
-            problems = []
         except ValidationError as error:
-            problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"]) for e in error.errors()]
-        wrong = {problem.field for problem in problems}
-        defaults = {name: info.default for name, info in type(self).model_fields.items()}
-        values = {name: value for name, value in {**defaults, **data}.items() if name not in wrong}
-        return problems + _conflicts(values)
+            problems = explain(error, type(self))
+        return problems + clashes(_RULES, type(self), data, problems)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What is wrong with a field; ``other``: the field that it clashes with; ``line``: where, if known."""
-
-    field: str
-    got: object
-    expected: str
-    other: str = ""
-    line: int | None = None
-
-    def __str__(self) -> str:
-        field = self.field if self.field.isprintable() else repr(self.field)
-        return f"{field}: got {reprlib.repr(self.got)}, expected {self.expected}"
-
-    def line_in(self, lines: Mapping[str, int]) -> int:
-        # Of two fields that do not go together, one may have been left to its default.
-        return self.line or lines.get(self.field) or lines[self.other]
-
-
-def _explain(field: str, kind: str, message: str, got: object) -> _Problem:
-    """Put one error of pydantic's into our words."""
-    if kind == "extra_forbidden":
-        known = list(Settings.model_fields)
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}"
-        return _Problem(field, got, f"the name of a setting: {hint}")
-    expected = message.removeprefix("Input should be ")
-    if expected.startswith(("greater", "less")):
-        expected = f"a number {expected}"
-    return _Problem(field, got, expected)
-
-
-_RULES: tuple[tuple[str, str, Callable[[float, float], bool], str], ...] = (
-    ("ttl", "hold", lambda ttl, hold: ttl > 2 * hold, "more than 2 * hold"),
-    ("handoff_timeout", "hold", operator.ge, "at least hold"),
-    ("publish_window", "hold", operator.lt, "less than hold"),
-    ("node_proof_interval", "ttl", lambda interval, ttl: interval < ttl / 2, "less than ttl / 2"),
+_RULES = (
+    Rule("ttl", "hold", lambda ttl, hold: ttl > 2 * hold, "more than 2 * hold"),
+    Rule("handoff_timeout", "hold", operator.ge, "at least hold"),
+    Rule("publish_window", "hold", operator.lt, "less than hold"),
+    Rule("node_proof_interval", "ttl", lambda interval, ttl: interval < ttl / 2, "less than ttl / 2"),
 )
-
-
-def _conflicts(values: Mapping[str, Any]) -> list[_Problem]:
-    """Return the pairs among these values, each good by itself, that cannot go together."""
-    return [
-        _Problem(field, values[field], f"{expected}, and {other} is {values[other]}", other)
-        for field, other, holds, expected in _RULES
-        if field in values and other in values and not holds(values[field], values[other])
-    ]
-
-
-def _read_fields(name: str) -> tuple[dict[str, tuple[int, Any]], list[_Problem]]:
-    """Return the top level of a YAML file as ``{field: (line, value)}``, and the fields that it has twice."""
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidSettings(f"{name}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidSettings(f"{name}: got bytes that are not UTF-8, expected a YAML file") from error
-    loader, entries = _parse(name, text)
-    fields: dict[str, tuple[int, Any]] = {}
-    problems = []
-    for key, node in entries:
-        line, value = key.start_mark.line + 1, _value(loader, node, text)
-        field = key.value if isinstance(key, yaml.ScalarNode) else _source(key, text)
-        if field in fields:
-            expected = f"it once: line {fields[field][0]} has it already"
-            problems.append(_Problem(field, value, expected, line=line))
-        else:
-            fields[field] = (line, value)
-    return fields, problems
-
-
-def _parse(name: str, text: str) -> tuple[yaml.SafeLoader, list[tuple[yaml.Node, yaml.Node]]]:
-    """Return the key and value nodes of the text's one mapping; nodes, because they know their lines."""
-    try:
-        loader = yaml.SafeLoader(text)
-        document = loader.get_single_node()
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deeply"
-        raise InvalidSettings(f"{name}:{_line_of(error, text)}: not YAML: {reason}") from error
-    if document is None or document.tag == "tag:yaml.org,2002:null":  # nothing but comments, or a bare ---
-        return loader, []
-    if not isinstance(document, yaml.MappingNode):
-        got = reprlib.repr(_value(loader, document, text))
-        place = f"{name}:{document.start_mark.line + 1}"
-        raise InvalidSettings(f"{place}: got {got}, expected a mapping of settings, such as 'ttl: 10'")
-    return loader, document.value
-
-
-def _value(loader: yaml.SafeLoader, node: yaml.Node, text: str) -> Any:
-    """Return a plain scalar's value; of anything else its source, which no field takes."""
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if isinstance(node, yaml.ScalarNode) and kind in {"int", "float", "bool", "str", "null"}:
-        try:
-            return loader.construct_object(node)
-        except (ValueError, KeyError):  # such as !!int x
-            pass
-    return _source(node, text)
-
-
-def _source(node: yaml.Node, text: str) -> str:
-    return text[node.start_mark.index : node.end_mark.index].rstrip()
-
-
-def _line_of(error: Exception, text: str) -> int:
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return int(mark.line) + 1
-    return text.count("\n", 0, getattr(error, "position", 0)) + 1
