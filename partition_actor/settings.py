@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partition_actor.errors import InvalidSettings
-from partition_actor.yaml_models import Problem, Rule, clashes, explain, read_yaml
+from partition_actor.yaml_models import Document, Problem, Rule, clashes, explain
 
 # A millisecond is the finest that an actor call can keep; a day is longer than anybody means to wait.
 Seconds = Annotated[float, Field(ge=0.001, le=86_400.0)]
@@ -172,7 +172,7 @@ class Settings(BaseModel):
             InvalidSettings: the file cannot be read, is not YAML, is no mapping or has a field twice, or for
                 what the class refuses. Each problem is a line ``file:line: field: got ..., expected ...``.
         """
-        document = read_yaml(path, example="ttl: 10")
+        document = Document(path, example="ttl: 10")
         settings = cls.__new__(cls)
         document.refuse(settings._fill(document.values))
         return settings

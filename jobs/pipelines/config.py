@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.driver.command_line import InputError
 from jobs.pipelines.definitions import ActorPublisher, FilePublisher, Sink, Source, check
-from partition_actor.yaml_models import read_yaml
+from partition_actor.yaml_models import Document
 
 
 class PipelinesConfig(BaseModel):
@@ -69,7 +69,7 @@ def load_config(path: str, overrides: Mapping[str, Any]) -> PipelinesConfig:
         InvalidSettings: the file cannot be read, or its values are impossible. The message has a line for every
             problem.
     """
-    document = read_yaml(path, example="sources:")
+    document = Document(path, example="sources:")
     config = document.load(PipelinesConfig, overrides)
     document.refuse(check(config.sources, config.sinks), overrides)
     if config.kill + config.stop >= config.agents and config.kill + config.stop:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from jobs.poll.targets import parse_target
-from partition_actor.yaml_models import Document, Rule, read_yaml
+from partition_actor.yaml_models import Document, Rule
 
 
 def _resource_id(target: str, info: ValidationInfo) -> str:
@@ -74,5 +74,5 @@ def load_config(path: str | None, overrides: Mapping[str, Any]) -> PollConfig:
         InvalidSettings: the file cannot be read, a key is unknown, a value is impossible, or a target is malformed
             or missing. The message has a line for every problem.
     """
-    document = Document() if path is None else read_yaml(path, example="agents: 4")
+    document = Document(path, example="agents: 4")
     return document.load(PollConfig, overrides, _RULES, context={"base": Path(path or "").parent})
