@@ -5,7 +5,7 @@
     poll        agents share out a machine's resources and poll them
     pipelines   agents share out pipelines and the inputs that feed them
     record      records samples of this machine for ``pipelines`` to read
-    deploy      deploys the partition actor alone
+    deploy      deploys the partition actor by itself
     driver      what the programs share; no program imports another
 
 Ray adds the current directory, or a submitted job's ``--working-dir``, to the path of every worker, so agents

@@ -1,4 +1,4 @@
-"""Deploy the partition actor alone, for the workers of other jobs to find; show its status; shut it down.
+"""Deploy the partition actor by itself, for the workers of other jobs; show its status; shut it down.
 
 ::
 
@@ -62,7 +62,7 @@ def _address(given: str | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("jobs.deploy", "Deploy the partition actor alone.")
+    parser = Parser("jobs.deploy", "Deploy the partition actor by itself.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--settings", help="YAML file with the partition actor's settings")
     what.add_argument("--down", action="store_true", help="shut the partition actor down")

@@ -1,23 +1,19 @@
-"""What ``jobs/pipelines.py`` is made of: agents that share out pipelines, and the inputs that feed them.
+"""Agents share out pipelines and the inputs that feed them. Private to this job.
 
 ::
 
-    documents.py     a YAML file with the line of everything in it
-    definitions.py   sources, sinks, transformers and publishers as the YAML has them
-    config.py        what the user asked for: YAML and command line, checked before anything starts
-    samples.py       a sample, and the line of JSON that it is written as
-    reading.py       which inputs there are, and their lines from an offset on
-    offsets.py       up to where each input is published, and its corrupt lines
-    feeding.py       the way of one input into the pipelines; batching.py: how many samples go at a time
-    transformers.py  pure functions of a series' state and its next sample
-    pipeline.py      a source with one of its sinks: samples in, what is to be published out
-    checkpoints.py   what a pipeline's owner remembers; database.py: SQLite between processes that get killed
-    publishers.py    where samples go
-    shard.py         a pipeline at its owner: takes batches, publishes, remembers
-    worker.py        what an agent does, without Ray; lone.py: one that does it all
-    agent.py         the Ray actor: a worker among others, and the way to them
-    fleet.py         the agents from the driver's side: start, look, kill, stop, replace
-    run.py           a job with several agents
-    report.py        what it came to, out of its checkpoints and its published files
-    display.py       the progress bar and the summary
+    __main__.py      the command line
+    config.py        the settings; definitions.py: sources, sinks, transformers and publishers as the YAML has them
+    run.py           a run with several agents; single_agent.py: a run with one, without Ray
+    fleet.py         the agents as the driver sees them; agent.py: the Ray actor around a worker
+    worker.py        what one agent does, without Ray
+    feeding.py       one input on its way to the shards; reading.py: lines of an input; samples.py: a line as a sample
+    batching.py      the size of batches
+    shard.py         a pipeline, or a shard of one, at its owner: takes batches, publishes, commits
+    pipeline.py      samples in, samples to publish out; transformers.py: the steps; publishers.py: the destinations
+    checkpoints.py   state and watermarks of the pipelines; offsets.py: how far inputs are read; database.py: SQLite
+    report.py        the result, from the checkpoints and the published files; display.py shows it
+
+The owner of an input reads it and sends batches to the owners of the shards. A shard's owner transforms and publishes a
+batch, commits its state, and returns a receipt. The reader acknowledges what all shards have committed.
 """

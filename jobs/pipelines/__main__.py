@@ -58,7 +58,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _run(job: Job, address: str, compared: bool) -> int:
     display = Display()
-    reference = replace(job, config=job.config.files_only(), directory=job.directory / "alone")
+    reference = replace(job, config=job.config.files_only(), directory=job.directory / "one_agent")
     _check_same_pipelines(job)
     single = run_single(reference, display, "one agent first")[0] if compared else None
     outcome = _outcome(job, address, display)

@@ -1,4 +1,4 @@
-"""The Ray actor: a worker whose inputs and pipelines the partition actor gives it, and a router to the others."""
+"""The Ray actor: a worker that owns what the partition actor assigns, and a router to the other agents."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from jobs.pipelines.worker import Job, NotOwned, Sent, Worker
 from partition_actor import PartitionCoordinator, Router, owned_by
 from partition_actor.errors import CallMayHaveRun, MemberHasNoActor, NoOwner, NotOwner
 
-# Seconds between looks at whether a batch that is under way has another owner by now.
+# Seconds between checks whether the shard of a batch on its way has another owner by now.
 _LOOK = 0.2
 
 
 class AgentSpec(NamedTuple):
-    """What an agent is told at its birth."""
+    """What an agent is created with."""
 
     name: str  # unique in the job
     member_id: str  # in the groups, unique among all that use the partition actor
     inputs: str  # the group that shares out the inputs
     shards: str  # the group that shares out the pipelines
-    coordinator: str
+    actor: str  # the partition actor's name
     namespace: str
     job: Job
 
 
 class Figures(NamedTuple):
-    """How an agent does."""
+    """What an agent reports about itself."""
 
-    cpu: float = 0.0  # seconds of CPU time since it began
-    straight: Sent = Sent()
-    redirected: Sent = Sent()
+    cpu: float = 0.0  # CPU seconds since it began
+    straight: Sent = Sent()  # into its own pipelines
+    redirected: Sent = Sent()  # to other agents
     sizes: tuple[tuple[str, int], ...] = ()  # pipeline, samples in a batch
-    failure: str = ""  # why it cannot go on
+    failure: str = ""  # why it cannot continue
 
 
 class Agent:
-    """One agent; an asyncio actor, so that it takes batches while it waits for its own to be taken."""
+    """One agent; an asyncio actor, so that it takes batches while it waits for receipts of its own."""
 
     def __init__(self, spec: AgentSpec) -> None:
         self.spec = spec
-        coordinator, namespace = spec.coordinator, spec.namespace
-        self._coordinator = PartitionCoordinator(spec.member_id, actor=coordinator, namespace=namespace)
-        # A batch may be taken twice: what of it is published already is dropped.
-        self._router = Router(spec.shards, actor=coordinator, namespace=namespace, repeatable=["take"])
+        actor, namespace = spec.actor, spec.namespace
+        self._coordinator = PartitionCoordinator(spec.member_id, actor=actor, namespace=namespace)
+        # Repeating a batch is safe: samples that are already published are dropped.
+        self._router = Router(spec.shards, actor=actor, namespace=namespace, repeatable=["take"])
         self._worker = Worker(
             spec.name,
             spec.job,
@@ -60,7 +60,7 @@ class Agent:
         self._began = 0.0
 
     async def start(self) -> int:
-        """Joins the groups; returns the process id."""
+        """Join the groups; return the process id."""
         await self._coordinator.astart()
         await self._router.astart()
         for group in (self.spec.shards, self.spec.inputs):
@@ -68,12 +68,12 @@ class Agent:
         return os.getpid()
 
     async def begin(self) -> None:
-        """Begins to read what is its own."""
+        """Begin to read the inputs that this agent owns."""
         self._began = time.process_time()
         self._running = asyncio.create_task(self._worker.run())
 
     async def figures(self) -> Figures:
-        """How it does."""
+        """Return this agent's figures."""
         worker, failure = self._worker, ""
         if self._running is not None and self._running.done() and (error := self._running.exception()):
             failure = f"{type(error).__name__}: {error}"
@@ -82,16 +82,16 @@ class Agent:
 
     @owned_by("shard", group=lambda agent: agent.spec.shards)
     async def take(self, shard: str, batch: bytes) -> Receipt:
-        """Runs a batch through a shard that is this agent's.
+        """Run a batch through a shard that this agent owns.
 
         Raises:
-            NotOwner, NotOwned: it is not.
+            NotOwner, NotOwned: it does not own the shard.
             PublishError, LostSamples: as ``Shard.take``.
         """
         return await self._worker.take(shard, unpack(batch))
 
     async def stop(self) -> None:
-        """Ends what is under way and leaves the groups."""
+        """Finish the current work and leave the groups."""
         self._worker.stop()
         if self._running is not None:
             await asyncio.wait([self._running])
@@ -105,7 +105,7 @@ class Agent:
             while not call.done():
                 await asyncio.wait([call], timeout=_LOOK)
                 if not call.done() and self._router.owner(shard) != owner:
-                    # The last owner may be stopped, and then says nothing for as long as that lasts.
+                    # The previous owner may be stopped, and would not answer until it continues.
                     raise NotOwned(f"{shard} has another owner")
             return call.result()
         except (NotOwner, NoOwner, CallMayHaveRun, MemberHasNoActor) as error:
@@ -115,7 +115,7 @@ class Agent:
 
 
 class _Share:
-    """What of an exclusive group is this agent's; see ``worker.MemberState``."""
+    """This agent's share of an exclusive group; see ``worker.MemberState``."""
 
     def __init__(self, coordinator: PartitionCoordinator, group: str) -> None:
         self._coordinator = coordinator
@@ -129,12 +129,12 @@ class _Share:
 
 
 def pack(batch: Batch) -> bytes:
-    """A batch as it crosses a call: the samples by columns, which takes a third of the time."""
+    """Serialise a batch for a call. Samples go by columns, which takes a third of the time."""
     columns = list(zip(*batch.samples, strict=True))
     return pickle.dumps((tuple(batch._replace(samples=[])), columns), protocol=5)
 
 
 def unpack(packed: bytes) -> Batch:
-    """The batch that was packed."""
+    """Return the batch that was packed."""
     fields, columns = pickle.loads(packed)
     return Batch(*fields)._replace(samples=list(map(Sample, *columns)) if columns else [])

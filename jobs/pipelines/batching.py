@@ -10,7 +10,7 @@ FEWEST, MOST = 50, 20_000
 # Seconds of work in a batch. A call and a commit cost some milliseconds whatever the batch holds, little against this.
 # A longer batch would gain little, block its owner for longer, and repeat more work after a crash.
 _WORK = 0.05
-# Weight of the newest measurement, so that one odd batch does not decide alone.
+# Weight of the newest measurement, so that one odd batch does not decide the size.
 _NEWEST = 0.3
 
 

@@ -1,8 +1,8 @@
-"""What a pipeline's owner remembers, in SQLite: how far each input is published, and the state that goes with it.
+"""A pipeline's checkpoints in SQLite: how far each input is published, and the state of its series at that point.
 
-Both are written in one transaction, so a new owner goes on exactly where the last one has ended, with its rates. Each
-owner claims the shard with its fencing token first; from then on a commit by an older owner, who may have been stopped
-meanwhile and does not know, is refused.
+Both are written in one transaction, so a new owner continues exactly where the last one stopped. An owner first claims
+the shard with its fencing token; from then on, commits by an earlier owner, which may have been stopped and not know of
+its successor, are refused.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ CREATE TABLE IF NOT EXISTS reign (
 
 
 class Superseded(Exception):
-    """Another owner has claimed the shard with a later token: this one's work on it does not count."""
+    """Another owner has claimed the shard with a later token; nothing was written."""
 
 
 class Done(NamedTuple):
-    """What one batch came to, for the summary."""
+    """The counts of one batch, for the summary."""
 
     samples: int
     repeats: int
-    lag: float  # seconds from reading the oldest of them to publishing
+    lag: float  # seconds from reading the oldest sample to publishing
 
 
 @dataclass
 class Claim:
-    """A shard as its owner has it in memory."""
+    """The checkpoint of a shard in its owner's memory."""
 
     shard: str
     token: int
-    watermarks: dict[str, int]  # by input: what begins before this byte is published
+    watermarks: dict[str, int]  # by input: samples that begin before this byte are published
     memory: Memory
 
 
 class Reign(NamedTuple):
-    """One owner's time."""
+    """What one owner did under one token."""
 
     shard: str
     token: int
@@ -64,25 +64,25 @@ class Reign(NamedTuple):
     since: float  # Unix time
     samples: int
     repeats: int
-    waited: float  # seconds: the sum of all samples' lags
-    longest: float  # seconds
+    waited: float  # seconds: sum of the lags of all samples
+    longest: float  # seconds: the longest lag
 
 
 class Checkpoints(Database):
-    """The checkpoints of the shards of one pipeline."""
+    """The checkpoints of all shards of one pipeline."""
 
     schema = _SCHEMA
 
     def claim(self, shard: str, owner: str, token: int | None) -> Claim:
-        """Becomes the owner of a shard, and reads what the last one left.
+        """Become the owner of a shard, and read its checkpoint.
 
         Args:
             shard: the key.
             owner: the agent's name, for the summary.
-            token: the fencing token; None: there is but one agent, and it takes the next one.
+            token: the fencing token; None if there is only one agent, which takes the next token.
 
         Raises:
-            Superseded: there is an owner with a later token.
+            Superseded: an owner with a later token exists.
         """
         with transaction(self._db):
             row = self._db.execute("SELECT token FROM shard WHERE shard = ?", [shard]).fetchone()
@@ -98,7 +98,7 @@ class Checkpoints(Database):
             return Claim(shard, mine, self._watermarks(shard), self._memory(shard))
 
     def commit(self, claim: Claim, input_name: str, reached: int, done: Done) -> None:
-        """Writes what has changed in the claim's memory, and how far the input is published now.
+        """Write what has changed in the claim's memory, and how far the input is published.
 
         Raises:
             Superseded: another owner has claimed the shard; nothing is written.
@@ -119,18 +119,18 @@ class Checkpoints(Database):
         claim.watermarks[input_name] = reached
 
     def count(self, claim: Claim, done: Done) -> None:
-        """Counts a batch that changed nothing, as all in it was published before."""
+        """Count a batch whose samples were all published before."""
         with transaction(self._db):
             self._count(claim, done)
 
     def position(self, shard: str, input_name: str) -> int:
-        """Up to where an input is published by a shard, in bytes, whoever owns it."""
+        """Return the byte up to which a shard has published an input, whoever owns the shard."""
         query = "SELECT position FROM watermark WHERE shard = ? AND input = ?"
         row = self._db.execute(query, [shard, input_name]).fetchone()
         return int(row[0]) if row else 0
 
     def reigns(self) -> list[Reign]:
-        """Who owned what, the oldest first."""
+        """Return who owned what, ordered by shard and token."""
         rows = self._db.execute("SELECT * FROM reign ORDER BY shard, token")
         return [Reign(*row) for row in rows]
 

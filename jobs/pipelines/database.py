@@ -1,4 +1,4 @@
-"""SQLite as the job uses it: several processes have a database open, and any of them may be killed or stopped."""
+"""SQLite databases that several processes share, any of which may be killed or stopped."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-# Seconds. A lock is held for milliseconds, unless its holder was stopped; who waits has other things to do meanwhile.
+# Seconds to wait for a lock. Locks are held for milliseconds, unless the holder is stopped; callers retry.
 _BUSY = 0.05
 
 
 class Database:
-    """Some tables; any number of processes may have them open.
+    """A database that any number of processes may have open.
 
-    Every method may raise ``sqlite3.OperationalError`` when the database is locked for longer than a moment. Nothing
-    has happened then, and the call may be repeated.
+    Every method may raise ``sqlite3.OperationalError`` if another process holds the lock. Then nothing has changed,
+    and the call may be repeated; see ``is_locked``.
     """
 
     schema: ClassVar[str]
-    """SQL that makes the tables, if need be."""
+    """SQL that creates the missing tables."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-        # A commit outlives the process, which is what is killed here; only a power cut may take the last ones.
+        # Commits survive the death of the process. Only a power failure can lose the last ones.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(self.schema)
 
     def close(self) -> None:
-        """Closes the database."""
+        """Close the database."""
         self._db.close()
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; takes the write lock at once, so that what is read in it stays true."""
+    """Commit the block or roll it back. Takes the write lock first, so that what the block reads does not change."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -51,5 +51,5 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_locked(error: sqlite3.OperationalError) -> bool:
-    """Whether another process holds the lock, so that the same call may go well in a moment."""
+    """Return whether another process holds the lock, so that the call may be retried."""
     return "locked" in str(error) or "busy" in str(error)

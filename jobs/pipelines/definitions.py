@@ -1,7 +1,7 @@
-"""What the YAML says of sources and sinks, in the manner of ceilometer's ``pipeline.yaml``.
+"""Sources and sinks as the YAML defines them, much like ceilometer's ``pipeline.yaml``.
 
-A source takes meters and feeds sinks. A sink runs its samples through transformers, one after the other, and
-hands what comes out to its publishers, and to further sinks. A pipeline is a source with one of its sinks.
+A source takes meters and feeds sinks. A sink runs samples through its transformers in order, and passes the results to
+its publishers and to further sinks. A pipeline is a source with one of its sinks.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def _is_pattern(text: str) -> str:
 
 
 class Target(_Part):
-    """What a transformer makes of a sample; a field that is left out stays as it is."""
+    """What a transformer changes in a sample; missing fields stay unchanged."""
 
     name: str | None = Field(None, min_length=1)
     unit: str | None = None
     type: Kind | None = None
-    scale: Number = 1.0  # what the volume is multiplied by
+    scale: Number = 1.0  # factor for the volume
 
 
 class RateParameters(_Part):
@@ -51,21 +51,21 @@ class DeltaParameters(_Part):
 
 
 class Origin(_Part):
-    """Which samples a conversion is for; the others pass as they are."""
+    """The samples that a conversion applies to; others pass unchanged."""
 
-    name: Annotated[str, AfterValidator(_is_pattern)] = ".*"  # a regular expression for the whole name
+    name: Annotated[str, AfterValidator(_is_pattern)] = ".*"  # regular expression that must match the whole name
     unit: str | None = None
 
 
 class ConversionParameters(_Part):
     source: Origin = Origin()
-    target: Target = Target()  # its name may refer to groups of the source's: \1
+    target: Target = Target()  # its name may refer to groups of the source's name: \1
 
     @model_validator(mode="after")
     def _groups_are_there(self) -> ConversionParameters:
         if self.target.name is not None:
             try:
-                # It matches nothing, which leaves the groups empty.
+                # The alternative matches the empty string, so that the groups are empty.
                 re.sub(f"|{self.source.name}", self.target.name, "", count=1)
             except (re.error, IndexError) as error:
                 raise ValueError(f"target.name {self.target.name!r}: {error}") from None
@@ -73,17 +73,17 @@ class ConversionParameters(_Part):
 
 
 class AggregatorParameters(_Part):
-    """When an aggregate is complete: after so many samples, or when a sample of another window comes, or the first."""
+    """When an aggregate is complete: after ``size`` samples, or at the first sample of another ``window``."""
 
     size: int | None = Field(None, ge=1)
     window: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # seconds, by the samples' timestamps
-    function: Literal["mean", "sum", "min", "max", "last", "count"] | None = None  # by the sample's type, when left out
+    function: Literal["mean", "sum", "min", "max", "last", "count"] | None = None  # None: depends on the sample's type
     target: Target = Target()
 
     @model_validator(mode="after")
     def _it_ends(self) -> AggregatorParameters:
         if self.size is None and self.window is None:
-            raise ValueError("expected size, window or both: without them no aggregate is ever complete")
+            raise ValueError("expected size, window or both: otherwise no aggregate is ever complete")
         return self
 
 
@@ -117,11 +117,11 @@ class FilePublisher(NamedTuple):
 
 
 class LogPublisher(NamedTuple):
-    """``log://``: a line for each sample in the agent's log."""
+    """``log://``: a line per sample in the agent's log."""
 
 
 class ActorPublisher(NamedTuple):
-    """``actor://namespace/name?method=publish``: the method is given lists of records."""
+    """``actor://namespace/name?method=publish``: calls the method with lists of records."""
 
     namespace: str
     name: str
@@ -132,10 +132,10 @@ Publisher = FilePublisher | LogPublisher | ActorPublisher
 
 
 def parse_publisher(url: object) -> object:
-    """The publisher of a URL.
+    """Return the publisher that a URL stands for.
 
     Raises:
-        ValueError: it is none; says what was expected.
+        ValueError: it stands for none; the message says what was expected.
     """
     if isinstance(url, get_args(Publisher)):
         return url
@@ -163,18 +163,18 @@ class Sink(_Part):
     name: Name
     transformers: tuple[Transformer, ...] = Field((), strict=False)
     publishers: tuple[Annotated[Any, BeforeValidator(parse_publisher)], ...] = Field((), strict=False)
-    sinks: tuple[str, ...] = Field((), strict=False, description="get what the transformers have let out, as well")
+    sinks: tuple[str, ...] = Field((), strict=False, description="also get what the transformers put out")
 
 
 class Source(_Part):
     name: Name
     meters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
     sinks: tuple[str, ...] = Field(min_length=1, strict=False)
-    shards: int = Field(1, ge=1, le=1024, description="1: a pipeline has one owner. More: its resources are split")
+    shards: int = Field(1, ge=1, le=1024, description="1: a pipeline has one owner; more: its resources are split")
 
 
 def check(sources: tuple[Source, ...], sinks: tuple[Sink, ...]) -> Iterator[Problem]:
-    """What is wrong among sources and sinks that are each well-formed."""
+    """Yield the problems among sources and sinks that are each well-formed."""
     known = {sink.name: sink for sink in sinks}
     for kind, parts in (("sources", sources), ("sinks", sinks)):
         yield from _references(kind, parts, known)
@@ -202,7 +202,7 @@ def _references(kind: str, parts: Sequence[Source | Sink], known: Mapping[str, S
 
 
 def _cycle(start: str, sinks: Mapping[str, Sink]) -> list[str]:
-    """A way from a sink back to it, shortest first; [] when there is none."""
+    """Return the shortest path from a sink back to itself; [] if there is none."""
     ways, seen = [[start]], set()
     while ways:
         way = ways.pop(0)

@@ -1,4 +1,4 @@
-"""What the user sees: a progress bar on a terminal, plain lines elsewhere, and the summary."""
+"""The progress and the summary of a run, on standard output."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from jobs.pipelines.report import Comparison, Cost, Line
 
 @dataclass
 class Outcome:
-    """How a run has ended."""
+    """The result of a run."""
 
     lines: Sequence[Line]
     cost: Cost
     corrupt: int
-    ended: bool  # all inputs are published to their ends
-    faults: list[str] = field(default_factory=list)  # what was done to agents
+    ended: bool  # all inputs are published to the end
+    faults: list[str] = field(default_factory=list)  # kills and stops
     sizes: dict[str, int] = field(default_factory=dict)  # pipeline -> samples in a batch
     redirected: float = 0.0  # fraction of the samples that went to another process
-    single: Cost | None = None  # of the same job run by one agent
+    single: Cost | None = None  # of the same job with one agent
     comparison: Comparison | None = None
 
     @property
     def good(self) -> bool:
-        """Whether all is published and, if it was compared, as one agent does it."""
+        """Whether everything is published and, if compared, equals what one agent publishes."""
         return self.ended and (self.comparison is None or self.comparison.equal)
 
 
 class Display(ProgressDisplay):
-    """The run on standard output; the bar is of bytes."""
+    """Shows a run: a bar of acknowledged bytes, then the summary."""
 
     def __init__(self, console: Console | None = None) -> None:
         if console is None:
@@ -44,7 +44,7 @@ class Display(ProgressDisplay):
         super().__init__(console, DownloadColumn(), "acknowledged")
 
     def summarise(self, outcome: Outcome, directory: Path) -> None:
-        """The end of a run."""
+        """Print the summary of a run."""
         self._console.print(_table(outcome))
         for fault in outcome.faults:
             self.say(f"fault       {fault}")

@@ -1,7 +1,7 @@
-"""The way of one input into the pipelines: read it, hand its samples to the shards' owners, acknowledge it.
+"""Feed one input into the pipelines: read it, send its samples to the shards' owners, acknowledge it.
 
-To each shard goes one batch at a time. While it is under way the next one grows; so every shard gets the input's
-samples in their order and without gaps, whoever its owner is meanwhile.
+Each shard gets one batch at a time, and the next batch grows meanwhile. So every shard gets the input's samples in
+order and without gaps, even if its owner changes.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from jobs.pipelines.samples import Sample
 from jobs.pipelines.shard import Batch, Receipt, unlocked
 
 Deliver = Callable[[str, Batch], Awaitable[Receipt]]
-"""Brings a batch to a shard's owner; returns when it is published."""
+"""Sends a batch to a shard's owner; returns when it is published."""
 
-# Samples of an input, over all shards, that wait or are under way: no more are read before some are published.
+# Unpublished samples of an input, over all shards, at which reading pauses.
 _MOST_PENDING = 40_000
-# Seconds that a sample waits for its batch to be filled: when there is nothing more to read, and while there is.
+# Seconds that a sample waits for its batch to fill: at the end of the input, and while there is more to read.
 _OLDEST, _OLDEST_OF_MANY = 1.0, 3.0
-# Seconds between looks at whether a followed file has grown.
+# Seconds between checks whether a followed file has grown.
 _LOOK = 0.1
 
 
 @dataclass
 class _Stream:
-    """What one shard has still to get of the input."""
+    """What one shard has yet to get from the input."""
 
     shard: str
     size: BatchSize
-    begin: int  # all before it is published
-    skipped: int  # what begins before it was published before this feed began
+    begin: int  # everything before this byte is published
+    skipped: int  # what begins before this byte was published before this feed began
     waiting: list[Sample] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)  # where each that waits begins
-    read_at: float = 0.0  # of the first that waits
+    positions: list[int] = field(default_factory=list)  # where each waiting sample begins
+    read_at: float = 0.0  # when the first waiting sample was read, Unix time
     first_under_way: int | None = None
     call: asyncio.Task[None] | None = None
     ended: bool = False
 
     @property
     def first(self) -> int | None:
-        """Where the first sample begins that is not published; None when all are."""
+        """Where the first unpublished sample begins; None if all are published."""
         if self.first_under_way is not None:
             return self.first_under_way
         return self.positions[0] if self.positions else None
@@ -61,7 +61,7 @@ class _Read(NamedTuple):
 
 
 class Feed:
-    """One input's way."""
+    """Feeds one input into the pipelines."""
 
     def __init__(
         self,
@@ -74,17 +74,17 @@ class Feed:
         published: Callable[[str, str], int],
         follow: bool,
     ) -> None:
-        """Reads nothing yet.
+        """Create the feed; nothing is read yet.
 
         Args:
             name: the input's.
-            reader: at the input's acknowledged offset.
-            offsets: where to acknowledge it.
+            reader: positioned at the input's acknowledged offset.
+            offsets: where to acknowledge the input.
             pipelines: by name.
-            sizes: the batch size of each, which is shared with other inputs.
-            deliver: how batches get to their owners.
-            published: up to where a pipeline's shard has published the input, in bytes, as far as is known.
-            follow: whether to go on at the end of the input.
+            sizes: the batch size of each pipeline, shared by all inputs.
+            deliver: sends batches to their owners.
+            published: the byte up to which a pipeline's shard is known to have published the input.
+            follow: whether to continue at the end of the input.
         """
         self.name = name
         self._reader = reader
@@ -95,14 +95,14 @@ class Feed:
         self._published = published
         self._follow = follow
         self._start = offsets.get(name)
-        self._read: deque[_Read] = deque()  # not acknowledged yet
-        self._end = self._start  # of what is read
+        self._read: deque[_Read] = deque()  # not yet acknowledged
+        self._end = self._start  # up to here the input is read
         self._streams: dict[str, _Stream] = {}
-        self._takers: dict[str, list[Pipeline]] = {}  # of a meter
+        self._takers: dict[str, list[Pipeline]] = {}  # by meter
         self._pending = 0
 
     async def run(self) -> None:
-        """Returns when the input has ended and all of it is published; never when it is followed.
+        """Return when all of the input is published; never with ``follow``.
 
         Raises:
             Exception: what ``deliver`` raises.
@@ -156,7 +156,7 @@ class Feed:
     def _send(self, at_end: bool) -> None:
         idle = [stream for stream in self._streams.values() if stream.call is None and stream.waiting]
         too_old = time.time() - (_OLDEST if at_end else _OLDEST_OF_MANY)
-        # When no more may be read, those go that make most room.
+        # When reading is paused, send the largest batches first: they make the most room.
         many = max((len(stream.waiting) for stream in idle), default=0) / 2 if self._is_full else math.inf
         for stream in idle:
             enough = len(stream.waiting) >= min(stream.size.samples, many)
@@ -176,7 +176,7 @@ class Feed:
         self._pending -= len(samples)
 
     async def _wait(self, at_end: bool) -> None:
-        """Until something may be done: at once when there is more to read."""
+        """Wait until there is something to do; do not wait if there is more to read."""
         calls = [stream.call for stream in self._streams.values() if stream.call is not None]
         if not at_end and not self._is_full:
             await asyncio.sleep(0)
@@ -198,7 +198,7 @@ class Feed:
         return all(stream.first is None and stream.call is None for stream in self._streams.values())
 
     async def _acknowledge(self) -> None:
-        """Notes what all shards have published; whole chunks, as only there the line number is known."""
+        """Acknowledge what all shards have published, in whole chunks, whose line numbers are known."""
         firsts = [first for stream in self._streams.values() if (first := stream.first) is not None]
         reached = min(firsts, default=self._end.position)
         corrupt: list[Corrupt] = []
@@ -211,7 +211,7 @@ class Feed:
             await self._note(offset, corrupt)
 
     async def _finish(self) -> None:
-        """Tells the pipelines that wait for more that there is no more."""
+        """Tell the pipelines that hold samples back that the input has ended."""
         streams: Iterable[_Stream] = [
             self._stream(pipeline, shard) for pipeline in self._pipelines if pipeline.flushes for shard in pipeline.keys
         ]

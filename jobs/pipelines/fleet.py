@@ -1,4 +1,4 @@
-"""The agents from the driver's side: start them, begin, look how they do, kill and stop some, replace the lost."""
+"""The agents as the driver sees them: start, check, kill and stop them, and replace the dead."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jobs.driver.processes import send_signal
 from jobs.pipelines.agent import Agent, AgentSpec, Figures
 from jobs.pipelines.worker import Job
 
-# Seconds. Generous: a busy machine takes its time to start a process, and failing is the exception.
+# Seconds. Generous, because a busy machine is slow to start processes.
 _START_LIMIT = 120.0
 _STOP_LIMIT = 20.0
-# Seconds from asking an agent how it does to asking it again.
+# Seconds between requests for an agent's figures.
 _ASK = 0.5
 
 
@@ -41,7 +41,7 @@ class Member:
 
 
 class Fleet:
-    """The live agents of a job, ``config.agents`` of them when all is well."""
+    """The live agents of a job; normally ``config.agents`` of them."""
 
     def __init__(self, job: Job, run_id: str, say: Callable[[str], None]) -> None:
         self.shards, self.inputs = f"pipelines-{run_id}", f"inputs-{run_id}"
@@ -55,7 +55,7 @@ class Fleet:
         self._starting: dict[ray.ObjectRef[int], Member] = {}
 
     def start(self) -> None:
-        """Starts all agents, and lets them begin when all are there.
+        """Start all agents, and let them begin when all have joined.
 
         Raises:
             AgentError: one did not start.
@@ -67,13 +67,13 @@ class Fleet:
             if self._starting and time.monotonic() > deadline:
                 raise AgentError(f"{next(iter(self._starting.values())).name} did not start in {_START_LIMIT:g} s")
         begun = [member.handle.begin.remote() for member in self.members.values()]
-        ray.wait(begun, num_returns=len(begun))  # one that has died by now is replaced like any later on
+        ray.wait(begun, num_returns=len(begun))  # one that has died by now is replaced by look()
 
     def look(self) -> None:
-        """Takes in what agents have said of themselves, and replaces those that have died. Does not wait.
+        """Collect the agents' figures and replace the agents that died; do not wait.
 
         Raises:
-            AgentError: an agent says that it cannot go on, or one did not start.
+            AgentError: an agent reports that it cannot continue, or one did not start.
         """
         for member in self._admit(0.0):
             member.handle.begin.remote()
@@ -89,26 +89,26 @@ class Fleet:
         self._launch()
 
     def kill(self, name: str) -> None:
-        """SIGKILLs an agent's process; another takes its place."""
+        """SIGKILL an agent's process; another agent will replace it."""
         send_signal(self.members[name].pid, signal.SIGKILL)
         self._lose(self.members[name])
 
     def halt(self, name: str) -> None:
-        """Stops an agent's process until it is let `go_on`."""
+        """Stop an agent's process until ``resume``."""
         self.members[name].stopped = True
         send_signal(self.members[name].pid, signal.SIGSTOP)
 
-    def go_on(self, name: str) -> None:
-        """Lets a stopped agent go on."""
+    def resume(self, name: str) -> None:
+        """Let a stopped agent continue."""
         member = self.members[name]
         if member.stopped:
             member.stopped = False
             send_signal(member.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """All agents end what they are at, leave and end."""
+        """Let all agents finish and leave, and end them."""
         for name in list(self.members):
-            self.go_on(name)
+            self.resume(name)
         self._last_figures()
         calls = [member.handle.stop.remote() for member in self.members.values()]
         if calls:
@@ -121,12 +121,12 @@ class Fleet:
 
     @property
     def figures(self) -> list[Figures]:
-        """The latest figures of all agents, those that are gone included."""
+        """The latest figures of all agents, past ones included."""
         return [member.figures for member in [*self.gone, *self.members.values()]]
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU time that the agents have spent."""
+        """CPU seconds that all agents have spent."""
         return sum(figures.cpu for figures in self.figures)
 
     def _launch(self) -> None:
@@ -138,7 +138,7 @@ class Fleet:
                 member_id=f"{self._run_id}/{name}",
                 inputs=self.inputs,
                 shards=self.shards,
-                coordinator=self._job.config.name,
+                actor=self._job.config.name,
                 namespace=self._job.config.namespace,
                 job=self._job,
             )
@@ -146,7 +146,7 @@ class Fleet:
             self._starting[member.handle.start.remote()] = member
 
     def _admit(self, limit: float) -> list[Member]:
-        """Those that have started meanwhile; waits for one, if there is a limit."""
+        """Return the agents that have started; wait up to ``limit`` seconds for one."""
         started = ray.wait(list(self._starting), timeout=limit)[0] if self._starting else []
         admitted = []
         for call in started:
@@ -165,7 +165,7 @@ class Fleet:
             try:
                 calls[call].figures = ray.get(call)
             except RayActorError:
-                continue  # what it said last counts
+                continue  # keep its last figures
 
     def _take_in(self, member: Member, asked: ray.ObjectRef[Any]) -> None:
         member.asked = None

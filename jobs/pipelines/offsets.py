@@ -1,4 +1,4 @@
-"""Up to where each input is published by all pipelines, and its corrupt lines: in SQLite, for whoever reads it next."""
+"""How far each input is published by all pipelines, and its corrupt lines; in SQLite, for the input's next reader."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CREATE TABLE IF NOT EXISTS made (fingerprint TEXT NOT NULL);
 
 
 class Offset(NamedTuple):
-    """All before ``position`` is acknowledged."""
+    """Everything before ``position`` is acknowledged."""
 
     position: int = 0  # bytes
-    line: int = 0  # how many lines that is
-    ended: bool = False  # and it was the input's end, which the pipelines know
+    line: int = 0  # number of lines before it
+    ended: bool = False  # it is the input's end, and the pipelines have been told
 
 
 class Corrupt(NamedTuple):
-    """A line that is no sample."""
+    """A line that is not a sample."""
 
     line: int  # 1-based
     reason: str
@@ -42,7 +42,7 @@ class Offsets(Database):
     schema = _SCHEMA
 
     def made_with(self, fingerprint: str) -> str:
-        """The fingerprint of the pipelines that the job was begun with: the given one, if it begins now."""
+        """Return the fingerprint of the pipelines that the job began with; store the given one if it is new."""
         with transaction(self._db):
             row = self._db.execute("SELECT fingerprint FROM made").fetchone()
             if row is None:
@@ -50,19 +50,19 @@ class Offsets(Database):
             return str(row[0]) if row else fingerprint
 
     def get(self, name: str) -> Offset:
-        """The offset of an input."""
+        """Return the offset of an input."""
         row = self._db.execute("SELECT position, line, ended FROM input WHERE name = ?", [name]).fetchone()
         return Offset(row[0], row[1], bool(row[2])) if row else Offset()
 
     def all(self) -> dict[str, Offset]:
-        """The offsets of the inputs that have one."""
+        """Return the offsets of the inputs that have one."""
         rows = self._db.execute("SELECT name, position, line, ended FROM input")
         return {name: Offset(position, line, bool(ended)) for name, position, line, ended in rows}
 
     def acknowledge(self, name: str, offset: Offset, corrupt: Iterable[Corrupt]) -> None:
-        """Notes how far an input is, and the corrupt lines up to there.
+        """Store how far an input is published, and its corrupt lines so far.
 
-        One who was stopped meanwhile may come with a lower offset, which changes nothing.
+        A lower offset, from a reader that was stopped for a while, changes nothing.
         """
         with transaction(self._db):
             self._db.execute(
@@ -74,19 +74,19 @@ class Offsets(Database):
             self._db.executemany("INSERT OR IGNORE INTO corrupt VALUES (?, ?, ?, ?)", [(name, *c) for c in corrupt])
 
     def corrupt(self) -> int:
-        """How many lines were set aside."""
+        """Return the number of corrupt lines."""
         return int(self._db.execute("SELECT count(*) FROM corrupt").fetchone()[0])
 
     def corrupt_lines(self) -> Sequence[tuple[str, int, str, str]]:
-        """The lines that were set aside: input, line, reason, text."""
+        """Return the corrupt lines: input, line, reason, text."""
         return self._db.execute("SELECT * FROM corrupt ORDER BY input, line").fetchall()
 
 
 def write_corrupt(offsets: Offsets, inputs: Path, file: Path) -> int:
-    """Writes the corrupt lines into a JSON-lines file, each with ``file:line`` and the reason; returns how many.
+    """Write the corrupt lines to a JSON-lines file, with ``file:line`` and the reason; return their number.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     rows = offsets.corrupt_lines()
     if rows:

@@ -1,4 +1,4 @@
-"""A pipeline: a source with one of its sinks. Samples in, what is to be published out."""
+"""A pipeline is a source with one of its sinks: samples go in, samples to publish come out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.pipelines.transformers import Aggregator, State, Step, make_step
 
 
 class SeriesKey(NamedTuple):
-    """Whose state it is: of one step of one pipeline, for the samples of one meter of one resource in one input."""
+    """Identifies the state of one step for one series: the samples of one meter of one resource in one input."""
 
     input: str
     step: str  # <sink's path>/<index>
@@ -26,13 +26,13 @@ class SeriesKey(NamedTuple):
 
 @dataclass
 class Memory:
-    """The state of a pipeline's series, and what of it has changed."""
+    """The states of a pipeline's series, and the keys that have changed."""
 
     states: dict[SeriesKey, State] = field(default_factory=dict)
     changed: set[SeriesKey] = field(default_factory=set)
 
     def put(self, key: SeriesKey, state: State | None) -> None:
-        """Remembers a state; None forgets it."""
+        """Store a state; None deletes it."""
         if state is None:
             if self.states.pop(key, None) is None:
                 return
@@ -42,11 +42,11 @@ class Memory:
 
 
 Published = dict[str, list[Sample]]
-"""What is to be published, by the path of the sink."""
+"""Samples to publish, by the path of the sink."""
 
 
 class Pipeline:
-    """A source's samples on their way through one of its sinks, and through those that it feeds."""
+    """Runs a source's samples through one of its sinks and the sinks that it feeds."""
 
     def __init__(self, source: Source, sink: Sink, sinks: Mapping[str, Sink]) -> None:
         self.name = f"{source.name}:{sink.name}"
@@ -55,38 +55,38 @@ class Pipeline:
         self._root = _Node(self.name, sink, sinks)
 
     def takes(self, meter: str) -> bool:
-        """Whether the source has this meter."""
+        """Return whether the source takes this meter."""
         return self._taken.match(meter)
 
     @property
     def flushes(self) -> bool:
-        """Whether something may come out when an input has ended."""
+        """Whether samples may come out when an input ends."""
         return any(isinstance(step, Aggregator) for node in self._root.walk() for step in node.steps)
 
     @property
     def publishers(self) -> dict[str, tuple[Publisher, ...]]:
-        """The publishers by the path of the sink that they belong to: ``source:sink``, ``source:sink:fed``, …"""
+        """The publishers by the path of their sink: ``source:sink``, ``source:sink:fed``, …"""
         return {node.path: node.publishers for node in self._root.walk() if node.publishers}
 
     def shard_of(self, resource_id: str) -> str:
-        """The key of the part of the pipeline that has this resource: what an agent owns."""
+        """Return the key of the shard that has this resource; agents own keys."""
         if self.shards == 1:
             return self.name
         return f"{self.name}#{xxhash.xxh3_64_intdigest(resource_id.encode()) % self.shards}"
 
     @property
     def keys(self) -> list[str]:
-        """The keys of all its parts."""
+        """The keys of all shards."""
         return [self.name] if self.shards == 1 else [f"{self.name}#{n}" for n in range(self.shards)]
 
     def run(self, input_name: str, samples: Iterable[Sample], memory: Memory) -> Published:
-        """Takes samples of one input, in its order."""
+        """Run samples of one input, in the input's order; return what to publish."""
         out: Published = {}
         self._root.take(input_name, samples, memory, out)
         return out
 
     def flush(self, input_name: str, memory: Memory) -> Published:
-        """What the end of an input lets out; all that is remembered of it for that is forgotten."""
+        """Return what to publish at the end of an input; delete the state that was held back for it."""
         out: Published = {}
         self._root.flush(input_name, memory, out)
         return out
@@ -97,7 +97,7 @@ class _Node:
         self.path = path
         self.publishers: tuple[Publisher, ...] = sink.publishers
         self.steps: list[Step] = [make_step(each) for each in sink.transformers]
-        self._places = [f"{path}/{n}" for n in range(len(self.steps))]
+        self._step_names = [f"{path}/{n}" for n in range(len(self.steps))]
         self._fed = [_Node(f"{path}:{name}", sinks[name], sinks) for name in sink.sinks]
 
     def walk(self) -> Iterator[_Node]:
@@ -112,9 +112,9 @@ class _Node:
 
     def flush(self, input_name: str, memory: Memory, out: Published) -> None:
         passing: list[Sample] = []
-        for n, (step, place) in enumerate(zip(self.steps, self._places, strict=True)):
+        for n, (step, name) in enumerate(zip(self.steps, self._step_names, strict=True)):
             passing = list(self._step(n, input_name, passing, memory))
-            held = [key for key in memory.states if key.input == input_name and key.step == place]
+            held = [key for key in memory.states if key.input == input_name and key.step == name]
             for key in sorted(held):
                 if flushed := step.flush(memory.states[key]):
                     passing += flushed
@@ -133,21 +133,21 @@ class _Node:
             node.take(input_name, through, memory, out)
 
     def _step(self, n: int, input_name: str, samples: Iterable[Sample], memory: Memory) -> Iterator[Sample]:
-        step, place = self.steps[n], self._places[n]
+        step, name = self.steps[n], self._step_names[n]
         if not step.remembers:
             for sample in samples:
                 yield from step.take(None, sample)[1]
             return
         states = memory.states
         for sample in samples:
-            key = SeriesKey(input_name, place, sample.name, sample.resource_id)
+            key = SeriesKey(input_name, name, sample.name, sample.resource_id)
             state, through = step.take(states.get(key), sample)
             memory.put(key, state)
             yield from through
 
 
 class _Meters:
-    """Wildcards as in a shell; those with a ``!`` exclude. Only exclusions: everything else is taken."""
+    """Shell wildcards; those with a ``!`` exclude. With exclusions only, everything else matches."""
 
     def __init__(self, meters: Iterable[str]) -> None:
         given = list(meters)
@@ -167,7 +167,7 @@ def _any_of(wildcards: list[str]) -> re.Pattern[str]:
 
 
 def make_pipelines(config: Any) -> dict[str, Pipeline]:
-    """The pipelines of a ``PipelinesConfig`` by name."""
+    """Return the pipelines of a ``PipelinesConfig`` by name."""
     sinks = {sink.name: sink for sink in config.sinks}
     made = [Pipeline(source, sinks[name], sinks) for source in config.sources for name in source.sinks]
     return {pipeline.name: pipeline for pipeline in made}

@@ -1,7 +1,7 @@
-"""Where samples go: files, the log, an actor; and how files are read back.
+"""Publish samples to files, to the log or to an actor; read the files back.
 
-To publish is done before the checkpoint is written, so an owner that dies between the two leaves samples that its
-successor publishes again. They are the same to the last bit, and their ids tell them from new ones.
+Samples are published before the checkpoint is written. If an owner dies in between, its successor publishes them a
+second time: identical, and recognisable by their ids.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class PublishError(Exception):
 
 
 class Publisher(Protocol):
-    """One publisher of a sink, for one owner's time."""
+    """One publisher of a sink, used by one owner."""
 
     async def publish(self, samples: Sequence[Sample]) -> None:
-        """Returns when they are published. Raises ``PublishError``; some of them may be published then."""
+        """Return when the samples are published. Raises ``PublishError``; then some may be published."""
 
     def close(self) -> None:
-        """Lets files go."""
+        """Close files."""
 
 
 def make_publisher(wanted: definitions.Publisher, directory: Path, path: str, owner: str) -> Publisher:
-    """The publisher that the YAML asks for.
+    """Create the publisher that the YAML defines.
 
     Args:
-        wanted: what it asks for.
-        directory: where all that is published in files goes.
+        wanted: the definition.
+        directory: of all published files.
         path: the sink's.
-        owner: part of file names; nobody else has it at the same time.
+        owner: part of the file names; unique at any time.
     """
     if isinstance(wanted, definitions.FilePublisher):
         kind = JsonLines if wanted.format == "json" else ParquetParts
@@ -55,13 +55,13 @@ def make_publisher(wanted: definitions.Publisher, directory: Path, path: str, ow
 
 
 def warm_up(wanted: Iterable[definitions.Publisher]) -> None:
-    """Does now what would hold up the first batch of such publishers."""
+    """Do now what would otherwise delay the first batch of such publishers."""
     if any(isinstance(each, definitions.FilePublisher) and each.format == "parquet" for each in wanted):
-        pa.array([])  # with its first array pyarrow imports pandas, if that is installed: half a second
+        pa.array([])  # for its first array pyarrow imports pandas, if installed, which takes half a second
 
 
 class JsonLines:
-    """Lines in a new file, which nobody else writes: a line that a SIGKILL cuts off is its last."""
+    """Writes lines to a file that nobody else writes, so that a SIGKILL can cut off only the last line."""
 
     def __init__(self, directory: Path, owner: str) -> None:
         self._directory = directory
@@ -82,7 +82,7 @@ class JsonLines:
 
 
 class ParquetParts:
-    """A part of a Parquet dataset for each batch; written under a hidden name and renamed, so it is there whole."""
+    """Writes a part of a Parquet dataset per batch, under a hidden name and then renamed, so that it is complete."""
 
     def __init__(self, directory: Path, owner: str) -> None:
         self._directory = directory
@@ -116,7 +116,7 @@ class ParquetParts:
 
 
 class Log:
-    """A line of the log for each sample."""
+    """Logs a line per sample."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -133,7 +133,7 @@ class Log:
 
 
 class ToActor:
-    """A call of a named Ray actor for each batch; it has taken it when the call returns."""
+    """Calls a named Ray actor for each batch and waits for the call to return."""
 
     def __init__(self, wanted: definitions.ActorPublisher) -> None:
         self._wanted = wanted
@@ -157,9 +157,9 @@ class ToActor:
 
 
 def read_published(directory: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """What is in the files: for each, the sink's path and its records, repeats included.
+    """Yield the sink's path and the records of each published file, repeats included.
 
-    A last line without an end was cut off by a SIGKILL, and was published again.
+    A last line without a newline was cut off by a SIGKILL; its sample was published a second time.
     """
     for file in sorted(directory.glob("*/[!.]*")):
         if file.suffix == ".jsonl":

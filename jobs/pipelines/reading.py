@@ -1,4 +1,4 @@
-"""Inputs: which there are, and their lines from an offset on."""
+"""Find the inputs, and read their lines from an offset."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from jobs.driver.command_line import InputError
 from jobs.pipelines.offsets import Corrupt, Offset
 from jobs.pipelines.samples import CorruptLine, Sample, parse_sample
 
-# Bytes. What is read at a time: some hundred samples, so that an agent answers others in between.
+# Bytes per read: some hundred samples, so that an agent answers calls in between.
 CHUNK = 128 * 1024
-# Bytes. A longer line is not a sample, and is not kept in memory.
+# Bytes. A longer line is corrupt, and is not kept in memory.
 LONGEST = 1024 * 1024
-# Characters of a corrupt line that are kept.
+# Bytes kept of a corrupt line.
 _KEPT = 64 * 1024
 
 
 class Chunk(NamedTuple):
-    """Some whole lines."""
+    """Some complete lines."""
 
-    samples: list[tuple[int, Sample]]  # with the byte at which the line begins
+    samples: list[tuple[int, Sample]]  # and the byte at which its line begins
     corrupt: list[Corrupt]
     end: Offset  # after the last line; ``ended`` is never set here
 
 
 class Inputs:
-    """A file, or the ``*.jsonl`` of a directory and of those in it."""
+    """A file, or the ``*.jsonl`` files below a directory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.base = path.parent if path.is_file() else path
 
     def names(self) -> list[str]:
-        """The inputs that are there now, sorted; paths relative to ``base``."""
+        """Return the inputs that exist now, sorted, as paths relative to ``base``."""
         if self._path.is_file():
             return [self._path.name]
         return sorted(str(file.relative_to(self.base)) for file in self.base.rglob("*.jsonl") if file.is_file())
 
 
 def find_inputs(path: str) -> Inputs:
-    """What is at a path.
+    """Return the inputs at a path.
 
     Raises:
-        InputError: nothing, or nothing that can be read.
+        InputError: there are none, or they cannot be read.
     """
-    place = Path(path).absolute()
-    if not place.exists():
+    found = Path(path).absolute()
+    if not found.exists():
         raise InputError(f"--input {path}: no such file or directory; python -m jobs.record records samples")
-    inputs = Inputs(place)
+    inputs = Inputs(found)
     try:
         for name in inputs.names():
             name.encode()
@@ -61,24 +61,24 @@ def find_inputs(path: str) -> Inputs:
 
 
 class LineReader:
-    """Reads an input from an offset on."""
+    """Reads an input from an offset."""
 
     def __init__(self, file: Path, offset: Offset, follow: bool) -> None:
-        self._file: BinaryIO = open(file, "rb")  # noqa: SIM115 - it is open as long as the reader lives
+        self._file: BinaryIO = open(file, "rb")  # noqa: SIM115 - closed by close()
         self._file.seek(offset.position)
         self._position, self._line = offset.position, offset.line
         self._follow = follow
         self._rest = b""
-        self._too_long = 0  # bytes of the present line that were passed over
+        self._too_long = 0  # bytes dropped from the current line
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Close the file."""
         self._file.close()
 
     def read(self) -> Chunk | None:
-        """The next whole lines; None when there are none now.
+        """Return the next complete lines; None if there are none now.
 
-        A last line without an end is one when the file is not followed: nobody goes on writing it.
+        Without ``follow`` a last line without a newline counts as complete.
         """
         while True:
             got = self._file.read(CHUNK)

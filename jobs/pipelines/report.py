@@ -1,4 +1,4 @@
-"""What a job came to: out of its checkpoints and its published files, not out of what agents say."""
+"""The result of a job, from its checkpoints and published files and not from what agents report."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ class Line(NamedTuple):
     """One pipeline in the summary."""
 
     pipeline: str
-    owners: str  # one after the other
-    samples: int  # taken, each once
-    repeats: int  # received again, after they were published
+    owners: str  # in order
+    samples: int  # without repeats
+    repeats: int  # received after they had been published
     mean_lag: float  # seconds from reading a batch's first sample to publishing it
     longest_lag: float  # seconds
 
 
 class Cost(NamedTuple):
-    """What running the pipelines has cost."""
+    """What running the pipelines cost."""
 
-    samples: int  # each counted once for every pipeline that takes it
+    samples: int  # counted once for every pipeline that takes it
     seconds: float
-    cpu: float  # seconds, over all agents
+    cpu: float  # CPU seconds, over all agents
 
     def each(self) -> float:
-        """CPU seconds by sample."""
+        """Return the CPU seconds per sample."""
         return self.cpu / max(self.samples, 1)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one job published beside what another did."""
+    """What one job published, compared with another."""
 
-    same: int  # ids that both have, with equal samples
-    missing: Sequence[str]  # that only the other has
-    surplus: Sequence[str]  # that only this one has
-    different: Sequence[str]  # that both have, and not the same
-    repeats: Mapping[str, int]  # sink's path -> samples that are there again
+    same: int  # ids with equal samples in both
+    missing: Sequence[str]  # ids that only the other has
+    surplus: Sequence[str]  # ids that only this one has
+    different: Sequence[str]  # ids with different samples
+    repeats: Mapping[str, int]  # sink's path -> number of repeated samples
 
     @property
     def equal(self) -> bool:
-        """Whether both have published the same, repeats aside."""
+        """Whether both have published the same, except for repeats."""
         return not (self.missing or self.surplus or self.different)
 
 
 def read_lines(job: Job) -> list[Line]:
-    """The summary's lines."""
+    """Return the lines of the summary, one per pipeline."""
     lines = []
     for name in make_pipelines(job.config):
         checkpoints = job.checkpoints(name)
@@ -79,7 +79,7 @@ def _line(pipeline: str, reigns: Sequence[Reign]) -> Line:
 
 
 def _owners(reigns: Sequence[Reign]) -> str:
-    """``a > b`` for each shard, without the ``agent-``; one that stayed through several tokens is named once."""
+    """Return ``a > b`` for each shard, without ``agent-``; an owner under successive tokens is named once."""
     chains: dict[str, list[str]] = {}
     for reign in reigns:
         chain = chains.setdefault(reign.shard.partition("#")[2], [])
@@ -90,7 +90,7 @@ def _owners(reigns: Sequence[Reign]) -> str:
 
 
 def compare(published: Path, expected: Path) -> Comparison:
-    """Compares the files of two jobs with the same pipelines, sample for sample."""
+    """Compare the files of two jobs with the same pipelines, sample by sample."""
     counts: Counter[tuple[str, str]] = Counter()
     got, wanted = _digests(published, counts), _digests(expected, Counter())
     both = got.keys() & wanted.keys()
@@ -107,7 +107,7 @@ def compare(published: Path, expected: Path) -> Comparison:
 
 
 def _digests(published: Path, counts: Counter[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-    """(sink's path, id) -> what tells the sample from any other; repeats that differ are a sample of their own."""
+    """Return (sink's path, id) -> digest of the sample, and count each; repeats that differ become extra entries."""
     found: dict[tuple[str, str], bytes] = {}
     for path, records in read_published(published):
         for record in records:

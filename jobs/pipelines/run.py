@@ -1,4 +1,4 @@
-"""A job with several agents: join Ray, deploy the partition actor, start agents, kill and stop some, report."""
+"""A run with several agents: join Ray, deploy the partition actor, start agents, kill and stop some, report."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from jobs.pipelines.single_agent import acknowledged_bytes, has_ended, set_corru
 from jobs.pipelines.worker import Job
 from partition_actor import Settings
 
-# Seconds between looks at how far the agents are.
+# Seconds between checks of the agents' progress.
 _LOOK = 0.1
-# Which part of the input is published when agents are killed, and when others are stopped.
+# Fractions of the input whose publication triggers the kills and the stops.
 _KILL_AT, _STOP_AT = 0.25, 0.45
-# Seconds from when a stopped agent has lost its place until it goes on: the others are at work on what was its own.
-_GO_ON_AFTER = 0.5
+# Seconds from when a stopped agent is out of its group until it continues, so that others work on its keys.
+_RESUME_AFTER = 0.5
 
 
 def run(job: Job, address: str, display: Display) -> Outcome:
-    """Runs the job until its inputs have ended, or it is interrupted.
+    """Run the job until its inputs end or it is interrupted.
 
     Args:
-        job: what to do.
+        job: the settings, inputs and directory.
         address: of the Ray cluster to join; ``local`` starts one for this run.
-        display: what the user sees.
+        display: shows the progress.
 
     Raises:
-        InputError: no cluster is at the address.
-        AgentError: agents could not be started, or one cannot go on.
+        InputError: no cluster can be joined at the address.
+        AgentError: agents could not be started, or one cannot continue.
         PartitionError: the partition actor could not be deployed.
     """
     lease = job.config.lease
@@ -74,30 +74,30 @@ def _watch(job: Job, fleet: Fleet, faults: _Faults, display: Display) -> None:
 
 
 class _Faults:
-    """What is done to agents on the way."""
+    """Kills and stops agents during the run."""
 
-    def __init__(self, job: Job, fleet: Fleet, coordinator: Any, display: Display) -> None:
+    def __init__(self, job: Job, fleet: Fleet, actor: Any, display: Display) -> None:
         self.told: list[str] = []
         self._kills, self._stops = job.config.kill, job.config.stop
         self._fleet = fleet
-        self._coordinator = coordinator
+        self._actor = actor
         self._display = display
         self._stopped: dict[str, float] = {}  # name -> since when
-        self._out: dict[str, float] = {}  # name -> since when it has lost its place
+        self._out: dict[str, float] = {}  # name -> since when it is out of its group
 
     def close(self) -> None:
-        """Says what was not done, as the run was over before."""
+        """Report the faults that the run was too short for."""
         for number, what in ((self._kills, "get SIGKILL"), (self._stops, "be stopped")):
             if number:
-                self._tell(f"{number} agents were to {what}, and the run was over before")
+                self._tell(f"{number} agents were to {what}, but the run ended first")
 
     @property
     def pending(self) -> bool:
-        """Whether an agent is stopped that has still to go on."""
+        """Whether a stopped agent has yet to continue."""
         return bool(self._stopped)
 
     def look(self, done: float) -> None:
-        """Does what is due when such a part of the input is published."""
+        """Do what is due when this fraction of the input is published."""
         names = [name for name in self._fleet.members if name not in self._stopped]
         if self._kills and done >= _KILL_AT:
             for name in names[: self._kills]:
@@ -112,16 +112,16 @@ class _Faults:
             self._stops = 0
         for name, since in list(self._stopped.items()):
             if name not in self._fleet.members or self._has_been_out(name):
-                self._tell(f"{name} goes on after {time.monotonic() - since:.1f} s, since the others have its place")
+                self._tell(f"{name} continues after {time.monotonic() - since:.1f} s: others own its keys")
                 del self._stopped[name]
                 if name in self._fleet.members:
-                    self._fleet.go_on(name)
+                    self._fleet.resume(name)
 
     def _has_been_out(self, name: str) -> bool:
         member_id = self._fleet.members[name].member_id
-        if member_id not in ray.get(self._coordinator.get_members.remote(self._fleet.shards)):
+        if member_id not in ray.get(self._actor.get_members.remote(self._fleet.shards)):
             self._out.setdefault(name, time.monotonic())
-        return name in self._out and time.monotonic() >= self._out[name] + _GO_ON_AFTER
+        return name in self._out and time.monotonic() >= self._out[name] + _RESUME_AFTER
 
     def _tell(self, fault: str) -> None:
         self.told.append(fault)
@@ -153,7 +153,7 @@ def _outcome(job: Job, fleet: Fleet, cost: Cost, corrupt: int, faults: list[str]
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block, and what comes after it is still done."""
+    """End the block, but not the program, on SIGINT and SIGTERM."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

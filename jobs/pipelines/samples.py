@@ -1,4 +1,4 @@
-"""A sample, and the line of JSON that it is written as."""
+"""A sample, and its line of JSON."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class Sample(NamedTuple):
-    """One measurement. A tuple of builtins, as it is pickled once for every pipeline that takes it."""
+    """One measurement; a tuple of builtins, because it is pickled for every pipeline that takes it."""
 
     id: str
     name: str  # the meter's
-    type: str  # a Kind: gauge as it is now; delta since the last sample; cumulative since a start
+    type: str  # a Kind: gauge is the current value; delta is since the last sample; cumulative is since a start
     unit: str
     volume: float
     resource_id: str
-    timestamp: str  # ISO 8601, as it came
+    timestamp: str  # ISO 8601, as received
     metadata: dict[str, Any]
     at: float  # the timestamp as Unix time, in seconds
 
 
 class CorruptLine(ValueError):
-    """A line is not a sample; the message is one line."""
+    """The line is not a sample; the message is one line."""
 
 
 class _Line(TypedDict):
@@ -50,13 +50,13 @@ _adapter = TypeAdapter(_Line)
 
 
 def parse_sample(line: bytes) -> Sample:
-    """The sample of a line of JSON: an object whose keys are the fields of ``Sample``, but for ``at``.
+    """Return the sample in a line of JSON: an object whose keys are the fields of ``Sample`` except ``at``.
 
-    ``type`` may be left out (gauge), and so may ``unit`` and ``metadata`` (empty). Other keys are passed over.
-    A timestamp without an offset is UTC.
+    ``type`` is optional (gauge), and so are ``unit`` and ``metadata`` (empty). Other keys are ignored. A timestamp
+    without an offset is UTC.
 
     Raises:
-        CorruptLine: it is none.
+        CorruptLine: the line is not a sample.
     """
     try:
         got = _adapter.validate_json(line)
@@ -78,7 +78,7 @@ def parse_sample(line: bytes) -> Sample:
 
 
 def to_record(sample: Sample) -> dict[str, Any]:
-    """A sample as a dict of what is written of it."""
+    """Return the dict of a sample that is published."""
     return {
         "id": sample.id,
         "name": sample.name,
@@ -92,12 +92,12 @@ def to_record(sample: Sample) -> dict[str, Any]:
 
 
 def to_line(sample: Sample) -> bytes:
-    """The line of JSON of a sample, with its end; ``parse_sample`` gives the same sample back."""
+    """Return the sample as a line of JSON with a newline, which ``parse_sample`` reads back."""
     return pydantic_core.to_json(to_record(sample), inf_nan_mode="constants") + b"\n"
 
 
 def _unix_time(timestamp: str) -> float:
-    # Python 3.10 does not know the Z.
+    # Python 3.10 does not accept the Z.
     text = f"{timestamp[:-1]}+00:00" if timestamp.endswith(("Z", "z")) else timestamp
     try:
         moment = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""A pipeline, or a shard of one, at its owner: takes batches, publishes, remembers."""
+"""A pipeline, or a shard of one, at its owner: takes batches, publishes them and commits the state."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from jobs.pipelines.samples import Sample
 
 T = TypeVar("T")
 
-# Seconds between tries while another process holds the database.
-_AGAIN = 0.05
+# Seconds between attempts while another process holds the database lock.
+_RETRY = 0.05
 
 
 class Batch(NamedTuple):
-    """Samples for one shard: all that it takes of an input from ``begin`` up to ``end``, in the input's order."""
+    """All samples that one shard takes of an input from ``begin`` to ``end``, in the input's order."""
 
     input: str
     begin: int  # bytes
     end: int  # bytes
     ended: bool  # the input ends at ``end``
-    read_at: float  # Unix time at which the oldest was read
-    positions: list[int]  # bytes at which the samples begin, ascending
+    read_at: float  # Unix time at which the oldest sample was read
+    positions: list[int]  # byte at which each sample begins, ascending
     samples: list[Sample]
 
 
 class Receipt(NamedTuple):
-    """A batch is published."""
+    """Confirms that a batch is published."""
 
-    end: int  # all that the shard takes of the input before it, in bytes, is published
-    samples: int  # of these, new
-    work: float  # seconds of CPU time that the owner spent on it
+    end: int  # byte before which everything that the shard takes of the input is published
+    samples: int  # new ones, without repeats
+    work: float  # CPU seconds that the owner spent on it
 
 
 class LostSamples(Exception):
-    """Samples between what is published and a batch never came. It is a bug, and better an error than silence."""
+    """Samples before a batch were neither published nor received: a bug, which must not pass unnoticed."""
 
 
 class Shard:
-    """One shard in its owner's time."""
+    """One shard at its owner."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Shard:
         published: Path,
         acknowledged: Callable[[str], int],
     ) -> None:
-        """Nothing is claimed yet.
+        """Create the shard; it is not claimed yet.
 
         Args:
             key: the shard's.
-            pipeline: what it is a shard of.
+            pipeline: the pipeline that it is a shard of.
             checkpoints: the pipeline's.
-            published: the directory of what is published in files.
-            acknowledged: of an input, up to where all pipelines have published it, in bytes.
+            published: the directory of published files.
+            acknowledged: returns the byte up to which all pipelines have published an input.
         """
         self.key = key
         self._pipeline = pipeline
@@ -76,31 +76,31 @@ class Shard:
         self._busy = asyncio.Lock()
 
     async def take(self, batch: Batch, owner: str, token: int | None) -> Receipt:
-        """Publishes what is new in a batch, in one step with what is remembered.
+        """Publish what is new in a batch, then commit the watermark and the state.
 
         Args:
             batch: what an agent has read.
             owner: this agent's name.
-            token: the fencing token under which it owns the shard now; None for a lone agent.
+            token: the fencing token under which it owns the shard; None for the only agent.
 
         Raises:
-            Superseded: somebody else owns the shard by now.
-            PublishError: a publisher failed. The batch may be sent again.
-            LostSamples: samples before it are missing.
+            Superseded: another agent owns the shard by now.
+            PublishError: a publisher failed; the batch may be repeated.
+            LostSamples: samples before the batch are missing.
         """
         async with self._busy:
             try:
                 if self._claim is None or token not in (None, self._claim.token):
-                    # With a later token the shard may have been another's meanwhile.
+                    # Under a new token: another agent may have owned the shard in between.
                     self._close()
                     self._open(await unlocked(lambda: self._checkpoints.claim(self.key, owner, token)), owner)
                 return await self._take(batch)
             except BaseException:
-                self._close()  # what is in memory may be ahead of what is written
+                self._close()  # memory may be ahead of the checkpoint
                 raise
 
     async def close(self) -> None:
-        """Ends what is under way, and forgets; the next batch claims anew."""
+        """Finish the current batch and drop the claim; the next batch claims the shard anew."""
         async with self._busy:
             self._close()
 
@@ -109,7 +109,9 @@ class Shard:
         assert claim is not None
         reached = claim.watermarks.get(batch.input, 0)
         if batch.begin > reached and self._acknowledged(batch.input) < batch.begin:
-            raise LostSamples(f"{self.key}: {batch.input} is published up to {reached}, and comes from {batch.begin}")
+            raise LostSamples(
+                f"{self.key}: {batch.input} is published up to {reached}, but the batch begins at {batch.begin}"
+            )
         began = time.thread_time()
         repeats = bisect_left(batch.positions, reached)
         new = batch.samples[repeats:]
@@ -146,11 +148,11 @@ class Shard:
 
 
 async def unlocked(call: Callable[[], T]) -> T:
-    """The call's result, as soon as the database is not locked by another process."""
+    """Return the call's result; retry it while another process locks the database."""
     while True:
         try:
             return call()
         except sqlite3.OperationalError as error:
             if not is_locked(error):
                 raise
-        await asyncio.sleep(_AGAIN)
+        await asyncio.sleep(_RETRY)

@@ -1,8 +1,8 @@
 """Transformers: pure functions of a series' state and its next sample.
 
-A series is the samples of one meter of one resource in one input, in the order in which the input has them. So what
-comes out depends on the input alone: not on who computes it, on batches, or on what other inputs bring meanwhile.
-The rules are those of ceilometer's ``transformer/conversions.py``.
+A series is the samples of one meter of one resource in one input, in the input's order. So the output depends only on
+the input: not on the agent that computes it, on batches or on other inputs. The rules are those of ceilometer's
+``transformer/conversions.py``.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from jobs.pipelines import definitions
 from jobs.pipelines.samples import Kind, Sample
 
 State = list[Any]
-"""What a step remembers of a series: builtins that JSON keeps as they are."""
+"""A step's state for one series: builtins that survive JSON unchanged."""
 
 Outcome = tuple[Sample, ...]
-"""What comes out of a step."""
+"""The samples that come out of a step."""
 
 
 class Step(Protocol):
     """One transformer of a sink."""
 
     remembers: bool
-    """Whether it has state. A step without is given None."""
+    """Whether it has state; otherwise ``take`` gets None."""
 
     def take(self, state: State | None, sample: Sample) -> tuple[State | None, Outcome]:
-        """The state after the sample, and what comes out of the step."""
+        """Return the state after the sample, and what comes out."""
 
     def flush(self, state: State) -> Outcome:
-        """What comes out when the series has ended. It is forgotten after that."""
+        """Return what comes out at the end of the series; its state is deleted then."""
 
 
 def make_step(transformer: Any) -> Step:
-    """The step that a transformer of the YAML asks for."""
+    """Create the step that a transformer in the YAML defines."""
     if isinstance(transformer, definitions.RateOfChange):
         return RateOfChange(transformer.parameters)
     if isinstance(transformer, definitions.Delta):
@@ -47,9 +47,9 @@ def make_step(transformer: Any) -> Step:
 
 
 class _Change(ABC):
-    """What has changed since the series' last sample; the first has none, and one that is older is dropped.
+    """The change since the series' last sample. The first sample has none; a sample older than the last is dropped.
 
-    A cumulative volume that has fallen started again from 0.
+    A cumulative volume that fell has restarted from 0.
     """
 
     remembers = True
@@ -71,21 +71,21 @@ class _Change(ABC):
 
     @abstractmethod
     def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
-        """What comes out for a change of the volume in so many seconds, up to the sample."""
+        """Return what comes out for a change of the volume over ``passed`` seconds up to the sample."""
 
 
 class RateOfChange(_Change):
-    """The change per second; 0 for a sample that is as old as the last one."""
+    """The change per second; 0 for a sample with the same time as the last one."""
 
     def __init__(self, parameters: definitions.RateParameters) -> None:
         super().__init__(parameters.target)
 
     def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
-        return (_aimed(self._target, sample, change / passed if passed else 0.0, "gauge"),)
+        return (_apply(self._target, sample, change / passed if passed else 0.0, "gauge"),)
 
 
 class Delta(_Change):
-    """The change; only growth, if so wanted."""
+    """The change; with ``growth_only``, only if it is not negative."""
 
     def __init__(self, parameters: definitions.DeltaParameters) -> None:
         super().__init__(parameters.target)
@@ -94,11 +94,11 @@ class Delta(_Change):
     def _outcome(self, change: float, passed: float, sample: Sample) -> Outcome:
         if self._growth_only and change < 0:
             return ()
-        return (_aimed(self._target, sample, change, "delta"),)
+        return (_apply(self._target, sample, change, "delta"),)
 
 
 class UnitConversion:
-    """Another scale, unit or name."""
+    """Changes the scale, unit or name."""
 
     remembers = False
 
@@ -106,7 +106,7 @@ class UnitConversion:
         self._pattern = re.compile(parameters.source.name)
         self._unit = parameters.source.unit
         self._target = parameters.target
-        self._names: dict[str, str | None] = {}  # of a meter: what it becomes, or None when it is not meant
+        self._names: dict[str, str | None] = {}  # meter -> its new name, or None if the source does not match it
 
     def take(self, state: State | None, sample: Sample) -> tuple[State | None, Outcome]:
         if self._unit is not None and self._unit != sample.unit:
@@ -114,7 +114,7 @@ class UnitConversion:
         name = self._name(sample.name)
         if name is None:
             return None, (sample,)
-        converted = _aimed(self._target, sample, sample.volume, cast(Kind, sample.type))
+        converted = _apply(self._target, sample, sample.volume, cast(Kind, sample.type))
         return None, (converted._replace(name=name),)
 
     def flush(self, state: State) -> Outcome:
@@ -129,7 +129,7 @@ class UnitConversion:
 
 
 class Aggregator:
-    """One sample for many of a series; its id is the first one's and how many there were."""
+    """One sample for several of a series; its id is the first one's id and their number."""
 
     remembers = True
 
@@ -161,7 +161,7 @@ class Aggregator:
             volume /= count
         elif function == "count":
             volume = float(count)
-        return (_aimed(self._target, sample, volume, cast(Kind, sample.type)),)
+        return (_apply(self._target, sample, volume, cast(Kind, sample.type)),)
 
     def _combine(self, held: float, sample: Sample) -> float:
         function = self._function_for(sample)
@@ -176,11 +176,11 @@ class Aggregator:
 
 
 def _growth(before: float, sample: Sample) -> float:
-    started_again = sample.type == "cumulative" and sample.volume < before
-    return sample.volume if started_again else sample.volume - before
+    restarted = sample.type == "cumulative" and sample.volume < before
+    return sample.volume if restarted else sample.volume - before
 
 
-def _aimed(target: definitions.Target, sample: Sample, volume: float, kind: Kind) -> Sample:
+def _apply(target: definitions.Target, sample: Sample, volume: float, kind: Kind) -> Sample:
     return Sample(
         sample.id,
         target.name or sample.name,

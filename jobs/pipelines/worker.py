@@ -1,4 +1,4 @@
-"""What an agent does: reads the inputs that are its own, and runs the pipelines that are its own. It knows no Ray."""
+"""What an agent does: reads the inputs and runs the shards that it owns. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from jobs.pipelines.publishers import warm_up
 from jobs.pipelines.reading import Inputs, LineReader
 from jobs.pipelines.shard import Batch, Receipt, Shard, unlocked
 
-# Seconds between looks at what is this agent's, and between tries to reach a shard's owner.
+# Seconds between checks of what this agent owns, and between attempts to reach a shard's owner.
 _LOOK = 0.1
-_AGAIN = 0.02
-# Seconds between looks into a followed directory.
+_RETRY = 0.02
+# Seconds between listings of a followed directory.
 _LIST = 1.0
-# Objects that may come before garbage is looked for: samples make no cycles, and a look walks through all that wait.
+# Allocations between garbage collections. Samples form no cycles, and a collection walks through all that wait.
 _GARBAGE = 500_000
-# Inputs that are read at a time: while one waits for receipts there is another. With --follow all are.
+# Inputs read concurrently, so that one is read while another waits for receipts. With --follow all are.
 _AT_ONCE = 2
 
 
 class NotOwned(Exception):
-    """The shard is not this agent's, or not any more."""
+    """This agent does not own the shard, or no longer does."""
 
 
 class MemberState(Protocol):
-    """What of a group's keys this agent may work on."""
+    """Which keys of a group this agent may work on."""
 
     def owns(self, key: str) -> bool:
-        """Whether the key is this agent's now."""
+        """Return whether this agent owns the key now."""
 
     def token(self) -> int | None:
-        """The fencing token; 0 when it may not act; None for a lone agent."""
+        """Return the fencing token; 0 if the agent may not act; None for the only agent."""
 
 
 class OwnsAll:
-    """The state of the only agent: every key is its own."""
+    """The state of the only agent, which owns every key."""
 
     def owns(self, key: str) -> bool:
         return True
@@ -59,12 +59,12 @@ class OwnsAll:
 
 
 Redirect = Callable[[str, Batch], Awaitable[Receipt]]
-"""Brings a batch to the shard's owner in another process. Raises ``NotOwned`` when it was not the owner: try again."""
+"""Sends a batch to the shard's owner in another process; raises ``NotOwned`` if that is not the owner: retry."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all agents of a job are told."""
+    """What all agents of a job know."""
 
     config: PipelinesConfig
     inputs: Inputs
@@ -72,23 +72,23 @@ class Job:
 
     @property
     def published(self) -> Path:
-        """Where what is published in files goes."""
+        """The directory of published files."""
         return self.directory / "published"
 
     def offsets(self) -> Offsets:
-        """Opens the offsets of the inputs."""
+        """Open the offsets of the inputs."""
         self.directory.mkdir(parents=True, exist_ok=True)
         return Offsets(self.directory / "offsets.sqlite")
 
     def checkpoints(self, pipeline: str) -> Checkpoints:
-        """Opens the checkpoints of a pipeline."""
-        place = self.directory / "checkpoints"
-        place.mkdir(parents=True, exist_ok=True)
-        return Checkpoints(place / f"{pipeline}.sqlite")
+        """Open the checkpoints of a pipeline."""
+        directory = self.directory / "checkpoints"
+        directory.mkdir(parents=True, exist_ok=True)
+        return Checkpoints(directory / f"{pipeline}.sqlite")
 
 
 class Sent(NamedTuple):
-    """Batches and samples that an agent has brought to their owners."""
+    """Batches and samples that an agent has sent."""
 
     batches: int = 0
     samples: int = 0
@@ -100,18 +100,18 @@ class Worker:
     def __init__(
         self, name: str, job: Job, shards: MemberState, inputs: MemberState, redirect: Redirect | None = None
     ) -> None:
-        """Opens the databases, and does nothing yet.
+        """Open the databases; nothing is read yet.
 
         Args:
             name: of the agent, unique in the job.
-            job: what to do.
-            shards: which shards of the pipelines are its own.
-            inputs: which inputs are.
-            redirect: the way to other agents; None without any.
+            job: the job's settings, inputs and directory.
+            shards: which shards it owns.
+            inputs: which inputs it owns.
+            redirect: sends batches to other agents; None if there are none.
         """
         self.name = name
-        self.straight = Sent()  # into the pipeline in this process
-        self.redirected = Sent()  # to another
+        self.straight = Sent()  # to shards in this process
+        self.redirected = Sent()  # to other agents
         self._job = job
         self._mine = shards
         self._to_read = inputs
@@ -129,16 +129,16 @@ class Worker:
 
     @property
     def batch_sizes(self) -> dict[str, int]:
-        """The size that each pipeline's batches have come to."""
+        """The current batch size of each pipeline."""
         return {name: size.samples for name, size in self._sizes.items()}
 
     async def run(self) -> None:
-        """Reads until all inputs have ended, or for ever when they are followed, or until `stop`.
+        """Read until all inputs have ended or ``stop`` is called; with ``follow`` inputs do not end.
 
         Raises:
-            PublishError, LostSamples, OSError, sqlite3.Error: and stops then.
+            PublishError, LostSamples, OSError, sqlite3.Error: it cannot continue.
         """
-        # What is there now stays, and need not be looked through whenever some thousand samples have come and gone.
+        # Objects that exist now stay; collections need not walk through them.
         gc.freeze()
         gc.set_threshold(_GARBAGE)
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -159,20 +159,20 @@ class Worker:
             await self.let_go(list(self._shards))
 
     def stop(self) -> None:
-        """Lets `run` return soon."""
+        """Let ``run`` return soon."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Closes the databases."""
+        """Close the databases."""
         self._offsets.close()
         for checkpoints in self._checkpoints.values():
             checkpoints.close()
 
     async def take(self, shard: str, batch: Batch) -> Receipt:
-        """Runs a batch through a shard that is this agent's.
+        """Run a batch through a shard that this agent owns.
 
         Raises:
-            NotOwned: it is not.
+            NotOwned: it does not own the shard.
             PublishError, LostSamples: as ``Shard.take``.
         """
         token = self._mine.token()
@@ -184,7 +184,7 @@ class Worker:
             raise NotOwned(str(error)) from None
 
     async def let_go(self, shards: list[str]) -> None:
-        """Ends what is under way in shards that are another's now."""
+        """Finish the current batches of shards that this agent no longer owns, and drop their claims."""
         for shard in shards:
             await self._shards[shard].close()
 
@@ -199,10 +199,10 @@ class Worker:
                     self.redirected = _add(self.redirected, batch)
                 return receipt
             except NotOwned:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(_RETRY)
 
     async def _look(self) -> bool:
-        """Starts and ends feeds as inputs come and go; whether there is or may come more to do."""
+        """Start and end feeds as inputs come and go; return whether there is, or may be, more to do."""
         for name, feed in list(self._feeds.items()):
             if feed.done():
                 del self._feeds[name]
@@ -237,7 +237,7 @@ class Worker:
         except sqlite3.OperationalError as error:
             if not is_locked(error):
                 raise
-            return 0  # it is sent again, and dropped there
+            return 0  # its samples are sent once more, and dropped there
 
     def _shards_of(self, pipeline: Pipeline) -> list[tuple[str, Shard]]:
         checkpoints = self._job.checkpoints(pipeline.name)

@@ -1,18 +1,16 @@
-"""What ``jobs/poll.py`` is made of: agents that share out a machine's resources and poll them.
+"""Agents share out a machine's resources and poll them. Private to this job.
 
 ::
 
-    joining.py    which Ray to join; the command line's errors
-    cluster.py    on that Ray: with a partition actor, and agents on this machine
-    config.py     what the user asked for: YAML and command line, checked before anything starts
-    targets.py    a line of the YAML's ``targets`` becomes a resource id
-    resources.py  what there is to poll now: processes, disks, interfaces, cores, targets
-    pollers.py    a resource id becomes samples
-    store.py      samples become a Parquet dataset that a SIGKILL cannot break
-    agent.py      the Ray actor: polls the subset that the partition actor gives it
-    fleet.py      the agents from the driver's side: start, settle, kill, replace
-    run.py        the cycles
-    report.py     gaps and duplicates, out of the written samples
-    progress.py   the progress bar
-    display.py    what the user sees: it, and the summary
+    __main__.py   the command line
+    config.py     the settings, from YAML and the command line; targets.py parses the YAML's ``targets``
+    run.py        the cycles: discover resources, let agents poll them, kill and replace agents, report
+    fleet.py      the agents as the driver sees them: start, wait for agreement, kill, replace
+    agent.py      the Ray actor: polls its subset of the resources
+    resources.py  what there is to poll; pollers.py turns a resource id into readings
+    store.py      writes samples as a Parquet dataset
+    report.py     finds gaps and duplicates in the dataset; display.py shows them
+
+The driver discovers the resources of a cycle and sends them to every agent. Each agent asks the partition actor for its
+subset, polls it and writes samples. The report is computed from the samples alone.
 """

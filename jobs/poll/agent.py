@@ -1,4 +1,4 @@
-"""The Ray actor: polls the subset that the partition actor gives it, and writes what it measured."""
+"""The Ray actor: polls its subset of the resources and writes the samples."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from partition_actor import PartitionCoordinator
 
 log = logging.getLogger(__name__)
 
-# Seconds between flushes: what a SIGKILL can take with it.
+# Seconds between flushes; a SIGKILL loses the samples since the last one.
 _FLUSH_INTERVAL = 0.5
-# Polls under way at a time, so that ten thousand slow targets are not ten thousand sockets.
+# Concurrent polls, so that ten thousand slow targets do not need ten thousand sockets.
 _AT_ONCE = 64
 
 
 class AgentSpec(NamedTuple):
-    """What an agent is told at its birth."""
+    """What an agent is created with."""
 
     name: str  # in the samples, unique in the run
     member_id: str  # in the group, unique among all that use the partition actor
     group: str
-    coordinator: str
+    actor: str  # the partition actor's name
     namespace: str
     directory: str  # the run's
     spread: float  # seconds
@@ -37,7 +37,7 @@ class AgentSpec(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far an agent is: ``done`` of the ``total`` resources that are its in ``cycle``."""
+    """How many of its resources an agent has polled in a cycle."""
 
     cycle: int
     done: int
@@ -45,49 +45,49 @@ class Progress(NamedTuple):
 
 
 class View(NamedTuple):
-    """What an agent believes: the group's epoch, ``(incarnation, counter)`` or None, and its members."""
+    """An agent's view of the group: the epoch, ``(incarnation, counter)`` or None, and the member ids."""
 
     epoch: tuple[int, int] | None
     members: tuple[str, ...]
 
 
 class Agent:
-    """One polling agent; an asyncio actor, so that a slow target keeps nobody waiting."""
+    """One polling agent; an asyncio actor, so that slow targets do not delay others."""
 
     def __init__(self, spec: AgentSpec) -> None:
         self._spec = spec
         self._progress = Progress(0, 0, 0)
-        self._coordinator = PartitionCoordinator(spec.member_id, actor=spec.coordinator, namespace=spec.namespace)
+        self._coordinator = PartitionCoordinator(spec.member_id, actor=spec.actor, namespace=spec.namespace)
         self._client = httpx.AsyncClient()
 
     async def start(self) -> int:
-        """Joins the group; returns the process id."""
+        """Join the group; return the process id."""
         await self._coordinator.astart()
         await self._coordinator.ajoin_group(self._spec.group)
         return os.getpid()
 
     async def stop(self) -> None:
-        """Leaves the group."""
+        """Leave the group."""
         await self._coordinator.astop()
         await self._client.aclose()
 
     async def view(self) -> View:
-        """The view that the next subset will be cut from."""
+        """Return the view that the next subset will be computed from."""
         group = self._spec.group
         return View(self._coordinator.epoch(group), tuple(self._coordinator.members(group)))
 
     async def subset(self, resources: list[str]) -> list[str]:
-        """Those of the resources that are this agent's now."""
+        """Return those of the resources that this agent owns now."""
         return list(await self._coordinator.aextract_my_subset(self._spec.group, resources))
 
     async def progress(self) -> Progress:
-        """How far the current, or else the last, cycle is."""
+        """Return the progress of the current cycle, or of the last one between cycles."""
         return self._progress
 
     async def poll(self, cycle: int, resources: list[str]) -> int:
-        """Polls those of the resources that are this agent's at this moment; returns how many.
+        """Poll those of the resources that this agent owns now; return their number.
 
-        A membership change does not alter a cycle that has begun: what was extracted is polled.
+        A membership change during the cycle does not change what is polled.
         """
         mine, epoch = await self._extract(resources)
         self._progress = Progress(cycle, 0, len(mine))
@@ -109,7 +109,7 @@ class Agent:
         return len(mine)
 
     async def _extract(self, resources: list[str]) -> tuple[list[str], str]:
-        # The view may change between the two questions; the samples' epoch is that of their subset.
+        # The view may change between the two calls; the samples need the epoch of their subset.
         while True:
             epoch = (await self.view()).epoch
             mine = await self.subset(resources)

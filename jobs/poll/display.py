@@ -1,4 +1,4 @@
-"""What the user sees: a progress bar on a terminal, plain lines elsewhere, and the summary."""
+"""The progress and the summary of a run, on standard output."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from jobs.poll.report import Outcome
 
 
 class Display(ProgressDisplay):
-    """The run on standard output."""
+    """Shows a run: a bar or a line for each cycle, then the summary."""
 
     def __init__(self, cycles: int, console: Console | None = None) -> None:
         super().__init__(console or Console(highlight=False, soft_wrap=True), MofNCompleteColumn(), "resources")
         self._cycles = cycles
 
     def begin(self, cycle: int, resources: int) -> None:
-        """A cycle begins, with so many resources."""
+        """Start the bar of a cycle with so many resources."""
         self.start_bar(f"cycle {cycle} of {self._cycles}", resources)
 
     def end(self, cycle: int, resources: int) -> None:
-        """A cycle has ended; a log gets a line, since it has no bar."""
+        """End a cycle; print a line where there is no bar."""
         self.advance(resources)
         if self._progress.disable:
             self.say(f"cycle {cycle} of {self._cycles}: {resources} resources")
 
     def summarise(self, outcome: Outcome, directory: Path) -> None:
-        """The end of a run, from its dataset."""
+        """Print what a run's dataset shows."""
         report = outcome.report
         self._console.print(_shares(outcome))
         self.say(f"resources   {report.resources}\ncycles      {report.cycles}\nsamples     {report.samples}")

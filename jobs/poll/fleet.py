@@ -1,4 +1,4 @@
-"""The agents from the driver's side: start them, wait until they agree, kill some, replace them."""
+"""The agents as the driver sees them: start them, wait until they agree, kill some, replace them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jobs.poll.agent import Agent, AgentSpec, Progress, View
 from jobs.poll.config import PollConfig
 from jobs.poll.report import Kill
 
-# Seconds. Generous: a busy machine takes its time to start a process, and failing is the exception.
+# Seconds. Generous, because a busy machine is slow to start processes.
 _START_LIMIT = 120.0
 _ANSWER_LIMIT = 10.0
-_SETTLE_LIMIT = 60.0
+_AGREE_LIMIT = 60.0
 _COVER_LIMIT = 60.0
 
 
@@ -39,12 +39,12 @@ class Member:
 
 
 class Fleet:
-    """The live agents of a run, ``config.agents`` of them when all is well."""
+    """The live agents of a run; normally ``config.agents`` of them."""
 
     def __init__(self, config: PollConfig, run_id: str, directory: str, say: Callable[[str], None]) -> None:
         self.group = f"pollers-{run_id}"
         self.members: dict[str, Member] = {}
-        self.lost: list[str] = []  # agents that died or hung without our doing
+        self.lost: list[str] = []  # agents that died or hung, but were not killed on purpose
         self._config = config
         self._run_id = run_id
         self._directory = directory
@@ -53,7 +53,7 @@ class Fleet:
         self._starting: dict[AgentSpec, tuple[Any, ray.ObjectRef[int]]] = {}
 
     def launch(self) -> list[str]:
-        """Starts as many agents as are missing, under new names, and returns the names; `settle` awaits them."""
+        """Start as many agents as are missing and return their names; ``wait_until_agreed`` waits for them."""
         names = []
         while len(self.members) + len(self._starting) < self._config.agents:
             self._born += 1
@@ -64,9 +64,9 @@ class Fleet:
         return names
 
     def ask(self, method: str, *args: Any, limit: float = _ANSWER_LIMIT) -> dict[str, Any]:
-        """Calls a method of all agents at once; agent name to reply, without those that had none in time.
+        """Call a method of all agents at once; return the replies in time by agent name.
 
-        An agent found dead is lost.
+        Agents found dead are removed as in ``lose``.
         """
         calls = {getattr(m.handle, method).remote(*args): m for m in self.members.values()}
         if not calls:
@@ -81,25 +81,25 @@ class Fleet:
         return replies
 
     def lose(self, name: str, why: str) -> None:
-        """Strikes off an agent that died or hangs, makes sure that it is dead, and tells the user why."""
+        """Remove an agent that died or hangs, make sure that it is dead, and tell the user why."""
         member = self.members.pop(name, None)
         if member is not None:
             self.lost.append(name)
             self._say(f"{name} {why}; another takes its place")
             ray.kill(member.handle)
 
-    def settle(self) -> None:
-        """Waits until ``config.agents`` agents are live and act on one epoch in which they are the members.
+    def wait_until_agreed(self) -> None:
+        """Wait until ``config.agents`` agents are live and hold one epoch in which they are the members.
 
-        A group that is not exclusive follows each member's newest view at once. So while a change is
-        on its way two agents may hold a resource, or none; a cycle begins when none is.
+        In a group that is not exclusive each member follows its newest view at once. While views differ, two agents
+        may own a resource, or none.
 
         Raises:
-            AgentError: the limit passed first, or an agent that was missing did not start.
+            AgentError: the limit passed first, or a missing agent did not start.
         """
         self.launch()
         self._admit()
-        deadline = time.monotonic() + _SETTLE_LIMIT
+        deadline = time.monotonic() + _AGREE_LIMIT
         agreed: list[bool] = []
         while time.monotonic() < deadline:
             views: Iterable[View] = self.ask("view").values()
@@ -111,22 +111,22 @@ class Fleet:
             self._admit()
             time.sleep(0.02)
         raise AgentError(
-            f"the {self._config.agents} agents did not come to one view of group {self.group} within "
-            f"{_SETTLE_LIMIT:g} s; {sum(agreed)} of them see all members"
+            f"the {self._config.agents} agents did not reach one view of group {self.group} within "
+            f"{_AGREE_LIMIT:g} s; {sum(agreed)} of them see all members"
         )
 
     def progress(self, cycle: int) -> dict[str, Progress]:
-        """How far the agents are that have begun this cycle."""
+        """Return the progress of the agents that have begun this cycle."""
         replies: dict[str, Progress] = self.ask("progress", limit=1.0)
         return {name: progress for name, progress in replies.items() if progress.cycle == cycle}
 
     def half_way(self, cycle: int, names: Collection[str]) -> bool:
-        """Whether each of these agents has polled half of what is its in this cycle."""
+        """Return whether each of these agents has polled half of its resources in this cycle."""
         progress = self.progress(cycle)
         return all(name not in self.members or (name in progress and _half_done(progress[name])) for name in names)
 
     def kill(self, names: Collection[str], resources: Collection[str]) -> list[Kill]:
-        """SIGKILLs these agents' processes and waits until the others' subsets cover the resources."""
+        """SIGKILL these agents' processes and wait until the others' subsets cover the resources."""
         killed = {}
         for name in names:
             if (member := self.members.pop(name, None)) is not None:
@@ -138,7 +138,7 @@ class Fleet:
         ]
 
     def stop(self) -> None:
-        """All agents leave the group and end."""
+        """Let all agents leave the group, and end them."""
         self.ask("stop")
         for handle in [*(m.handle for m in self.members.values()), *(h for h, _ in self._starting.values())]:
             ray.kill(handle)
@@ -169,7 +169,7 @@ class Fleet:
             name=name,
             member_id=f"{self._run_id}/{name}",
             group=self.group,
-            coordinator=self._config.name,
+            actor=self._config.name,
             namespace=self._config.namespace,
             directory=self._directory,
             spread=self._config.spread,

@@ -1,4 +1,4 @@
-"""A resource id becomes samples: one function a kind."""
+"""Poll a resource by its id: one function for each kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import psutil
 
 from jobs.poll.resources import kind_of
 
-# Seconds by which two processes may differ over when a third one started: each computes it from the
-# kernel's boot time, in whole seconds, which a correction of the clock shifts.
+# Seconds by which two processes may differ about a third one's start. Both compute it from the kernel's boot time,
+# which is in whole seconds and shifts when the clock is corrected.
 _START_TOLERANCE = 2.0
 
 
@@ -27,24 +27,24 @@ class Reading(NamedTuple):
 
 
 class GoneError(Exception):
-    """There is no such resource (any more)."""
+    """The resource does not exist, or no longer does."""
 
 
 async def poll(resource_id: str, client: httpx.AsyncClient, timeout: float) -> list[Reading]:
-    """Measures a resource. Does not block the event loop.
+    """Measure a resource without blocking the event loop.
 
     Args:
-        resource_id: as ``resources.py`` writes them.
-        client: what HTTP targets are asked with.
-        timeout: seconds. A TCP or HTTP target that takes longer is down.
+        resource_id: as in ``resources.py``.
+        client: used for HTTP targets.
+        timeout: seconds; a TCP or HTTP target that takes longer counts as down.
 
     Returns:
         At least one reading.
 
     Raises:
-        GoneError: the process has ended, the file was removed, the disk pulled.
+        GoneError: the process has ended, the file or the disk was removed.
         TimeoutError: a resource of this machine took too long.
-        OSError, psutil.Error: the system refused to tell.
+        OSError, psutil.Error: the system refused access.
     """
     kind = kind_of(resource_id)
     if kind in ("http", "https"):
@@ -75,12 +75,12 @@ def _process(what: str) -> Iterator[Reading]:
             yield Reading("process.memory", process.memory_info().rss, "B")
             yield Reading("process.threads", process.num_threads(), "thread")
     except (psutil.AccessDenied, psutil.ZombieProcess):
-        return  # hidden on a hardened system, or not reaped: it is there, and no more can be said
+        return  # hidden on a hardened system, or a zombie: it exists, and no more is known
 
 
 def _cpu(what: str) -> Iterator[Reading]:
     times = psutil.cpu_times(percpu=True)[int(what)]
-    # The kernel counts guest time in user time already.
+    # The kernel already includes guest time in user time.
     counted = {k: v for k, v in times._asdict().items() if not k.startswith("guest")}
     idle = counted["idle"] + counted.get("iowait", 0.0)
     yield Reading("cpu.busy", sum(counted.values()) - idle, "s")
@@ -120,7 +120,7 @@ def _directory(what: str) -> Iterator[Reading]:
                 if entry.is_file(follow_symlinks=False):
                     size += entry.stat(follow_symlinks=False).st_size
             except FileNotFoundError:
-                continue  # removed while it was being listed
+                continue  # removed while the directory was read
     yield Reading("directory.entries", entries, "entry")
     yield Reading("directory.size", size, "B")
 
@@ -150,7 +150,7 @@ async def _tcp(what: str, timeout: float) -> list[Reading]:
 
 async def _http(url: str, client: httpx.AsyncClient, timeout: float) -> list[Reading]:
     async def status() -> int:
-        # The headers tell all that is sampled; a body of any size stays where it is.
+        # The headers suffice; do not download the body.
         async with client.stream("GET", url) as response:
             return response.status_code
 

@@ -1,4 +1,4 @@
-"""Gaps and duplicates, out of the written samples: not what agents say they did, but what is there."""
+"""Gaps and duplicates, computed from the written samples and not from what agents report."""
 
 from __future__ import annotations
 
@@ -14,61 +14,61 @@ from jobs.poll.store import read_roster, read_samples
 
 @dataclass(frozen=True)
 class Report:
-    """What a run's dataset shows."""
+    """What the dataset of a run shows."""
 
     cycles: int
     resources: int  # distinct ids over all cycles
     samples: int
-    polls: Mapping[str, int]  # agent -> resources polled, each counted once a cycle
-    gaps: Mapping[int, list[str]]  # cycle -> resources that lived through it and that nobody polled
-    duplicates: Mapping[int, list[str]]  # cycle -> resources polled twice or more in it
+    polls: Mapping[str, int]  # agent -> resources polled, each counted once per cycle
+    gaps: Mapping[int, list[str]]  # cycle -> resources that existed throughout it and that nobody polled
+    duplicates: Mapping[int, list[str]]  # cycle -> resources polled more than once in it
 
     def faulty_cycles(self, excused: Collection[int] = ()) -> list[int]:
-        """The cycles with a gap or a duplicate, without the excused ones."""
+        """Return the cycles with a gap or a duplicate, except the excused ones."""
         return sorted({*self.gaps, *self.duplicates}.difference(excused))
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A SIGKILL; ``covered_after`` is None when the survivors did not cover everything within a minute."""
+    """One agent's SIGKILL."""
 
     agent: str
     pid: int
-    covered_after: float | None  # seconds, from the signal to the survivors' answers
+    covered_after: float | None  # seconds until the survivors owned everything; None: not within a minute
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run showed: its dataset's report and what was done to the agents."""
+    """The result of a run: its dataset's report and what happened to the agents."""
 
     report: Report
     kill_cycle: int | None
     kills: Sequence[Kill]
-    lost: Sequence[str]  # agents that died or hung without our doing
+    lost: Sequence[str]  # agents that died or hung, but were not killed on purpose
 
     @property
     def excused(self) -> frozenset[int]:
-        """The two cycles around a kill, which may have gaps and duplicates."""
+        """The kill's cycle and the next one, which may have gaps and duplicates."""
         return frozenset() if self.kill_cycle is None else frozenset({self.kill_cycle, self.kill_cycle + 1})
 
     @property
     def good(self) -> bool:
-        """No gap and no duplicate outside the excused cycles, and every kill was made good."""
+        """Whether no other cycle has a gap or a duplicate, and the survivors of every kill owned everything."""
         return not self.report.faulty_cycles(self.excused) and all(
             kill.covered_after is not None for kill in self.kills
         )
 
 
 def read_report(directory: str | Path) -> Report:
-    """The report of a run's directory, as ``store.py`` lays it out."""
+    """Return the report of a run's directory, which ``store.py`` has written."""
     return make_report(read_samples(directory), read_roster(directory))
 
 
 def make_report(samples: pa.Table, roster: pa.Table) -> Report:
-    """Counts gaps and duplicates.
+    """Find gaps and duplicates.
 
-    A resource was polled twice in a cycle when two agents have samples of it there, or when one agent
-    has two of the same meter.
+    A resource is a duplicate in a cycle in which two agents have samples of it, or one agent has two samples of one of
+    its meters.
 
     Args:
         samples: a table of ``store.SAMPLES``.

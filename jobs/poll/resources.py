@@ -1,8 +1,8 @@
-"""What there is to poll now: the machine's processes, disks, interfaces and cores, and the targets.
+"""What there is to poll: the machine's processes, disks, interfaces and cores, and the targets.
 
-A resource is known by its id, a ``str`` of a kind and what it is of that kind:
+A resource id is a ``str`` of a kind and a name::
 
-    process:4711:1700000000123  (pid, start in ms: a pid comes back)    cpu:0    net:eth0
+    process:4711:1700000000123  (pid, start in ms, because pids are reused)    cpu:0    net:eth0
     disk:vda    filesystem:/home    file:/var/log/syslog    directory:/srv    tcp:db:5432    http://…
 """
 
@@ -17,23 +17,23 @@ from jobs.driver.processes import process_id
 
 
 def kind_of(resource_id: str) -> str:
-    """The kind of a resource: the id's part before its first colon."""
+    """Return the kind of a resource: the part of its id before the first colon."""
     return resource_id.partition(":")[0]
 
 
 def discover(targets: Iterable[str] = ()) -> list[str]:
-    """The ids of everything there is to poll at this moment, sorted, each once.
+    """Return the ids of everything that can be polled now, sorted and without repeats.
 
     Args:
-        targets: the resource ids of the configured targets. A file or directory that is gone is
-            left out; a remote one always counts, since "it is down" is what polling it tells.
+        targets: resource ids of the configured targets. Files and directories that do not exist are left out; remote
+            targets are always included, because polling them shows whether they are up.
     """
     return sorted({*_processes(), *_disks(), *_interfaces(), *_cores(), *_present(targets)})
 
 
 def _processes() -> Iterator[str]:
-    # process_iter() keeps its Process objects, so the start time that it read first stays although
-    # the kernel's boot time, from which it is computed, wavers when the clock is corrected.
+    # process_iter() caches its Process objects and so the first start time that it read. It would change otherwise:
+    # it is computed from the kernel's boot time, which shifts when the clock is corrected.
     for process in psutil.process_iter():
         try:
             if process.is_running():

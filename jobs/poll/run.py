@@ -1,4 +1,4 @@
-"""The cycles: join Ray, deploy the partition actor, start agents, poll, kill, replace, report."""
+"""One run: join Ray, deploy the partition actor, start agents, poll in cycles, kill and replace agents, report."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from jobs.poll.report import Kill, Outcome, read_report
 from jobs.poll.resources import discover
 from jobs.poll.store import write_roster
 
-# Seconds between looks at how far the agents are.
+# Seconds between checks of the agents' progress.
 _LOOK = 0.1
 
 
 def run(config: PollConfig, address: str, directory: Path, display: Display) -> Outcome:
-    """Polls for ``config.cycles`` cycles.
+    """Poll for ``config.cycles`` cycles.
 
     Args:
-        config: what to do.
+        config: the settings.
         address: of the Ray cluster to join; ``local`` starts one for this run.
-        directory: where the samples go; a new one.
-        display: what the user sees.
+        directory: the run's, new and empty.
+        display: shows the progress.
 
     Raises:
-        InputError: no cluster is at the address.
-        AgentError: agents could not be started or do not find together, or one could not write its samples.
+        InputError: no cluster can be joined at the address.
+        AgentError: agents could not be started or did not agree on a view, or one could not write its samples.
         PartitionError: the partition actor could not be deployed.
     """
     with joined(address), deployed(config.name, config.namespace):
@@ -50,7 +50,7 @@ def _poll_all(config: PollConfig, fleet: Fleet, directory: Path, display: Displa
     due = time.monotonic()
     for cycle in range(1, config.cycles + 1):
         time.sleep(max(0.0, due - time.monotonic()))
-        fleet.settle()
+        fleet.wait_until_agreed()
         due = time.monotonic() + config.interval
         kills += _Cycle(cycle, config, fleet, directory, display).run()
     return kills

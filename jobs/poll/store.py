@@ -1,8 +1,8 @@
-"""Samples become a Parquet dataset that a SIGKILL cannot break.
+"""Write samples as a Parquet dataset that a SIGKILL cannot corrupt.
 
-A run's directory holds ``samples/``, to which every agent adds parts of its own, and ``roster/``, to
-which the driver adds one part a cycle: what there was to poll. A part is written under a hidden name
-and renamed, so it is there whole or not at all; readers of Parquet datasets pass hidden names over.
+A run's directory holds ``samples/``, to which every agent adds its own parts, and ``roster/``, to which the driver adds
+one part per cycle with what there was to poll. A part is written under a hidden name and then renamed, so readers see
+all of it or nothing: they ignore hidden names.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SAMPLES = pa.schema(
         ("volume", pa.float64()),
         ("unit", pa.string()),
         ("agent", pa.string()),
-        ("epoch", pa.string()),  # "incarnation.counter" of the view that the agent acted on
+        ("epoch", pa.string()),  # "incarnation.counter" of the view that the agent used
     ]
 )
 ROSTER = pa.schema(
     [
         ("cycle", pa.int32()),
         ("resource_id", pa.string()),
-        ("lived_through", pa.bool_()),  # there at the cycle's start and at its end
+        ("lived_through", pa.bool_()),  # existed at the cycle's start and at its end
     ]
 )
 
 
 class SampleWriter:
-    """One agent's samples of one cycle; each ``flush()`` makes a part of those added since the last."""
+    """Writes one agent's samples of one cycle; each ``flush()`` writes a part with those added since the last."""
 
     def __init__(self, directory: str | Path, agent: str, cycle: int, epoch: str) -> None:
         self._directory = Path(directory) / "samples"
@@ -51,7 +51,7 @@ class SampleWriter:
         self._parts = 0
 
     def add(self, resource_id: str, readings: Iterable[Reading]) -> None:
-        """Takes the readings of one poll; they share one timestamp."""
+        """Add the readings of one poll, under one timestamp."""
         now = datetime.now(timezone.utc)
         for reading in readings:
             self._rows.append(
@@ -68,10 +68,10 @@ class SampleWriter:
             )
 
     def flush(self) -> None:
-        """Writes what was added since the last flush as one part; nothing when there is nothing.
+        """Write what was added since the last flush as one part, if anything was.
 
         Raises:
-            OSError: the part could not be written; the dataset is as it was.
+            OSError: the part could not be written; the dataset is unchanged.
         """
         if not self._rows:
             return
@@ -83,16 +83,16 @@ class SampleWriter:
 
 
 def write_roster(directory: str | Path, cycle: int, started_with: Iterable[str], ended_with: Iterable[str]) -> None:
-    """Notes what there was to poll in a cycle.
+    """Write what there was to poll in a cycle.
 
     Args:
         directory: the run's.
         cycle: 1-based.
-        started_with: the resource ids discovered at the cycle's start.
-        ended_with: those discovered at its end.
+        started_with: resource ids discovered at the cycle's start.
+        ended_with: resource ids discovered at its end.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the part could not be written.
     """
     survived = set(ended_with)
     rows = [
@@ -105,12 +105,12 @@ def write_roster(directory: str | Path, cycle: int, started_with: Iterable[str],
 
 
 def read_samples(directory: str | Path) -> pa.Table:
-    """All the samples of a run: a table of ``SAMPLES``."""
+    """Return the samples of a run as a table with the schema ``SAMPLES``."""
     return _read(Path(directory) / "samples", SAMPLES)
 
 
 def read_roster(directory: str | Path) -> pa.Table:
-    """What there was to poll in each cycle of a run: a table of ``ROSTER``."""
+    """Return what there was to poll in each cycle as a table with the schema ``ROSTER``."""
     return _read(Path(directory) / "roster", ROSTER)
 
 
@@ -127,5 +127,5 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _text(resource_id: str) -> str:
-    # A mount point or a file may have any bytes for a name; Parquet strings are UTF-8.
+    # Names of files and mount points may be any bytes; Parquet strings are UTF-8.
     return resource_id.encode("utf-8", "backslashreplace").decode("utf-8")

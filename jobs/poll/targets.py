@@ -1,4 +1,4 @@
-"""A line of the YAML's ``targets`` becomes a resource id."""
+"""Parse an item of the YAML's ``targets`` into a resource id."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class TargetError(ValueError):
-    """A target is malformed, or a file or directory that does not exist; the message is one line."""
+    """A target is malformed, or its file or directory does not exist; the message is one line."""
 
 
 def parse_target(text: str, base: Path) -> str:
-    """The resource id of a target.
+    """Return the resource id of a target.
 
     Args:
-        text: ``http://…`` or ``https://…``; ``host:port`` (an IPv6 host in brackets); else the path of
-            a file or directory. ``./`` before a path with a colon keeps it from being a host.
-        base: where a relative path starts.
+        text: ``http://…`` or ``https://…``; ``host:port``, with an IPv6 host in brackets; otherwise the path of a file
+            or directory. Write ``./`` before a path that contains a colon.
+        base: the directory at which a relative path starts.
 
     Returns:
         ``http://…``, ``https://…``, ``tcp:host:port``, ``file:/absolute/path`` or
         ``directory:/absolute/path``.
 
     Raises:
-        TargetError: it is none of them, or nothing is at that path.
+        TargetError: it is none of these, or the path does not exist.
     """
     if not text.strip():
         raise TargetError("target '': expected a path, host:port or an HTTP URL")

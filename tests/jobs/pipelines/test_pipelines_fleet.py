@@ -1,4 +1,4 @@
-"""Agents that end at a bad moment."""
+"""The fleet when agents end at an inconvenient moment."""
 
 import subprocess
 import sys
@@ -28,14 +28,14 @@ def test_an_agent_that_ends_just_before_it_is_killed_counts_as_killed(agents):
     assert agents.members == {}
 
 
-def test_an_agent_that_ends_just_before_it_is_stopped_or_goes_on_is_left_to_the_next_look(agents):
+def test_an_agent_that_ends_just_before_it_is_stopped_or_resumed_is_left_to_the_next_look(agents):
     agents.halt("agent-1")
-    agents.go_on("agent-1")
+    agents.resume("agent-1")
     assert list(agents.members) == ["agent-1"]
 
 
 class FakeAgent:
-    """Its calls are functions, and getting their results calls them; a dead one answers `start` alone."""
+    """Its calls are functions, which ray.get() calls; a dead agent answers ``start`` only."""
 
     def __init__(self, dead):
         self.start = SimpleNamespace(remote=lambda: lambda: 123)

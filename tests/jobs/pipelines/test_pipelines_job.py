@@ -41,7 +41,7 @@ def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publ
     faults = [line for line in run.lines if line.startswith("fault ")]
     assert len(faults) == 3, run.text
     assert "got SIGKILL" in faults[0]
-    assert "goes on after" in faults[2]
+    assert "continues after" in faults[2]
     assert run.line("corrupt").startswith("corrupt     4 lines, set aside in ")
     assert len((tmp_path / "out" / "corrupt.jsonl").read_text().splitlines()) == 4
     owners = {line.split("│")[2] for line in run.lines if line.startswith("│")}

@@ -1,4 +1,4 @@
-"""What needs no cluster of several agents: a batch's way over the wire, and when faults are due."""
+"""Runs with several agents, without a cluster: how batches are serialised, and when faults are due."""
 
 import io
 
@@ -35,8 +35,8 @@ class FakeFleet:
     def halt(self, name):
         self.did.append(("halt", name))
 
-    def go_on(self, name):
-        self.did.append(("go on", name))
+    def resume(self, name):
+        self.did.append(("resume", name))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def faults(monkeypatch):
 
     present = ["m"]
 
-    class Coordinator:
+    class Actor:
         class get_members:  # noqa: N801
             remote = staticmethod(lambda group: list(present))
 
@@ -57,12 +57,12 @@ def faults(monkeypatch):
     monkeypatch.setattr(run.ray, "get", lambda value: value)
     monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
     fleet = FakeFleet()
-    made = run._Faults(Job, fleet, Coordinator, Display(Console(file=io.StringIO())))
+    made = run._Faults(Job, fleet, Actor, Display(Console(file=io.StringIO())))
     made.fleet, made.present, made.clock = fleet, present, clock
     return made
 
 
-def test_agents_are_killed_first_then_stopped_and_go_on_when_others_have_their_place(faults):
+def test_agents_are_killed_then_stopped_and_resumed_when_others_own_their_keys(faults):
     faults.look(0.1)
     assert faults.fleet.did == []
     faults.look(0.3)
@@ -72,26 +72,26 @@ def test_agents_are_killed_first_then_stopped_and_go_on_when_others_have_their_p
     assert faults.pending
     faults.clock[0] += 60
     faults.look(0.6)
-    assert len(faults.fleet.did) == 3, "they have their place yet"
+    assert len(faults.fleet.did) == 3, "they are still in the group"
     faults.present.clear()
     faults.look(0.7)
-    assert len(faults.fleet.did) == 3, "and the others are given time to begin"
+    assert len(faults.fleet.did) == 3, "the others get time to begin"
     faults.clock[0] += 1
     faults.look(0.7)
-    assert faults.fleet.did[3:] == [("go on", "agent-2"), ("go on", "agent-3")]
+    assert faults.fleet.did[3:] == [("resume", "agent-2"), ("resume", "agent-3")]
     assert not faults.pending
     faults.look(0.9)
     assert len(faults.fleet.did) == 5
     assert [told.split(" ")[0] for told in faults.told] == ["agent-1", "agent-2", "agent-3", "agent-2", "agent-3"]
 
 
-def test_what_was_not_done_is_said(faults):
+def test_faults_that_the_run_was_too_short_for_are_reported(faults):
     faults.look(0.3)
     faults.close()
-    assert faults.told[1:] == ["2 agents were to be stopped, and the run was over before"]
+    assert faults.told[1:] == ["2 agents were to be stopped, but the run ended first"]
 
 
-def test_a_run_that_is_done_at_once_has_its_faults_all_the_same(faults):
+def test_a_run_that_is_done_at_once_still_has_its_faults(faults):
     faults.look(1.0)
     faults.look(1.0)
     assert [what for what, _ in faults.fleet.did] == ["kill", "halt", "halt"]

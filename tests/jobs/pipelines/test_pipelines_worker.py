@@ -33,9 +33,9 @@ def job(tmp_path, line):
 @pytest.fixture
 def expected(job):
     """What one agent publishes."""
-    alone = job("alone")
-    town.run_single(alone)
-    records, counts = town.published(alone)
+    single = job("single")
+    town.run_single(single)
+    records, counts = town.published(single)
     assert set(counts.values()) == {1}
     return records
 
@@ -67,10 +67,10 @@ def test_one_agent_publishes_everything_without_a_call(job, expected):
 
 
 def test_a_group_of_one_makes_no_call_either(job, expected):
-    alone = town.Town(job("group"), ["a"])
-    asyncio.run(alone.run())
-    assert alone.calls == 0
-    assert town.published(alone.job)[0] == expected
+    single = town.Town(job("group"), ["a"])
+    asyncio.run(single.run())
+    assert single.calls == 0
+    assert town.published(single.job)[0] == expected
 
 
 def test_several_agents_publish_the_same(job, expected):
@@ -299,7 +299,7 @@ def test_samples_that_never_came_are_an_error_and_not_silence(job, sample):
         return await worker.take("cpu:archive", batch)
 
     asyncio.run(take(0, 10))
-    with pytest.raises(LostSamples, match=r"cpu:archive: 0.jsonl is published up to 10, and comes from 20"):
+    with pytest.raises(LostSamples, match=r"cpu:archive: 0.jsonl is published up to 10, but the batch begins at 20"):
         asyncio.run(take(20, 30))
     worker._offsets.acknowledge("0.jsonl", worker._offsets.get("0.jsonl")._replace(position=20), [])
     assert asyncio.run(take(20, 30)).end == 30, "it was acknowledged: nothing of it is for this shard"
