@@ -16,12 +16,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(STAMP) ## the main job on an embedded local Ray: agents share out real resources, one is killed
-	$(BIN)/python jobs/poll.py --config jobs/poll.yaml --kill 1
+	$(BIN)/python -m jobs.poll --config jobs/poll.yaml --kill 1
 
 pipelines: $(STAMP) ## pipelines split across agents, over 200,000 samples of this machine; one is killed, one stopped, and compared
 	rm -rf out/pipelines
-	test -d out/recorded || $(BIN)/python jobs/record.py --out out/recorded --samples 200000
-	$(BIN)/python jobs/pipelines.py --kill 1 --stop 1 --compare
+	test -d out/recorded || $(BIN)/python -m jobs.record --out out/recorded --samples 200000
+	$(BIN)/python -m jobs.pipelines --kill 1 --stop 1 --compare
 
 # Two processes, as many tests wait for Ray most of the time; a module's tests share one cluster.
 test: $(STAMP) ## every test that CI runs

@@ -1,11 +1,11 @@
-"""Records samples of this machine as JSON lines, for ``jobs/pipelines.py`` to read: also while it still records.
+"""Record samples of this machine as JSON lines, for ``jobs.pipelines`` to read, even while recording goes on.
 
 ::
 
-    python jobs/record.py --out out/recorded --samples 200000
+    python -m jobs.record --out out/recorded --samples 200000
 
-All samples of a resource go into one file, in their order. Exit status: 0 all is recorded, or it was interrupted;
-1 a file could not be written; 2 the options are not usable.
+All samples of a resource go into one file, in order. Exit status: 0 everything is recorded, or it was interrupted;
+1 a file could not be written; 2 the options are unusable.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from polling.joining import InputError, Parser
-from polling.resources import process_id
+
+from jobs.driver.command_line import InputError, Parser, exit_status
+from jobs.driver.processes import process_id
 
 Fields = tuple[str, str, str, float]
 """name, type, unit, volume"""
 
 
 class Measured(NamedTuple):
-    """What was measured of one resource at one moment."""
+    """The measurements of one resource at one moment."""
 
     resource_id: str
     fields: list[Fields]
@@ -39,30 +40,27 @@ class Measured(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Records; returns the exit status."""
-    try:
-        options = _parser().parse_args(arguments)
-        if min(options.samples, options.interval) < 0 or options.files < 1:
-            raise InputError("--samples and --interval are at least 0, and --files is at least 1")
-        recorded = record(Path(options.out), options.samples, options.interval, options.files)
-    except InputError as error:
-        print(f"record.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"record.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    """Run the program; return the exit status."""
+    return exit_status("jobs.record", lambda: _run(arguments), OSError)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    if min(options.samples, options.interval) < 0 or options.files < 1:
+        raise InputError("--samples and --interval must be at least 0, and --files at least 1")
+    recorded = record(Path(options.out), options.samples, options.interval, options.files)
     print(f"{recorded} samples in {options.out}")
     return 0
 
 
 def record(directory: Path, samples: int, interval: float, files: int) -> int:
-    """Records into new files of a directory, and returns how many samples.
+    """Record into new files of a directory; return the number of samples.
 
     Args:
-        directory: is made if need be.
-        samples: how many to record; 0: until it is interrupted.
-        interval: seconds from one round over all resources to the next.
-        files: how many the resources are spread over.
+        directory: created if it does not exist.
+        samples: how many to record; 0: until interrupted.
+        interval: seconds from the start of one round over all resources to the next.
+        files: number of files that the resources are spread over.
 
     Raises:
         OSError: a file could not be written.
@@ -195,11 +193,11 @@ def _machine() -> Measured:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="record.py", description="Record samples of this machine.", allow_abbrev=False)
-    parser.add_argument("--out", default="out/recorded", help="directory; each run makes new files in it [%(default)s]")
+    parser = Parser("jobs.record", "Record samples of this machine.")
+    parser.add_argument("--out", default="out/recorded", help="directory for the new files [%(default)s]")
     parser.add_argument("--samples", type=int, default=200_000, help="how many; 0: until interrupted [%(default)s]")
     parser.add_argument("--interval", type=float, default=0.02, help="seconds between rounds [%(default)s]")
-    parser.add_argument("--files", type=int, default=8, help="that the resources are spread over [%(default)s]")
+    parser.add_argument("--files", type=int, default=8, help="number of files for the resources [%(default)s]")
     return parser
 
 

@@ -1,39 +1,36 @@
-"""The settings of a partition actor: their units, their defaults and why, and how they are read from YAML.
+"""The settings of a partition actor, with their units, defaults and reasons.
 
-They are given once, to ``deploy(settings=...)``. Members need none of their own: the partition actor tells
-each of them its lease and when its next heartbeat is due.
+Pass them once, to ``deploy(settings=...)``. Members have no settings of their own: the partition actor tells each
+of them its lease and when its next heartbeat is due.
 """
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidSettings
+from partition_actor.errors import InvalidSettings
+from partition_actor.yaml_models import Document, Problem, Rule, clashes, explain
 
-# A millisecond is the finest that an actor call can keep; a day is longer than anybody means to wait.
+# Actor calls cannot keep times below a millisecond, and nobody means to wait longer than a day.
 Seconds = Annotated[float, Field(ge=0.001, le=86_400.0)]
 
 
 class Settings(BaseModel):
-    """What a partition actor runs by; immutable, and checked as a whole when it is made.
+    """The settings of a partition actor; immutable, and checked as a whole on construction.
 
-    Every argument is optional and takes a keyword only. The same names are the keys of a YAML file for
-    ``Settings.load``. To change one field: ``Settings(**{**settings.to_dict(), "ttl": 5.0})``.
+    All arguments are optional and keyword-only. The same names are the keys of a YAML file for ``Settings.load``.
+    To change one field: ``Settings(**{**settings.to_dict(), "ttl": 5.0})``.
 
     Raises:
-        InvalidSettings: an unknown field, a wrong type (``True`` is no number and ``"5"`` neither; an
-            ``int`` is taken where a ``float`` is), a value out of its bounds, or two fields that cannot
-            go together. Its message has a line for every problem found.
+        InvalidSettings: a field is unknown, has the wrong type (neither ``True`` nor ``"5"`` is a number, but an
+            ``int`` is a ``float``) or is out of bounds, or two fields clash. The message has a line for every
+            problem.
     """
 
     model_config = ConfigDict(
@@ -41,126 +38,125 @@ class Settings(BaseModel):
     )
 
     ttl: Seconds = 10.0
-    """Seconds. The lease: how long a member may act on its view, from when it sent an answered heartbeat.
+    """Seconds. The lease: how long a member may act on its view, counted from sending an answered heartbeat.
 
-    More than 2 * hold, so that one lost heartbeat costs nobody its keys. It is also the longest that the
-    keys of a member stay unserved when its death can be learnt in no quicker way, and a worker that holds
-    its GIL for a few seconds must not be taken for a dead one: 10 s is between the two.
+    It must exceed 2 * hold, so that one lost heartbeat costs no member its keys. A longer lease leaves keys
+    unserved for longer when a member's death can only be told from its silence. A shorter one expires workers
+    that hold the GIL for a few seconds. 10 s is a compromise.
     """
 
     hold: Seconds = 2.0
     """Seconds. The heartbeat interval: how long the partition actor holds a heartbeat when there is no news.
 
-    News is answered at once, so a shorter hold makes nothing faster but a lost reply's repeat. At 2 s a
-    member costs the partition actor half a call a second, and five heartbeats fit in a lease.
+    News is sent at once, so a shorter hold speeds up nothing but recovery from a lost reply. At 2 s a member
+    costs the partition actor half a call a second, and a lease spans five heartbeats.
     """
 
     clock_rate_margin: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
     """Fraction of the ttl that the partition actor waits beyond it before it expires a lease.
 
-    It covers clocks of differing rates. NTP slews a clock by 0.05 % at most and a crystal drifts by less;
-    2 % is far beyond both, and costs 0.2 s at the default ttl.
+    It covers clocks that run at different rates. NTP slews a clock by at most 0.05 % and crystals drift by less.
+    2 % is far more than both, and costs 0.2 s at the default ttl.
     """
 
     handoff_timeout: Seconds = 10.0
-    """Seconds. In an exclusive group: how long an old owner may take to let its lost keys go.
+    """Seconds. In an exclusive group: how long an old owner may take to release the keys that it lost.
 
-    After it the partition actor stops renewing the old owner's lease. At least hold. The default is one ttl:
-    enough to finish a unit of work, and a key pauses for two leases at the worst.
+    After that the partition actor stops renewing the old owner's lease. At least hold. The default is one ttl:
+    enough to finish a unit of work, while a key pauses for two leases at worst.
     """
 
     publish_window: Annotated[float, Field(ge=0.0, le=86_400.0)] = 0.02
-    """Seconds. Changes of membership within it are published together, as one epoch; 0 publishes each alone.
+    """Seconds. Membership changes within this window are published as one epoch; 0 publishes each by itself.
 
-    Less than hold. The first change after a quiet time is published at once, whatever the window. 20 ms is below what
-    a worker notices. In a large group the window grows, as an epoch is news for each of its members: it lasts until
-    ``max_heartbeats_per_second`` could have brought that news to all.
+    Less than hold. The first change after a quiet period is published at once. 20 ms is too short for a worker to
+    notice. In a large group the window grows, because every member must be told of each epoch: it lasts as long as
+    that takes at ``max_heartbeats_per_second``.
     """
 
     max_members: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Sessions, over all groups. The most that the partition actor serves; one more join raises ``GroupFull``.
 
-    It sizes the actor's ``max_concurrency``, since every member has one call held there. A held call takes
-    about 65 kB: 1,000 members may cost the actor 65 MB.
+    It determines the actor's ``max_concurrency``, because the actor holds one call of every member. A held call
+    takes about 65 kB, so 1,000 members can cost the actor 65 MB.
     """
 
     max_heartbeats_per_second: Annotated[float, Field(ge=1.0, le=1_000_000.0)] = 500.0
-    """Heartbeats a second, over all members. With more members the interval and ttl grow to stay below it.
+    """Heartbeats a second, over all members. With many members the interval and ttl grow to stay below it.
 
-    A call costs an actor about 0.65 ms of one core on a small machine, so 500 take a third of it and leave
-    room for joins and for news.
+    A call costs an actor about 0.65 ms of one core on a small machine. 500 take a third of that core and leave
+    room for joins and news.
     """
 
     vnodes: Annotated[int, Field(ge=1, le=100_000)] = 160
-    """Points on the ring for a member of weight 1. More balance better, and cost memory and time to build.
+    """Virtual nodes on the hash ring for a member of weight 1. More balance better, but cost memory and build time.
 
-    160 is what ketama and uhashring use: the fullest of 100 members has about a quarter above its share.
+    160 is what ketama and uhashring use: the most loaded of 100 members has about a quarter more than its share.
     """
 
     hash_function: Literal["xxh3", "md5"] = "xxh3"
-    """Where keys and points lie on the ring: 64 bits of xxh3, or ``md5`` as uhashring has it by default.
+    """Places keys and virtual nodes on the hash ring: 64-bit xxh3, or ``md5`` as in uhashring's default.
 
-    xxh3 is many times faster; md5 is for sharing keys with programs that already use uhashring.
+    xxh3 is many times faster. Use md5 to share keys with programs that already use uhashring.
     """
 
     pin_to_head: bool = True
     """Whether the actor must run on Ray's head node.
 
-    The head is the one node without which there is no cluster at all; elsewhere the partition actor would die
-    with a worker node that an autoscaler takes away. Off, for a head that must not run any actor.
+    Without its head there is no cluster, whereas an autoscaler may remove any worker node and the partition actor
+    with it. Turn it off if the head must not run actors.
     """
 
     call_timeout: Seconds = 5.0
-    """Seconds. The longest that a user's call waits for the partition actor before ``PartitionActorUnavailable``.
+    """Seconds. How long a user's call waits for the partition actor before it raises ``PartitionActorUnavailable``.
 
-    Ray restarts an actor in one or two seconds, so a call outlives a crash of the coordinator.
+    Ray restarts an actor in one or two seconds, so a call survives a crash of the partition actor.
     """
 
     node_proof_interval: Seconds = 1.0
     """Seconds. How often the partition actor asks Ray's GCS whether its own node still counts as alive.
 
-    It grants no lease beyond the last proof plus ttl. Less than ttl / 2, so that one lost answer shortens
-    no lease; asking costs about a millisecond.
+    It grants no lease beyond the last confirmation plus ttl. Less than ttl / 2, so that one lost answer shortens no
+    lease. Asking costs about a millisecond.
     """
 
     if not TYPE_CHECKING:  # a type checker sees the fields as keywords, as pydantic makes them
 
         def __init__(self, /, **data: Any) -> None:
-            problems = self._fill(data)
-            if problems:
+            if problems := self._fill(data):
                 raise InvalidSettings("\n".join(map(str, problems)))
 
     @property
     def max_ttl(self) -> float:
-        """Seconds: the longest lease that the pace can lead to, that of ``max_members`` sessions."""
+        """Seconds: the longest lease, which is that with ``max_members`` sessions."""
         return self.ttl_for(self.max_members)
 
     def interval_for(self, members: int) -> float:
-        """Return the heartbeat interval, in seconds, at which so many sessions keep to the pace.
+        """Return the heartbeat interval, in seconds, for so many sessions.
 
-        It is ``hold`` or, with more sessions, as long as it takes to stay at ``max_heartbeats_per_second``.
-        The rule is that of Nomad's servers (``max_heartbeats_per_second`` in its server configuration).
+        It is ``hold``, or longer if that is needed to stay below ``max_heartbeats_per_second``, as in the server
+        configuration of Nomad.
         """
         return max(self.hold, members / self.max_heartbeats_per_second)
 
     def ttl_for(self, members: int) -> float:
-        """Return the lease, in seconds, with so many sessions: ``ttl`` grown as the interval has grown."""
+        """Return the lease, in seconds, for so many sessions: ``ttl``, scaled as the interval is."""
         return self.ttl * (self.interval_for(members) / self.hold)
 
     def window_for(self, members: int) -> float:
-        """Return the publish window, in seconds, of a group with so many members; 0 stays 0."""
+        """Return the publish window, in seconds, for a group of so many members; 0 stays 0."""
         return max(self.publish_window, members / self.max_heartbeats_per_second) if self.publish_window else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as a builtin, by its name: what crosses a Ray call."""
+        """Return the fields as a dict of builtins, which can cross a Ray call."""
         return self.model_dump()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
-        """Return the settings that ``to_dict`` made ``data`` of; a field that is left out has its default.
+        """Return the settings of a dict from ``to_dict``; missing fields get their defaults.
 
         Raises:
-            InvalidSettings: as the class does, and for anything but a mapping of ``str`` to values.
+            InvalidSettings: as the class does, or ``data`` is not a mapping with ``str`` keys.
         """
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
             raise InvalidSettings(f"settings: got {reprlib.repr(data)}, expected a mapping of names to values")
@@ -170,140 +166,30 @@ class Settings(BaseModel):
     def load(cls, path: str | os.PathLike[str]) -> Settings:
         """Read the settings from a YAML file: one mapping of field names to values.
 
-        A field that is left out has its default, and so has every field of an empty file.
+        Missing fields get their defaults; an empty file sets none.
 
         Raises:
-            InvalidSettings: the file cannot be read, is not YAML, is no mapping or has a field twice, or for
-                what the class refuses. Each problem is a line ``file:line: field: got ..., expected ...``.
+            InvalidSettings: the file cannot be read, is not a YAML mapping or has a field twice, or the class would
+                refuse the values. Each problem is a line ``file:line: field: got ..., expected ...``.
         """
-        name = os.fspath(path)
-        fields, problems = _read_fields(name)
+        document = Document(path, example="ttl: 10")
         settings = cls.__new__(cls)
-        problems += settings._fill({field: value for field, (_, value) in fields.items()})
-        if problems:
-            lines = {field: line for field, (line, _) in fields.items()}
-            placed = sorted((problem.line_in(lines), str(problem)) for problem in problems)
-            raise InvalidSettings("\n".join(f"{name}:{line}: {text}" for line, text in placed))
+        document.refuse(settings._fill(document.values))
         return settings
 
-    def _fill(self, data: Mapping[str, Any]) -> list[_Problem]:
-        """Set the fields, or return every reason why not."""
+    def _fill(self, data: Mapping[str, Any]) -> list[Problem]:
+        """Set the fields, or return the problems that prevent it."""
+        problems = []
         try:
             super().__init__(**data)
-            problems = []
         except ValidationError as error:
-            problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"]) for e in error.errors()]
-        wrong = {problem.field for problem in problems}
-        defaults = {name: info.default for name, info in type(self).model_fields.items()}
-        values = {name: value for name, value in {**defaults, **data}.items() if name not in wrong}
-        return problems + _conflicts(values)
+            problems = explain(error, type(self))
+        return problems + clashes(_RULES, type(self), data, problems)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What is wrong with a field; ``other``: the field that it clashes with; ``line``: where, if known."""
-
-    field: str
-    got: object
-    expected: str
-    other: str = ""
-    line: int | None = None
-
-    def __str__(self) -> str:
-        field = self.field if self.field.isprintable() else repr(self.field)
-        return f"{field}: got {reprlib.repr(self.got)}, expected {self.expected}"
-
-    def line_in(self, lines: Mapping[str, int]) -> int:
-        # Of two fields that do not go together, one may have been left to its default.
-        return self.line or lines.get(self.field) or lines[self.other]
-
-
-def _explain(field: str, kind: str, message: str, got: object) -> _Problem:
-    """Put one error of pydantic's into our words."""
-    if kind == "extra_forbidden":
-        known = list(Settings.model_fields)
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}"
-        return _Problem(field, got, f"the name of a setting: {hint}")
-    expected = message.removeprefix("Input should be ")
-    if expected.startswith(("greater", "less")):
-        expected = f"a number {expected}"
-    return _Problem(field, got, expected)
-
-
-_RULES: tuple[tuple[str, str, Callable[[float, float], bool], str], ...] = (
-    ("ttl", "hold", lambda ttl, hold: ttl > 2 * hold, "more than 2 * hold"),
-    ("handoff_timeout", "hold", operator.ge, "at least hold"),
-    ("publish_window", "hold", operator.lt, "less than hold"),
-    ("node_proof_interval", "ttl", lambda interval, ttl: interval < ttl / 2, "less than ttl / 2"),
+_RULES = (
+    Rule("ttl", "hold", lambda ttl, hold: ttl > 2 * hold, "more than 2 * hold"),
+    Rule("handoff_timeout", "hold", operator.ge, "at least hold"),
+    Rule("publish_window", "hold", operator.lt, "less than hold"),
+    Rule("node_proof_interval", "ttl", lambda interval, ttl: interval < ttl / 2, "less than ttl / 2"),
 )
-
-
-def _conflicts(values: Mapping[str, Any]) -> list[_Problem]:
-    """Return the pairs among these values, each good by itself, that cannot go together."""
-    return [
-        _Problem(field, values[field], f"{expected}, and {other} is {values[other]}", other)
-        for field, other, holds, expected in _RULES
-        if field in values and other in values and not holds(values[field], values[other])
-    ]
-
-
-def _read_fields(name: str) -> tuple[dict[str, tuple[int, Any]], list[_Problem]]:
-    """Return the top level of a YAML file as ``{field: (line, value)}``, and the fields that it has twice."""
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidSettings(f"{name}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidSettings(f"{name}: got bytes that are not UTF-8, expected a YAML file") from error
-    loader, entries = _parse(name, text)
-    fields: dict[str, tuple[int, Any]] = {}
-    problems = []
-    for key, node in entries:
-        line, value = key.start_mark.line + 1, _value(loader, node, text)
-        field = key.value if isinstance(key, yaml.ScalarNode) else _source(key, text)
-        if field in fields:
-            expected = f"it once: line {fields[field][0]} has it already"
-            problems.append(_Problem(field, value, expected, line=line))
-        else:
-            fields[field] = (line, value)
-    return fields, problems
-
-
-def _parse(name: str, text: str) -> tuple[yaml.SafeLoader, list[tuple[yaml.Node, yaml.Node]]]:
-    """Return the key and value nodes of the text's one mapping; nodes, because they know their lines."""
-    try:
-        loader = yaml.SafeLoader(text)
-        document = loader.get_single_node()
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deeply"
-        raise InvalidSettings(f"{name}:{_line_of(error, text)}: not YAML: {reason}") from error
-    if document is None or document.tag == "tag:yaml.org,2002:null":  # nothing but comments, or a bare ---
-        return loader, []
-    if not isinstance(document, yaml.MappingNode):
-        got = reprlib.repr(_value(loader, document, text))
-        place = f"{name}:{document.start_mark.line + 1}"
-        raise InvalidSettings(f"{place}: got {got}, expected a mapping of settings, such as 'ttl: 10'")
-    return loader, document.value
-
-
-def _value(loader: yaml.SafeLoader, node: yaml.Node, text: str) -> Any:
-    """Return a plain scalar's value; of anything else its source, which no field takes."""
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if isinstance(node, yaml.ScalarNode) and kind in {"int", "float", "bool", "str", "null"}:
-        try:
-            return loader.construct_object(node)
-        except (ValueError, KeyError):  # such as !!int x
-            pass
-    return _source(node, text)
-
-
-def _source(node: yaml.Node, text: str) -> str:
-    return text[node.start_mark.index : node.end_mark.index].rstrip()
-
-
-def _line_of(error: Exception, text: str) -> int:
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return int(mark.line) + 1
-    return text.count("\n", 0, getattr(error, "position", 0)) + 1

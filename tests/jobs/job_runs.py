@@ -1,4 +1,4 @@
-"""Runs of the programs in ``jobs/``, each on a Ray of its own."""
+"""Runs of the programs in ``jobs``, each on a Ray cluster of its own."""
 
 import contextlib
 import os
@@ -15,14 +15,14 @@ LIMIT = 200.0
 
 
 class Run:
-    """A running program, ended after the ``with`` block at the latest; its output line by line."""
+    """A running program, terminated when the ``with`` block ends, and its output by line."""
 
     def __init__(self, program, *arguments):
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "NO_PROXY": "127.0.0.1", "COLUMNS": "200"}
         environment.pop("RAY_ADDRESS", None)
         self.lines = []
         self.process = subprocess.Popen(
-            [sys.executable, ROOT / "jobs" / program, *map(str, arguments)],
+            [sys.executable, "-m", program, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -58,7 +58,7 @@ class Run:
         return next(line for line in self.lines if line.split()[:1] == [first_word])
 
     def agents(self):
-        """The agents' processes; any may end while it is looked at, and then it is none of them."""
+        """Return the agents' processes, without those that end meanwhile."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):

@@ -1,4 +1,4 @@
-"""The programs of ``jobs/`` against a real ``ray start --head``, by address and by ``ray job submit``."""
+"""The programs of ``jobs`` on a real ``ray start --head``, by address and by ``ray job submit``."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def head():
 
 
 def deploy(head, *arguments):
-    return head.run("python", "jobs/deploy.py", "--address", head.address, *arguments)
+    return head.run("python", "-m", "jobs.deploy", "--address", head.address, *arguments)
 
 
 def cycles_in(out):
@@ -109,7 +109,7 @@ def cycles_in(out):
 def test_submitted_to_a_cluster_the_job_runs_with_a_kill_and_succeeds(head, tmp_path):
     submitted = head.run(
         *("ray", "job", "submit", f"--address={head.dashboard}", "--submission-id=polling"),
-        *("--working-dir", ".", "--", "python", "jobs/poll.py", "--config", "jobs/poll.yaml"),
+        *("--working-dir", ".", "--", "python", "-m", "jobs.poll", "--config", "jobs/poll.yaml"),
         *("--kill", 1, "--cycles", 4, "--interval", 0, "--out", tmp_path / "out"),
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
@@ -125,17 +125,17 @@ def test_submitted_to_a_cluster_the_job_runs_with_a_kill_and_succeeds(head, tmp_
 def test_a_submitted_job_with_bad_input_fails_with_one_line(head):
     submitted = head.run(
         *("ray", "job", "submit", f"--address={head.dashboard}", "--submission-id=refused"),
-        *("--working-dir", ".", "--", "python", "jobs/poll.py", "--agents", 0),
+        *("--working-dir", ".", "--", "python", "-m", "jobs.poll", "--agents", 0),
     )
     assert submitted.returncode != 0
     logs = head.run("ray", "job", "logs", "refused", f"--address={head.dashboard}").stdout
-    assert "poll.py: --agents 0: input should be greater than or equal to 1" in logs
+    assert "jobs.poll: --agents 0: expected a number greater than or equal to 1" in logs
     assert "Traceback" not in logs
 
 
-def test_the_job_joins_a_running_ray_and_leaves_no_coordinator_of_its_own(head, tmp_path):
+def test_the_job_joins_a_running_ray_and_shuts_down_the_partition_actor_that_it_deployed(head, tmp_path):
     ran = head.run(
-        *("python", "jobs/poll.py", "--address", "auto", "--agents", 2, "--cycles", 2),
+        *("python", "-m", "jobs.poll", "--address", "auto", "--agents", 2, "--cycles", 2),
         *("--interval", 0, "--out", tmp_path / "out"),
         RAY_ADDRESS=head.address,
     )
@@ -152,7 +152,7 @@ def test_deploy_serves_other_jobs_and_takes_it_down_again(head, tmp_path):
         assert deployed.returncode == 0, deployed.stderr
         assert "actor='partition-actor', namespace='partition_actor'" in deployed.stdout
     polled = head.run(
-        *("python", "jobs/poll.py", "--agents", 2, "--cycles", 1, "--out", tmp_path / "out"),
+        *("python", "-m", "jobs.poll", "--agents", 2, "--cycles", 1, "--out", tmp_path / "out"),
         RAY_ADDRESS=head.address,
     )
     assert polled.returncode == 0, polled.stdout + polled.stderr
@@ -164,7 +164,7 @@ def test_deploy_serves_other_jobs_and_takes_it_down_again(head, tmp_path):
     assert "is down" in down.stdout
     again = deploy(head, "--down")
     assert again.returncode == 1
-    assert again.stderr.startswith("deploy.py: ")
+    assert again.stderr.startswith("jobs.deploy: ")
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_deploy_serves_other_jobs_and_takes_it_down_again(head, tmp_path):
 )
 def test_bad_input_to_deploy_is_one_line_and_status_2(arguments, said):
     ran = subprocess.run(
-        [sys.executable, "jobs/deploy.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+        [sys.executable, "-m", "jobs.deploy", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
     )
     assert ran.returncode == 2
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("deploy.py: ")
+    assert line.startswith("jobs.deploy: ")
     assert said in line

@@ -1,18 +1,13 @@
-"""The job's package lies beside the program, not among the installed ones."""
-
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "jobs"))
+from jobs.pipelines.samples import Sample
 
 
 @pytest.fixture
 def sample():
     """Make samples: of a meter that counts up, unless told otherwise."""
-    from piping.samples import Sample
 
     def make(volume=0.0, at=0.0, **fields):
         defaults = {

@@ -1,3 +1,5 @@
+"""The command line of ``jobs.pipelines``: what is refused, and runs of one agent, which need no Ray."""
+
 import json
 import os
 import signal
@@ -6,17 +8,21 @@ import sys
 import time
 from pathlib import Path
 
-import pipelines
 import pytest
+import ray
 import town
+
+from jobs.pipelines import __main__ as program
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setitem(sys.modules, "piping.run", None)  # importing it fails
-    monkeypatch.setitem(sys.modules, "piping.agent", None)
+    monkeypatch.setattr(program, "run", lambda *_: pytest.fail("a run with several agents was started"))
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
 
 
 @pytest.fixture
@@ -27,26 +33,26 @@ def recorded(tmp_path, line):
 
 
 def refused(capsys, *arguments):
-    assert pipelines.main(arguments) == 2
+    assert program.main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()
     assert lines
-    assert all(line.startswith("pipelines.py: ") for line in lines)
+    assert all(line.startswith("jobs.pipelines: ") for line in lines)
     return printed.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "gone.yaml"], "gone.yaml: No such file or directory"),
-        (["--input", "gone"], "--input gone: no such file or directory; jobs/record.py records"),
+        (["--config", "gone.yaml"], "gone.yaml: cannot be read: No such file or directory"),
+        (["--input", "gone"], "--input gone: no such file or directory; python -m jobs.record records"),
         (["--input", "."], "--input .: expected *.jsonl in it"),
         (["--agents", "0"], "--agents 0: "),
         (["--agents", "many"], "argument --agents: invalid int value: 'many'"),
-        (["--kill", "4"], "one must be left in peace"),
+        (["--kill", "4"], "one must stay untouched"),
         (["--lease", "nan"], "--lease nan: "),
-        (["--follow", "--compare"], "--compare: what is followed has no end"),
+        (["--follow", "--compare"], "--compare: with --follow the run has no end"),
         (["--agent", "3"], "unrecognized arguments"),
         (["--address", "nowhere"], "--address nowhere: expected auto, local or host:port"),
     ],
@@ -63,7 +69,7 @@ def test_every_problem_of_a_yaml_file_is_a_line(capsys, tmp_path):
 
 
 def test_one_agent_runs_without_ray_and_can_be_compared(capsys, recorded, tmp_path):
-    assert pipelines.main([*recorded, "--agents", "1", "--compare"]) == 0
+    assert program.main([*recorded, "--agents", "1", "--compare"]) == 0
     printed = capsys.readouterr().out
     assert "compared    equal: the same " in printed
     assert "corrupt     3 lines, set aside in " in printed
@@ -73,19 +79,19 @@ def test_one_agent_runs_without_ray_and_can_be_compared(capsys, recorded, tmp_pa
         "reason": "Invalid JSON: key must be a string at line 1 column 2",
         "line": "{corrupt",
     }
-    assert pipelines.main([*recorded, "--agents", "1"]) == 0
+    assert program.main([*recorded, "--agents", "1"]) == 0
     assert "samples     0 in " in capsys.readouterr().out, "nothing is left to do"
 
 
 def test_other_pipelines_need_another_directory(capsys, recorded):
-    assert pipelines.main([*recorded, "--agents", "1"]) == 0
+    assert program.main([*recorded, "--agents", "1"]) == 0
     capsys.readouterr()
     Path("p.yaml").write_text(town.PIPELINES.replace("size: 7", "size: 8"))
     assert "--out out: was made with other pipelines" in refused(capsys, *recorded, "--agents", "1")
 
 
 def test_two_runs_do_not_share_a_directory(capsys, recorded):
-    with pipelines._only_run_in(Path("out").absolute()):
+    with program._only_run_in(Path("out").absolute()):
         assert "another run is at work in it" in refused(capsys, *recorded, "--agents", "1")
 
 
@@ -97,7 +103,7 @@ def test_an_out_that_is_a_file_is_refused(capsys, recorded):
 def test_a_publisher_that_fails_is_one_line_and_status_1(capsys, recorded):
     Path("out").mkdir()
     Path("out/published").write_text("")
-    assert pipelines.main([*recorded, "--agents", "1"]) == 1
+    assert program.main([*recorded, "--agents", "1"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert "out/published/" in said
     assert "Not a directory" in said
@@ -106,7 +112,7 @@ def test_a_publisher_that_fails_is_one_line_and_status_1(capsys, recorded):
 def test_comparing_publishes_nothing_outside_of_the_directory(recorded, monkeypatch, caplog):
     Path("p.yaml").write_text(town.PIPELINES.replace("[file://]", "[file://, log://]"))
     with caplog.at_level("INFO", "pipelines.published"):
-        assert pipelines.main([*recorded, "--agents", "1", "--compare"]) == 0
+        assert program.main([*recorded, "--agents", "1", "--compare"]) == 0
     ids = [
         record.getMessage().split('"')[3] for record in caplog.records if record.getMessage().startswith("cpu:rates ")
     ]
@@ -114,8 +120,6 @@ def test_comparing_publishes_nothing_outside_of_the_directory(recorded, monkeypa
 
 
 def test_a_ray_that_does_not_come_up_is_one_line(capsys, recorded, monkeypatch):
-    import ray
-
     def init(**_):
         raise Exception("The current node timed out during startup.\nMore of it.")
 
@@ -123,17 +127,17 @@ def test_a_ray_that_does_not_come_up_is_one_line(capsys, recorded, monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     said = refused(capsys, *recorded, "--agents", "1")
     assert said == (
-        "pipelines.py: --address local: cannot join Ray: The current node timed out during startup. More of it.\n"
+        "jobs.pipelines: --address local: cannot join Ray: The current node timed out during startup. More of it.\n"
     )
 
 
 def test_a_follower_ends_well_when_it_is_told_to(recorded, tmp_path):
-    program = Path(pipelines.__file__)
+    options = [option if option.startswith("--") else tmp_path / option for option in recorded]
     with subprocess.Popen(
-        [sys.executable, program, *recorded, "--agents", "1", "--follow"],
+        [sys.executable, "-m", "jobs.pipelines", *options, "--agents", "1", "--follow"],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=ROOT,
     ) as run:
         deadline = time.monotonic() + 60
         while not list(Path("out").glob("published/cpu:archive/*.parquet")):

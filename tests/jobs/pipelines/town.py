@@ -5,11 +5,11 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from piping.checkpoints import Checkpoints
-from piping.config import load_config
-from piping.publishers import read_published
-from piping.reading import find_inputs
-from piping.worker import Job, Lone, NotOwned, Worker
+from jobs.pipelines.checkpoints import Checkpoints
+from jobs.pipelines.config import load_config
+from jobs.pipelines.publishers import read_published
+from jobs.pipelines.reading import find_inputs
+from jobs.pipelines.worker import Job, NotOwned, OwnsAll, Worker
 
 PIPELINES = Path(__file__).with_name("pipelines.yaml").read_text()
 
@@ -141,8 +141,8 @@ def published(job):
     return records, counts
 
 
-def run_alone(job):
-    worker = Worker("lone", job, Lone(), Lone())
+def run_single(job):
+    worker = Worker("single", job, OwnsAll(), OwnsAll())
     asyncio.run(worker.run())
     return worker
 

@@ -1,9 +1,10 @@
 import io
 
 import pytest
-from polling.display import Display
-from polling.report import Kill, Outcome, Report
 from rich.console import Console
+
+from jobs.poll.display import Display
+from jobs.poll.report import Kill, Outcome, Report
 
 
 def outcome(*, gaps=None, duplicates=None, kills=(), lost=(), kill_cycle=None):

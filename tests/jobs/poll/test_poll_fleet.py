@@ -1,8 +1,8 @@
 import subprocess
 import sys
 
-from polling import fleet
-from polling.config import PollConfig
+from jobs.poll import fleet
+from jobs.poll.config import PollConfig
 
 
 def test_an_agent_that_ends_just_before_it_is_killed_counts_as_killed(monkeypatch):

@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import psutil
 import pytest
-from polling.pollers import GoneError, poll
-from polling.resources import discover, process_id
+
+from jobs.poll.pollers import GoneError, poll
+from jobs.poll.resources import discover, process_id
 
 # One for all tests: making a client loads the system's certificates.
 CLIENT = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))

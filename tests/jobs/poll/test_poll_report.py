@@ -1,6 +1,6 @@
-from polling.pollers import Reading
-from polling.report import read_report
-from polling.store import SampleWriter, write_roster
+from jobs.poll.pollers import Reading
+from jobs.poll.report import read_report
+from jobs.poll.store import SampleWriter, write_roster
 
 READINGS = [Reading("m", 1, "B"), Reading("n", 2, "s")]
 

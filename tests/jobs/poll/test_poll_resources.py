@@ -3,7 +3,8 @@ import subprocess
 import sys
 
 import psutil
-from polling.resources import discover, kind_of, process_id
+
+from jobs.poll.resources import discover, kind_of, process_id
 
 
 def test_every_process_core_interface_and_disk_is_there():

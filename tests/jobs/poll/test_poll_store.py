@@ -4,19 +4,19 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-import polling
-import polling.store
 import pyarrow.dataset
 import pytest
-from polling.pollers import Reading
-from polling.store import SAMPLES, SampleWriter, read_roster, read_samples, write_roster
 
+from jobs.poll.pollers import Reading
+from jobs.poll.store import SAMPLES, SampleWriter, read_roster, read_samples, write_roster
+
+ROOT = Path(__file__).parents[3]
 READINGS = [Reading("m", 1, "B"), Reading("n", 2.5, "s")]
 
 WRITE_FOREVER = """
 import sys
-from polling.pollers import Reading
-from polling.store import SampleWriter
+from jobs.poll.pollers import Reading
+from jobs.poll.store import SampleWriter
 cycle = 0
 while True:
     cycle += 1
@@ -97,9 +97,8 @@ def test_a_part_that_is_half_written_is_not_in_the_dataset(tmp_path, monkeypatch
 
 
 def test_sigkill_while_writing_leaves_whole_parts_only(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(polling.__file__).parents[1])}
     with subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
     ) as child:
         reported = [int(child.stdout.readline()) for _ in range(20)]
         child.kill()

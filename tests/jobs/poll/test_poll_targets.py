@@ -2,7 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from polling.targets import TargetError, parse_target
+
+from jobs.poll.targets import TargetError, parse_target
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""Read a YAML file into a pydantic model; report every problem as ``file:line: field: got ..., expected ...``.
+
+Settings and the configs in ``jobs`` are such models. Private: users meet it as ``Settings.load``. It needs no Ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from partition_actor.errors import InvalidSettings
+
+Location = tuple[str | int, ...]
+"""The keys and indices that lead to a value."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# A few aliases can stand for billions of values; no file written by hand has more than this.
+_MAX_VALUES = 100_000
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "str", "null")}
+_NOTHING = object()
+
+# Pydantic's error types whose message does not say what it expected; names in braces are from its context.
+_EXPECTED = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "too_short": "a list of {min_length} or more",
+    "string_too_short": "{min_length} or more characters",
+    "string_pattern_mismatch": "text that matches {pattern}",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a value.
+
+    Attributes:
+        location: the value's.
+        expected: what was expected; the whole message if there is no ``got``.
+        got: the value.
+        other: the field that the value clashes with.
+        line: 1-based; None: that of the location, or else of ``other``.
+    """
+
+    location: Location
+    expected: str
+    got: object = _NOTHING
+    other: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        steps = (str(step) if str(step).isprintable() else repr(step) for step in self.location)
+        got = "" if self.got is _NOTHING else f"got {reprlib.repr(self.got)}, expected "
+        return f"{'.'.join(steps)}: {got}{self.expected}"
+
+
+class Rule(NamedTuple):
+    """What must hold between two fields: ``holds(value of field, value of other)``."""
+
+    field: str
+    other: str
+    holds: Callable[[Any, Any], bool]
+    expected: str
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Return the problems that pydantic found with the fields of the model."""
+    problems = []
+    for each in error.errors(include_url=False):
+        location, kind, got, context = each["loc"], each["type"], each["input"], each.get("ctx", {})
+        if "discriminator" in context:
+            location = (*location, context["discriminator"].strip("'"))
+        if kind == "extra_forbidden":
+            problems.append(Problem(location, _known_names(location, model), got))
+        elif kind == "value_error":
+            problems.append(Problem(location, str(context["error"])))
+        elif kind in ("missing", "union_tag_not_found"):
+            problems.append(Problem(location, "field required"))
+        elif kind == "union_tag_invalid":
+            problems.append(Problem(location, context["expected_tags"], context["tag"]))
+        elif kind != "too_short" or not got:  # pydantic also calls a list too short if all its items are bad
+            message = each["msg"].removeprefix("Input should be ")
+            number = "a number " if message.startswith(("greater", "less")) else ""
+            expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else number + message
+            problems.append(Problem(location, expected, got))
+    return problems
+
+
+def clashes(
+    rules: Iterable[Rule], model: type[BaseModel], values: Mapping[str, Any], problems: Iterable[Problem]
+) -> list[Problem]:
+    """Return the rules that the values and the model's defaults break, among fields that have no problem yet."""
+    wrong = {problem.location[:1] for problem in problems}
+    defaults = {name: info.default for name, info in model.model_fields.items()}
+    given = {name: value for name, value in {**defaults, **values}.items() if (name,) not in wrong}
+    return [
+        Problem((name,), f"{expected}, and {other} is {given[other]}", given[name], other)
+        for name, other, holds, expected in rules
+        if name in given and other in given and not holds(given[name], given[other])
+    ]
+
+
+class Document:
+    """A YAML file that holds one mapping or nothing, and the line of everything in it.
+
+    Attributes:
+        values: the mapping, of builtins. A scalar that is no plain value, such as ``!!int x``, is an object that no
+            field takes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, example: str) -> None:
+        """Read the file.
+
+        Args:
+            path: the file's; None for an empty document.
+            example: a line of such a mapping, for the message.
+
+        Raises:
+            InvalidSettings: the file cannot be read, is not YAML, holds something else, or a value contains itself.
+        """
+        self.values: dict[str, Any] = {}
+        self._name = "" if path is None else os.fspath(path)
+        self._text = "" if path is None else self._read()
+        self._lines: dict[Location, int] = {}  # 1-based
+        self._sources: dict[Location, str] = {}  # of lists and mappings
+        self._twice: list[Problem] = []  # keys that a mapping has twice
+        try:
+            self._loader = yaml.SafeLoader(self._text)
+            node = self._loader.get_single_node()
+            if node is None or node.tag == "tag:yaml.org,2002:null":  # nothing but comments, or a bare ---
+                return
+            if not isinstance(node, yaml.MappingNode):
+                got = f"got {reprlib.repr(self._shown(node))}"
+                place = f"{self._name}:{_line(node)}"
+                raise InvalidSettings(f"{place}: {got}, expected a mapping of settings, such as {example!r}")
+            self.values = self._value(node, (), ())
+        except (yaml.YAMLError, RecursionError) as error:
+            reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deeply"
+            raise InvalidSettings(f"{self._name}:{_line_of(error, self._text)}: not YAML: {reason}") from error
+
+    def load(
+        self,
+        model: type[Model],
+        overrides: Mapping[str, Any],
+        rules: Iterable[Rule] = (),
+        context: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """Return the model of the file's values, with the command line's values over them.
+
+        Raises:
+            InvalidSettings: as ``refuse``.
+        """
+        given = {**self.values, **overrides}
+        try:
+            made, problems = model.model_validate(given, context=context), []
+        except ValidationError as error:
+            made, problems = None, explain(error, model)
+        self.refuse([*problems, *clashes(rules, model, given, problems)], overrides)
+        assert made is not None
+        return made
+
+    def refuse(self, problems: Iterable[Problem], overrides: Mapping[str, Any] | None = None) -> None:
+        """Raise an error that names every problem, those of the file included; do nothing if there is none.
+
+        Raises:
+            InvalidSettings: a line for each problem, first ``--option value: expected ...`` for values from the
+                command line, then ``file:line: field: got ..., expected ...`` in the file's order.
+        """
+        placed = sorted(self._placed(problem, overrides or {}) for problem in [*self._twice, *problems])
+        if placed:
+            raise InvalidSettings("\n".join(text for _, text in placed))
+
+    def _placed(self, problem: Problem, overrides: Mapping[str, Any]) -> tuple[int, str]:
+        """Return the problem's line and its message; 0 for the command line."""
+        location = self._without_tags(problem.location)
+        names = [*map(str, location[:1]), problem.other]
+        name = next((name for name in names if name in overrides or (name,) in self._lines), "")
+        if name in overrides:
+            said = str(problem) if name == problem.other else f"expected {problem.expected}"
+            return 0, f"--{name} {overrides[name]}: {said}"
+        got = problem.got if problem.got is _NOTHING else self._sources.get(location, problem.got)
+        line = problem.line or self._line_at(location) or self._line_at((problem.other,)) or 1
+        return line, f"{self._name}:{line}: {Problem(location, problem.expected, got)}"
+
+    def _line_at(self, location: Location) -> int:
+        """Return the line of the deepest value on the way to the location."""
+        while location and location not in self._lines:
+            location = location[:-1]
+        return self._lines[location] if location else 0
+
+    def _without_tags(self, location: Location) -> Location:
+        """Drop the steps that lead nowhere: pydantic puts the tags of tagged unions among the keys."""
+        kept: Location = ()
+        for n, step in enumerate(location, 1):
+            if (*kept, step) in self._lines or n == len(location):
+                kept = (*kept, step)
+        return kept
+
+    def _read(self) -> str:
+        try:
+            return Path(self._name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InvalidSettings(f"{self._name}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidSettings(f"{self._name}: got bytes that are not UTF-8, expected a YAML file") from error
+
+    def _value(self, node: yaml.Node, location: Location, inside: tuple[yaml.Node, ...]) -> Any:
+        place = f"{self._name}:{self._lines.setdefault(location, _line(node))}"
+        if any(node is outer for outer in inside):
+            raise InvalidSettings(f"{place}: {'.'.join(map(str, location))}: an alias of a value that contains it")
+        if len(self._lines) > _MAX_VALUES:
+            raise InvalidSettings(f"{place}: more than {_MAX_VALUES} values")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        self._sources[location] = self._source(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(each, (*location, n), (*inside, node)) for n, each in enumerate(node.value)]
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else self._source(key_node)
+            line, at = _line(key_node), (*location, key)
+            if key in values:
+                expected = f"it once: line {self._lines[at]} has it already"
+                self._twice.append(Problem(at, expected, self._shown(value_node), line=line))
+            else:
+                self._lines[at] = line
+                values[key] = self._value(value_node, at, (*inside, node))
+        return values
+
+    def _shown(self, node: yaml.Node) -> Any:
+        return self._scalar(node) if isinstance(node, yaml.ScalarNode) else self._source(node)
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag in _PLAIN:
+            try:
+                return self._loader.construct_object(node)
+            except (ValueError, KeyError):  # such as !!int x
+                pass
+        return _Unreadable(self._source(node))
+
+    def _source(self, node: yaml.Node) -> str:
+        return self._text[node.start_mark.index : node.end_mark.index].rstrip()
+
+
+class _Unreadable:
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+
+def _known_names(location: Location, model: type[BaseModel]) -> str:
+    if len(location) > 1:
+        return "no such key here"
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[0]), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}"
+    return f"the name of a setting: {hint}"
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _line_of(error: Exception, text: str) -> int:
+    mark = getattr(error, "problem_mark", None)
+    return int(mark.line) + 1 if mark is not None else text.count("\n", 0, getattr(error, "position", 0)) + 1

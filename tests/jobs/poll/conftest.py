@@ -1,6 +1,0 @@
-"""The job's package lies beside the program, not among the installed ones."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "jobs"))
