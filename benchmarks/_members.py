@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 import partition_actor
 from partition_actor import Settings, clock
 from partition_actor.core.member import MemberState
+from partition_actor.core.messages import Reply, Request, ShortRequest
 
 HOSTS = 4
 LIMIT = 120.0
@@ -74,13 +75,13 @@ class Member:
         self.received_bytes = 0
         """Total pickled size of the replies with news."""
 
-    def request(self, now: float) -> dict[str, Any]:
+    def request(self, now: float) -> Request | ShortRequest:
         """Make the next request. A reply without news is due one interval later."""
         self.started = now if self.started is None else self.started
         self._due = now + self._member_state.interval
         return self._member_state.request(now)
 
-    def take(self, reply: dict[str, Any] | None, now: float, tally: Tally) -> None:
+    def take(self, reply: Reply | None, now: float, tally: Tally) -> None:
         """Process a reply that arrived at `now`, and count it."""
         if reply is None:
             return

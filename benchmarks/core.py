@@ -18,8 +18,10 @@ from typing import Any
 
 from _report import Target, arguments, save, show, show_targets
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
+from partition_actor.core.messages import Reply, Request, ShortRequest
 from partition_actor.settings import Settings
 
 JUST_BEFORE = 0.05
@@ -56,7 +58,7 @@ class Crowd:
         # Heartbeats do not use the hash ring. One virtual node per member makes the start fast.
         self.settings = Settings(max_members=members, vnodes=1, **settings)
         self.now = 0.0
-        self.membership = Membership(self.settings, incarnation=1, now=self.now, first=True)
+        self.driver = MembershipDriver(Membership(self.settings, incarnation=1, now=self.now, first=True))
         self.members = [MemberState(f"member-{i}", f"session-{i}", self.settings) for i in range(members)]
         for at, member in enumerate(self.members):
             member.join(f"group-{at % groups}", exclusive=exclusive)
@@ -71,7 +73,7 @@ class Crowd:
     def _join(self, members: list[MemberState]) -> float:
         """Let these members join at the same moment; returns the CPU seconds."""
         requests = [member.request(self.now) for member in members]
-        took = cpu_seconds(lambda: [self.membership.sync(self.now, request) for request in requests])
+        took = cpu_seconds(lambda: [self.driver.request(self.now, request) for request in requests])
         self.wait(2 * self.settings.publish_window)
         return took
 
@@ -80,13 +82,11 @@ class Crowd:
         self.wait(2 * self.settings.publish_window)
         told = 0
         for member in self.members:
-            session = self.membership.session((member.member_id, member.session))
-            reply = self.membership.reply(self.now, session, sequence_of(member))
-            told += accept(member, reply)
+            told += accept(member, self.driver.reply(self.now, (member.member_id, member.session), sequence_of(member)))
         return told
 
     def _prove(self) -> None:
-        self.membership.prove(self.now)
+        self.driver.proof(self.now, self.now)
         self._proven = self.now
 
     def advance(self, seconds: float) -> None:
@@ -102,13 +102,16 @@ class Crowd:
             self.advance(min(until - self.now, self.settings.hold / 4))
             self.step()
 
-    def step(self) -> int:
-        """Do what the partition actor does after every step; returns how many sessions have news."""
-        membership = self.membership
-        membership.tick(self.now)
-        told = sum(membership.has_news(key) for key in membership.take_news())
-        membership.deadline()
-        return told
+    def step(self) -> bool:
+        """Fire the partition actor's timer; returns whether any session ended or had news."""
+        self.driver.timer(self.now)
+        return self._act() > 0
+
+    def _act(self) -> int:
+        """Do what the partition actor does after an event; returns for how many sessions."""
+        actions = self.driver.actions(self.now)
+        self._wake_at = actions.wake_at
+        return len(actions.answer) + len(actions.unwatch)
 
     def round(self, members: list[MemberState], per_heartbeat: float) -> float:
         """One idle heartbeat of each member, so many seconds apart; returns the CPU seconds."""
@@ -117,28 +120,24 @@ class Crowd:
 
     def _batch(self, members: list[MemberState], per_heartbeat: float) -> float:
         requests = [received(member.request(self.now + at * per_heartbeat)) for at, member in enumerate(members, 1)]
-        replies: list[dict[str, Any]] = []
+        replies: list[Reply | None] = []
         took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
         for member, reply in zip(members, replies, strict=True):
             if accept(member, reply):
                 raise SystemExit(f"{member.member_id} received news: that was not an idle heartbeat")
         return took
 
-    def _serve(self, requests: list[dict[str, Any]], per_heartbeat: float, replies: list[dict[str, Any]]) -> None:
-        """The calls of ``PartitionActor.sync`` and ``_settle`` for held heartbeats without news."""
-        membership = self.membership
-        alarm = membership.deadline()
+    def _serve(self, requests: list[Request | ShortRequest], per_heartbeat: float, replies: list[Reply | None]) -> None:
+        """What ``PartitionActor.sync`` does with held heartbeats without news, but for the wait."""
+        driver = self.driver
         for request in requests:
             self.advance(per_heartbeat)
-            if self.now >= alarm:
+            if self.now >= self._wake_at:
                 self.step()
-                alarm = membership.deadline()
-            session = membership.sync(self.now, request)
-            if not membership.is_calm:
-                self.step()
-            assert session is not None
-            membership.hold_for(session)
-            replies.append(membership.reply(self.now, session, request["seq"]))
+            driver.request(self.now, request)
+            if driver.has_actions:
+                self._act()
+            replies.append(driver.reply(self.now, (request["member"], request["session"]), request["seq"]))
 
     def expire(self, silent: int, groups: int) -> float:
         """Let leases of `silent` members of the first `groups` end; returns the CPU seconds of the steps that end them.
@@ -149,24 +148,24 @@ class Crowd:
         gone = [member for member in self.members if member.groups.keys() <= affected][:silent]
         expiring = {member.member_id for member in gone}
         self.members = [member for member in self.members if member.member_id not in expiring]
-        left = len(self.membership.sessions) - silent
+        left = len(self.driver.membership.sessions) - silent
         for member in gone:
-            self.membership.sync(self.now, member.request(self.now))
-        lease = self.membership.lease_left(self.now, (gone[0].member_id, gone[0].session))
-        pace = self.membership.interval / len(self.members)
+            self.driver.request(self.now, member.request(self.now))
+        lease = self.driver.membership.lease_left(self.now, (gone[0].member_id, gone[0].session))
+        pace = self.driver.membership.interval / len(self.members)
         self.wait(lease / 2)
         self.round(self.members, pace)
-        self.wait(self.membership.lease_left(self.now, (gone[0].member_id, gone[0].session)) - JUST_BEFORE)
+        self.wait(self.driver.membership.lease_left(self.now, (gone[0].member_id, gone[0].session)) - JUST_BEFORE)
         took = 0.0
         for _ in range(round(2 * self.settings.ttl / STEP)):
             self.advance(STEP)
-            before, start = len(self.membership.sessions), time.process_time()
+            before, start = len(self.driver.membership.sessions), time.process_time()
             told = self.step()
-            if told or len(self.membership.sessions) < before:
+            if told or len(self.driver.membership.sessions) < before:
                 took += time.process_time() - start
             elif before == left:
                 return took
-        raise SystemExit(f"{len(self.membership.sessions) - left} of {silent} silent members have not expired")
+        raise SystemExit(f"{len(self.driver.membership.sessions) - left} of {silent} silent members have not expired")
 
     def idle_step(self) -> float:
         """CPU seconds of a step in which nothing happens."""
@@ -183,14 +182,14 @@ class Crowd:
         """Continue until no member has news, so that the next heartbeats are idle ones."""
         while True:
             for member in self.members:
-                self.membership.sync(self.now, member.request(self.now))
+                self.driver.request(self.now, member.request(self.now))
             if not self._take_replies():
                 return
 
 
-def received(request: dict[str, Any]) -> dict[str, Any]:
+def received(request: Request | ShortRequest) -> Request | ShortRequest:
     """The request as received: equal to what was sent, but not the same object."""
-    copy: dict[str, Any] = pickle.loads(pickle.dumps(request))
+    copy: Request | ShortRequest = pickle.loads(pickle.dumps(request))
     return copy
 
 
@@ -199,9 +198,9 @@ def sequence_of(member: MemberState) -> int:
     return member._seq
 
 
-def accept(member: MemberState, reply: dict[str, Any]) -> bool:
+def accept(member: MemberState, reply: Reply | None) -> bool:
     """Give the member a reply and acknowledge it at once; returns whether that changed anything."""
-    changes = member.receive(reply)
+    changes = None if reply is None else member.receive(reply)
     if changes is None:
         raise SystemExit(f"{member.member_id} does not accept the reply to its latest request")
     for change in changes:
@@ -219,7 +218,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def measure(members: int, groups: int, plan: Plan, *, exclusive: bool) -> dict[str, Any]:
     crowd = Crowd(members, groups, GROUPS_AT_ONCE, exclusive=exclusive, max_heartbeats_per_second=PROMISED)
-    pace = crowd.membership.interval / members
+    pace = crowd.driver.membership.interval / members
     rounds = max(1, plan.heartbeats // members)
     beats = [sum(crowd.round(crowd.members, pace) for _ in range(rounds)) for _ in range(plan.repeats)]
     idle = [crowd.idle_step() for _ in range(plan.repeats)]

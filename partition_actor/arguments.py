@@ -123,22 +123,17 @@ def check_session(value: object) -> str:
     return "" if value is None else check_text("session", value)
 
 
-def check_request(value: object) -> None:
-    """A heartbeat's request: a dict with a protocol. The other fields are not checked; see ``core.messages``."""
-    if not isinstance(value, dict):
-        refuse("request", value, f"a dict, not {type(value).__name__}")
-    if "protocol" not in value:
-        refuse("request", value, "a dict with a protocol")
-
-
 def check_watch(value: object) -> None:
-    """None, or the fields of a ``processes.ProcessIdentity``: a handle, four str, and a list or None."""
+    """None, or a dict with the fields of ``processes.ProcessIdentity``: a handle, four texts and a list."""
     if value is None:
         return
-    if not isinstance(value, (list, tuple)) or len(value) != 6 or not all(isinstance(each, str) for each in value[1:5]):
-        refuse("watch", value, "None or a handle, the ids of node, actor, worker and process, and None or a list")
-    if value[2] and not hasattr(value[0], "__ray_call__"):
-        refuse("watch", value[0], "an actor's handle")
-    owned = value[5]
+    texts = ("node", "actor", "worker", "process")
+    if not isinstance(value, dict) or not {"handle", "owned", *texts} <= value.keys():
+        refuse("watch", value, f"None or a dict with handle, {', '.join(texts)} and owned")
+    if not all(isinstance(value[name], str) for name in texts):
+        refuse("watch", value, f"a str for each of {', '.join(texts)}")
+    if value["actor"] and not hasattr(value["handle"], "__ray_call__"):
+        refuse("watch", value["handle"], "an actor's handle")
+    owned = value["owned"]
     if owned is not None and not (isinstance(owned, list) and all(hasattr(each, "task_id") for each in owned)):
         refuse("watch", owned, "None or a list of references")

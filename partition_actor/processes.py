@@ -108,6 +108,11 @@ class ProcessIdentity(NamedTuple):
     owned: Any = None
     """For a task or a driver: a list of one pending reference, which its process owns and never fulfils."""
 
+    @classmethod
+    def of(cls, message: dict[str, Any]) -> ProcessIdentity:
+        """The identity whose fields `message` holds; other fields are ignored."""
+        return cls(**{name: message[name] for name in cls._fields})
+
 
 def own_identity() -> ProcessIdentity | None:
     """The identity of this process, or None outside a Ray cluster. The caller adds `owned` for a task or a driver."""

@@ -116,10 +116,7 @@ def test_callbacks_that_are_refused(callback):
         arguments.check_callback(callback)
 
 
-@pytest.mark.parametrize("request_", [None, "sync", b"", [], {}, {"member": "a"}])
-def test_requests_that_are_refused(request_):
-    with pytest.raises(InvalidArgument, match=r"^request: got .*, expected a"):
-        arguments.check_request(request_)
+IDENTITY = {"handle": None, "node": "n", "actor": "", "worker": "w", "process": "p", "owned": None}
 
 
 @pytest.mark.parametrize(
@@ -127,14 +124,13 @@ def test_requests_that_are_refused(request_):
     [
         7,
         "abcde",
-        [],
-        ["handle"],
-        ["handle", "node"],
-        [None] * 6,
-        [1, 2, 3],
-        ["handle", "n", "a", "w", "p", None],
-        [None, "n", "", "w", "p", 7],
-        [None, "n", "", "w", "p", ["r"]],
+        {},
+        list(IDENTITY.values()),
+        *({key: value for key, value in IDENTITY.items() if key != name} for name in IDENTITY),
+        *({**IDENTITY, name: None} for name in ("node", "actor", "worker", "process")),
+        {**IDENTITY, "actor": "a", "handle": "handle"},
+        {**IDENTITY, "owned": 7},
+        {**IDENTITY, "owned": ["reference"]},
     ],
 )
 def test_watches_that_are_refused(watch):
@@ -144,6 +140,7 @@ def test_watches_that_are_refused(watch):
 
 def test_no_watch_is_fine():
     arguments.check_watch(None)
+    arguments.check_watch({**IDENTITY, "new": 1})
 
 
 def test_a_long_value_is_shown_shortened():

@@ -8,11 +8,12 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from partition_actor.core.epochs import COUNTER_BITS
 from partition_actor.core.group import Group
-from partition_actor.core.messages import COUNTER_BITS, SessionKey
+from partition_actor.core.messages import SessionKey
 
 
-class Handles:
+class MemberHandles:
     """The handle of each session that has one.
 
     Each registration has a number, so that whoever asks again is told of what is new alone. Numbers grow from one
@@ -37,7 +38,7 @@ class Handles:
 
     def of(self, group: Group, since: int) -> dict[str, Any]:
         """The handles of a group's members that were registered after number `since`, as `get_actors` returns them."""
-        places = dict(group.seats.keys()) if group.recovering else group.occupants
-        known = {member: self._handles.get((member, session), (-1, None)) for member, session in places.items()}
+        sessions = dict(group.participants.keys()) if group.recovering else group.sessions
+        known = {member: self._handles.get((member, session), (-1, None)) for member, session in sessions.items()}
         actors = {member: handle for member, (number, handle) in known.items() if number > since}
         return {"actors": actors, "upto": max(since, self._latest), "complete": not group.recovering}

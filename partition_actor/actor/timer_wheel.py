@@ -1,36 +1,36 @@
-"""Waiting in the partition actor's event loop: for a moment, or until somebody has news."""
+"""A timer wheel for held heartbeats: thousands of timers for few turns of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 
-TURN = 0.02
-"""Seconds. Those whose time comes within it are woken in one turn of the event loop, which costs less than one each."""
+SLOT = 0.02
+"""Seconds. Timers that fire within one slot fire together, in one turn of the event loop."""
 
 
-def wake(waiter: asyncio.Future[None]) -> None:
-    """Let whoever awaits this go on, if it still waits."""
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-class Turns:
-    """Wakes many waiters in few turns of the event loop."""
+class TimerWheel:
+    """Fires many timers in few turns of the event loop."""
 
     def __init__(self) -> None:
-        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._slots: dict[int, list[asyncio.Future[None]]] = {}
 
-    def waiter(self, seconds: float) -> asyncio.Future[None]:
-        """What is woken so many seconds from now, up to `TURN` earlier; it may be woken before."""
+    def timer(self, seconds: float) -> asyncio.Future[None]:
+        """A future that is done in `seconds`, up to one `SLOT` earlier, or when somebody calls `fire` on it."""
         loop = asyncio.get_running_loop()
         made = loop.create_future()
-        turn = int((loop.time() + seconds) / TURN)
-        if turn not in self._waiters:
-            self._waiters[turn] = []
-            loop.call_at(turn * TURN, self._wake_all, turn)
-        self._waiters[turn].append(made)
+        slot = int((loop.time() + seconds) / SLOT)
+        if slot not in self._slots:
+            self._slots[slot] = []
+            loop.call_at(slot * SLOT, self._fire_slot, slot)
+        self._slots[slot].append(made)
         return made
 
-    def _wake_all(self, turn: int) -> None:
-        for waiter in self._waiters.pop(turn):
-            wake(waiter)
+    def _fire_slot(self, slot: int) -> None:
+        for timer in self._slots.pop(slot):
+            fire(timer)
+
+
+def fire(timer: asyncio.Future[None]) -> None:
+    """Let whoever awaits this timer go on now, if it has not fired."""
+    if not timer.done():
+        timer.set_result(None)

@@ -1,21 +1,29 @@
-"""One group at the partition actor: who has a place on the ring, and which epoch is published.
+"""One group at the partition actor: who is on its ring, and which epoch is published.
 
-A *seat* is a session's standing in the group. In an exclusive group a session keeps its seat after its place on the
-ring is gone, until it acknowledges an epoch in which it has none: until then it may still act (rule 2 of
-``docs/guarantees.md``). In a group that is not exclusive the seat goes with the place.
-
-Pure: no clock, no threads, no Ray.
+A *participant* is a session on the ring, or one that was. In an exclusive group a session stays a participant after the
+ring has given its keys away, until it acknowledges an epoch without it: until then it may still act (rule 2 of
+``docs/guarantees.md``). In a group that is not exclusive it goes at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
-from partition_actor.core.handoff import Handoff, Seat
-from partition_actor.core.messages import WHOLE, Epoch, Members, SessionKey, ring_for
-from partition_actor.core.reports import Report, ReportState
-from partition_actor.core.views import ChangeLog
+from partition_actor.core.epochs import Epoch
+from partition_actor.core.handoff import Handoff, Participant
+from partition_actor.core.messages import (
+    WHOLE,
+    GroupEntry,
+    GroupReport,
+    HeldView,
+    Laggard,
+    Members,
+    Request,
+    SessionKey,
+    ViewMessage,
+)
+from partition_actor.core.views import ChangeLog, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
 
@@ -23,10 +31,44 @@ LATEST: Epoch = (1 << 63, 0)
 """Later than every epoch."""
 
 
-class Group:
-    """The state of one group; ``desired`` is what the next epoch will publish, as ``{id: (weight, session)}``.
+@dataclass(slots=True)
+class ReportState:
+    """What a session holds of one group by its latest request, and what the reply says beside the view."""
 
-    `news` collects the sessions whose view has changed, `dirty` the groups in which there is something to do.
+    have: Epoch | None
+    rev: int
+    wants_in: bool = False
+    watches: bool = False
+    unknown: bool = False
+    entry: GroupEntry | None = None
+    """What the reply says in place of a view."""
+    resync: bool = False
+    want_views: bool = False
+    rejoined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A group report, with what the rest of its request says about it."""
+
+    said: GroupReport
+    wants_in: bool
+    met: bool
+    """The member has had a reply from this partition actor, so this is no late message from before its start."""
+    leased: bool
+    """The member's lease of exclusive groups ran when it sent this."""
+
+    @classmethod
+    def of(cls, said: GroupReport, request: Request, incarnation: int, drained: int) -> Report:
+        """The report that a request has of a group; joins asked for up to `seq` `drained` do not count."""
+        wants_in = said["want"] == "in" and said["since"] > drained
+        return cls(said, wants_in, request["incarnation"] == incarnation, request["leased"])
+
+
+class Group:
+    """The state of one group.
+
+    `news` collects the sessions whose view has changed, and `changed` the groups with something to publish or to tell.
     """
 
     def __init__(
@@ -35,106 +77,107 @@ class Group:
         exclusive: bool | None,
         settings: Settings,
         news: set[SessionKey],
-        dirty: dict[str, Group],
+        changed: dict[str, Group],
         now: float,
     ) -> None:
         self.name = name
         self.exclusive = bool(exclusive)
-        self._assumed = exclusive is None
+        self._mode_assumed = exclusive is None
         self.settings = settings
         self.recovering = False
-        self.seats: dict[SessionKey, Seat] = {}
-        self.joiners: dict[SessionKey, Seat] = {}
+        self.participants: dict[SessionKey, Participant] = {}
+        self.joiners: dict[SessionKey, Participant] = {}
         """While recovering: those who wait to be admitted."""
-        self.desired: dict[str, tuple[int, str]] = {}
+        self.next_ring: dict[str, tuple[int, str]] = {}
+        """``{member_id: (weight, session)}``: what the next epoch publishes."""
         self._displaced: set[SessionKey] = set()
-        """Sessions whose id another has taken, before they had a view perhaps: they do not take it back."""
-        self.occupants: dict[str, str] = {}
-        """Who has the place of each id in the published epoch."""
-        self.dirty_since: float | None = None
-        self._untold: dict[SessionKey, None] = {}
-        """Who waits for fewer laggards than it has been told of, and for some still."""
+        """Sessions whose id another has taken, perhaps before they had a view: they do not take it back."""
+        self.sessions: dict[str, str] = {}
+        """``{member_id: session}`` on the published ring."""
+        self.changed_since: float | None = None
+        self._waiting_news: dict[SessionKey, None] = {}
+        """Sessions that wait for fewer laggards than they were told of, and still for some."""
         self._tell_at: float | None = None
         self.published_at = float("-inf")
         self.empty_since: float | None = now
         self._news = news
-        self._dirty = dirty
+        self._changed = changed
         self._log = ChangeLog()
         self._handoff = Handoff(settings, self._tell)
 
-    # -- places -------------------------------------------------------------------------------------------------
+    # -- the next ring ------------------------------------------------------------------------------------------
 
-    def take_place(self, key: SessionKey, seat: Seat, now: float) -> None:
-        """Give `key` the place of its id, in the next epoch; whoever has it now keeps its seat if it may still act."""
+    def put_on_ring(self, key: SessionKey, participant: Participant, now: float) -> None:
+        """Give the keys of its id to this session in the next epoch; another that has them keeps what it may act on."""
         member, session = key
-        before = self.desired.get(member)
-        self.seats[key] = seat
-        if before == (seat.weight, session):
+        before = self.next_ring.get(member)
+        self.participants[key] = participant
+        if before == (participant.weight, session):
             return
-        self.desired[member] = (seat.weight, session)
-        self._touch(now)
+        self.next_ring[member] = (participant.weight, session)
+        self._mark_changed(now)
         self._displaced.discard(key)
         if before is not None and before[1] != session:
             self._displaced.add((member, before[1]))
-            self._lose_place((member, before[1]))
+            self._forget_if_free((member, before[1]))
 
-    def give_up_place(self, key: SessionKey, now: float) -> None:
-        """Take `key` off the ring in the next epoch; its seat stays as long as it may still act."""
-        seat = self.seats.get(key)
-        if seat is not None:
-            seat.leaving = True
-        if self.has_place(key):
-            del self.desired[key[0]]
-            self._touch(now)
+    def take_off_ring(self, key: SessionKey, now: float) -> None:
+        """Take the session off the ring in the next epoch; it stays a participant as long as it may still act."""
+        participant = self.participants.get(key)
+        if participant is not None:
+            participant.leaving = True
+        if self.is_on_ring(key):
+            del self.next_ring[key[0]]
+            self._mark_changed(now)
         if not self.recovering:
-            self._lose_place(key)
+            self._forget_if_free(key)
 
-    def has_place(self, key: SessionKey) -> bool:
-        """Whether the next epoch gives the place of its id to this very session."""
-        return self.holder_of(key[0]) == key[1]
+    def is_on_ring(self, key: SessionKey) -> bool:
+        """Whether the next ring gives the keys of its id to this very session."""
+        return self.session_of(key[0]) == key[1]
 
-    def holder_of(self, member: str) -> str | None:
-        """The session that has the place of `member` in the next epoch."""
-        place = self.desired.get(member)
-        return None if place is None else place[1]
+    def session_of(self, member: str) -> str | None:
+        """The session to which the next ring gives the keys of `member`."""
+        entry = self.next_ring.get(member)
+        return None if entry is None else entry[1]
 
-    def drop_seat(self, key: SessionKey, now: float) -> None:
-        """The session has left, its lease has ended or its process is dead: it holds nothing any more."""
+    def remove(self, key: SessionKey, now: float) -> None:
+        """The session has left, its lease has ended or its process is dead: it may act on nothing any more."""
         self.joiners.pop(key, None)
         self._displaced.discard(key)
-        if self.has_place(key):
-            del self.desired[key[0]]
-            self._touch(now)
-        self._unseat(key)
+        if self.is_on_ring(key):
+            del self.next_ring[key[0]]
+            self._mark_changed(now)
+        self._forget(key)
 
-    def _lose_place(self, key: SessionKey) -> None:
-        seat = self.seats.get(key)
-        if seat is not None and (not self.exclusive or seat.first is None):
-            self._unseat(key)
+    def _forget_if_free(self, key: SessionKey) -> None:
+        participant = self.participants.get(key)
+        if participant is not None and (not self.exclusive or participant.first is None):
+            self._forget(key)
 
-    def _unseat(self, key: SessionKey) -> None:
-        if self.seats.pop(key, None) is not None:
+    def _forget(self, key: SessionKey) -> None:
+        if self.participants.pop(key, None) is not None:
             self._handoff.release(key)
             if not self.recovering:
-                self._handoff.trim(self.seats.values())
+                self._handoff.trim(self.participants.values())
         self._news.add(key)
 
-    def _touch(self, now: float) -> None:
-        if self.dirty_since is None:
-            self.dirty_since = now
-        self._dirty[self.name] = self
+    def _mark_changed(self, now: float) -> None:
+        if self.changed_since is None:
+            self.changed_since = now
+        self._changed[self.name] = self
 
     def _tell(self, key: SessionKey) -> None:
-        """Let a seat hear of fewer laggards: at once when there are none, else together with those to come soon."""
-        seat = self.seats.get(key)
-        if seat is None:
+        """Tell a session of fewer laggards: at once when there are none left, else at the end of a window."""
+        participant = self.participants.get(key)
+        if participant is None:
             return
         if self.settings.publish_window and self._handoff.blockers(key):
-            self._untold[key] = None
-            self._dirty[self.name] = self
+            self._waiting_news[key] = None
+            self._changed[self.name] = self
             return
-        self._untold.pop(key, None)
-        seat.rev += 1
+        self._waiting_news.pop(key, None)
+        participant.rev += 1
         self._news.add(key)
 
     # -- epochs -------------------------------------------------------------------------------------------------
@@ -151,10 +194,10 @@ class Group:
 
     @property
     def publish_due(self) -> float | None:
-        """When the next epoch is to be published: at once after a quiet time, else at the end of a window."""
-        if self.dirty_since is None or self.recovering:
+        """When to publish the next epoch: at once after a quiet time, else at the end of a window."""
+        if self.changed_since is None or self.recovering:
             return None
-        return max(self.dirty_since, self.published_at + self._window)
+        return max(self.changed_since, self.published_at + self._window)
 
     @property
     def due(self) -> float | None:
@@ -163,73 +206,99 @@ class Group:
         return min(moments, default=None)
 
     @property
-    def _window(self) -> float:
-        return self.settings.window_for(len(self.seats))
+    def is_published(self) -> bool:
+        """Whether everything asked for so far is part of the published epoch."""
+        return not self.recovering and self.changed_since is None
 
-    def tell_untold(self, now: float) -> None:
-        """Tell those who wait for some laggards that others are through, when that is due."""
-        if self._untold and self._tell_at is None:
+    @property
+    def _window(self) -> float:
+        return self.settings.window_for(len(self.participants))
+
+    def tell_waiting(self, now: float) -> None:
+        """Tell those who wait for several laggards that some are through, if that is due."""
+        if self._waiting_news and self._tell_at is None:
             self._tell_at = now + self._window
         if self._tell_at is None or now < self._tell_at:
             return
-        for key in self._untold:
-            if key in self.seats:
-                self.seats[key].rev += 1
+        for key in self._waiting_news:
+            if key in self.participants:
+                self.participants[key].rev += 1
                 self._news.add(key)
         self._all_told()
 
     def _all_told(self) -> None:
-        self._untold.clear()
+        self._waiting_news.clear()
         self._tell_at = None
 
     def publish(self, epoch: Epoch, now: float) -> None:
-        """Make the desired places the membership of `epoch`, which must be higher than every epoch before."""
-        self._log.publish(epoch, {member: place[0] for member, place in self.desired.items()})
-        self.occupants = {member: place[1] for member, place in self.desired.items()}
-        self.published_at, self.dirty_since = now, None
+        """Publish the next ring as `epoch`, which must be higher than every epoch before."""
+        self._log.publish(epoch, {member: weight for member, (weight, _) in self.next_ring.items()})
+        self.sessions = {member: session for member, (_, session) in self.next_ring.items()}
+        self.published_at, self.changed_since = now, None
         self._all_told()
-        self.empty_since = None if self.occupants else now
-        for key, seat in self.seats.items():
-            placed = self.occupants.get(key[0]) == key[1]
-            if placed:
-                seat.first, seat.last = seat.first or epoch, None
-                seat.acked = seat.acked or epoch
-            elif seat.first is not None and seat.last is None:
-                seat.last = epoch
-            seat.rev = 0
+        self.empty_since = None if self.sessions else now
+        for key, participant in self.participants.items():
+            if self.sessions.get(key[0]) == key[1]:
+                participant.first, participant.last = participant.first or epoch, None
+                participant.acked = participant.acked or epoch
+            elif participant.first is not None and participant.last is None:
+                participant.last = epoch
+            participant.rev = 0
             self._news.add(key)
         if self.exclusive:
-            self._handoff.publish(epoch, self.members, self.occupants, self.seats, now)
-        for key in list(self.seats):
-            self._unseat_if_through(key)
+            self._handoff.publish(epoch, self.members, self.sessions, self.participants, now)
+        for key in list(self.participants):
+            self._forget_if_done(key)
 
     def ack(self, key: SessionKey, epoch: Epoch) -> None:
         """The session has adopted `epoch` and is done with every key that it lost before."""
-        seat = self.seats.get(key)
-        if seat is None or seat.acked is None or epoch <= seat.acked:
+        participant = self.participants.get(key)
+        if participant is None or participant.acked is None or epoch <= participant.acked:
             return
-        seat.acked = epoch
+        participant.acked = epoch
         if self.exclusive and not self.recovering:
-            self._handoff.acknowledged(key, seat)
-            self._unseat_if_through(key)
-            self._handoff.trim(self.seats.values())
+            self._handoff.acknowledged(key, participant)
+            self._forget_if_done(key)
+            self._handoff.trim(self.participants.values())
+
+    def _forget_if_done(self, key: SessionKey) -> None:
+        participant = self.participants[key]
+        if self.is_on_ring(key) or (self.exclusive and participant.acked is None):
+            return
+        done = participant.last and participant.acked and participant.acked >= participant.last
+        if not self.exclusive or participant.first is None or done:
+            self._forget(key)
 
     def lagging_since(self, key: SessionKey) -> float | None:
-        """When the first epoch was published that an exclusive group's seat has not acknowledged, or None."""
-        seat = self.seats.get(key)
-        return None if seat is None or not self.exclusive else self._handoff.lagging_since(seat)
+        """When the first epoch was published that a participant of an exclusive group has not acknowledged, or None."""
+        participant = self.participants.get(key)
+        return None if participant is None or not self.exclusive else self._handoff.lagging_since(participant)
 
-    def view_for(self, key: SessionKey, have: Epoch | None = None) -> dict[str, Any]:
-        """The view of one seat that holds the view of epoch `have`, as ``protocol`` describes it."""
+    def waits_for(self, key: SessionKey) -> list[str]:
+        """The ids of the members whose hand-off this session waits for, sorted."""
+        return sorted({other[0] for other in self._handoff.blockers(key)})
+
+    def ring(self) -> Ring:
+        """The ring of the published epoch."""
+        return ring_for(self.members, self.settings)
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def view_for(self, key: SessionKey, have: Epoch | None = None) -> ViewMessage:
+        """The view of a participant that holds the view of epoch `have`."""
         changed = None if have is None else self._log.since(have)
         base = None if changed is None else have
-        laggards = [(other[0], self._handoff.claims(self.seats[other])) for other in self._handoff.blockers(key)]
-        claimed = {} if base == self.epoch else dict.fromkeys(at for _, epochs in laggards for at in epochs)
+        laggards: list[Laggard] = [
+            {"member": other[0], "epochs": self._handoff.claims(self.participants[other])}
+            for other in self._handoff.blockers(key)
+        ]
+        claimed = {} if base == self.epoch else dict.fromkeys(at for laggard in laggards for at in laggard["epochs"])
+        assert self.epoch is not None
         return {
             "epoch": self.epoch,
-            "rev": self.seats[key].rev,
+            "rev": self.participants[key].rev,
             "exclusive": self.exclusive,
-            "mine": self.occupants.get(key[0]) == key[1],
+            "mine": self.sessions.get(key[0]) == key[1],
             "awaited": self._handoff.awaited(key),
             "base": base,
             "changed": self.members if changed is None else changed,
@@ -237,134 +306,140 @@ class Group:
             "rings": [self._handoff.ring_at(at) for at in claimed if at != base],
         }
 
-    def view_for_watcher(self, known: ReportState) -> dict[str, Any] | None:
-        """The view of one who is no member; None when there is nothing later than what it has heard of.
+    def view_for_watcher(self, known: ReportState) -> ViewMessage | None:
+        """The view of a group watcher; None when it has heard of the latest.
 
-        While the group recovers that is the latest view of those who outlived the former partition actor: they work by
-        it.
+        While the group recovers that is the latest view of the survivors: they work by it.
         """
-        epoch, members = self._handoff.latest() if self.recovering else (self.epoch, self.members)
+        epoch, members = self._watched()
         if epoch is None or (known.have is not None and known.have >= epoch):
             return None
         whole = known.have is None or known.unknown or known.rev == WHOLE or self.recovering
         changed = None if whole or known.have is None else self._log.since(known.have)
-        told = {"epoch": epoch, "rev": 0, "exclusive": self.exclusive, "mine": False, "laggards": [], "rings": []}
-        if changed is None:
-            return {**told, "base": None, "changed": members}
-        return {**told, "base": known.have, "changed": changed}
+        return {
+            "epoch": epoch,
+            "rev": 0,
+            "exclusive": self.exclusive,
+            "mine": False,
+            "base": None if changed is None else known.have,
+            "changed": members if changed is None else changed,
+            "laggards": [],
+            "rings": [],
+        }
 
-    def waits_for(self, key: SessionKey) -> list[str]:
-        """The ids of the members whose hand-off this seat waits for, sorted."""
-        return sorted({other[0] for other in self._handoff.blockers(key)})
+    def has_view_for_watcher(self, known: ReportState) -> bool:
+        """Whether there is a later view than a group watcher has heard of."""
+        epoch, _ = self._watched()
+        return epoch is not None and (known.have is None or known.have < epoch)
 
-    def ring(self) -> Ring:
-        """The ring of the published epoch."""
-        return ring_for(self.members, self.settings)
-
-    def _unseat_if_through(self, key: SessionKey) -> None:
-        seat = self.seats[key]
-        if self.has_place(key) or (self.exclusive and seat.acked is None):
-            return
-        if not self.exclusive or seat.first is None or (seat.last and seat.acked and seat.acked >= seat.last):
-            self._unseat(key)
+    def _watched(self) -> tuple[Epoch | None, Members]:
+        return self._handoff.latest() if self.recovering else (self.epoch, self.members)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
     def mode_conflicts(self, report: Report) -> bool:
         """Whether the report takes the group for exclusive and it is not, or the reverse."""
-        if self.recovering and not self.seats and report.exclusive is not None:
-            knows = report.have is not None  # and so do those who outlived the former partition actor
-            if knows or self._assumed:
-                self.exclusive, self._assumed = report.exclusive, False
-        return report.exclusive is not None and report.exclusive != self.exclusive
+        mode = report.said["exclusive"]
+        if self.recovering and not self.participants and mode is not None:
+            knows = report.said["have"] is not None  # and so does every other survivor
+            if knows or self._mode_assumed:
+                self.exclusive, self._mode_assumed = mode, False
+        return mode is not None and mode != self.exclusive
 
-    def take_seated_report(self, now: float, key: SessionKey, report: Report, *, barred: bool) -> None:
-        """Take in the report of a session that has a seat; one that is `barred` gets no place."""
-        seat = self.seats[key]
-        if not report.wants_in and not seat.leaving:
-            self.give_up_place(key, now)
-        elif report.wants_in and seat.leaving and not barred and self.holder_of(key[0]) is None:
-            seat.leaving, seat.weight = False, report.weight
-            self.take_place(key, seat, now)
-        elif self.has_place(key) and report.weight != seat.weight:
-            seat.weight = report.weight
-            self.take_place(key, seat, now)
-        if report.acked is not None:
-            self.ack(key, report.acked)
+    def take_report(self, now: float, key: SessionKey, report: Report, *, barred: bool) -> None:
+        """Take in the report of a participant; one that is `barred` does not get back on the ring."""
+        participant, weight = self.participants[key], report.said["weight"]
+        if not report.wants_in and not participant.leaving:
+            self.take_off_ring(key, now)
+        elif report.wants_in and participant.leaving and not barred and self.session_of(key[0]) is None:
+            participant.leaving, participant.weight = False, weight
+            self.put_on_ring(key, participant, now)
+        elif self.is_on_ring(key) and weight != participant.weight:
+            participant.weight = weight
+            self.put_on_ring(key, participant, now)
+        acked = report.said["acked"]
+        if acked is not None:
+            self.ack(key, acked)
 
-    def take_newcomer(self, now: float, key: SessionKey, report: Report, standing: ReportState, *, late: bool) -> None:
-        """Admit a session that has no seat. One that had a view has expired; its id may have gone to another since.
+    def admit(self, now: float, key: SessionKey, report: Report, state: ReportState, *, late: bool) -> None:
+        """Put a session on the ring that is no participant. One that has a view had expired; another may have its id.
 
-        A session that takes an id over must have had a reply first, or a late message of a process long gone could
-        throw a live one out; for the same reason no session that has ended (`late`) takes an id over.
+        A session takes an id over only when it has had a reply, or a late message of a process long gone could throw a
+        live one out. For the same reason no session that has ended (`late`) takes an id over.
         """
-        if self.holder_of(key[0]) is not None:
-            if report.have is not None or late or key in self._displaced:
-                standing.state = {"state": "superseded"}
+        had_view = report.said["have"] is not None
+        if self.session_of(key[0]) is not None:
+            if had_view or late or key in self._displaced:
+                state.entry = {"state": "superseded"}
                 return
             if not report.met:
-                standing.resync = True
+                state.resync = True
                 return
-        standing.rejoined = report.have is not None
-        self.take_place(key, Seat(report.weight, report.metadata), now)
+        state.rejoined = had_view
+        self.put_on_ring(key, Participant(report.said["weight"], report.said.get("metadata")), now)
 
-    def is_settled(self, key: SessionKey, standing: ReportState) -> bool:
-        """Whether a session has the place that it wants, holds the latest view, and blocks nobody."""
-        seat = self.seats.get(key)
-        if seat is None or self.recovering or standing.state or standing.resync or standing.want_views:
+    def is_steady(self, key: SessionKey, state: ReportState) -> bool:
+        """Whether a session is on the ring as it wants, holds the latest view, and blocks nobody."""
+        participant = self.participants.get(key)
+        if participant is None or self.recovering or state.entry or state.resync or state.want_views:
             return False
-        wanted = standing.wants_in and not seat.leaving and self.has_place(key)
-        known = seat.acked is not None and (self.epoch, seat.rev) == (standing.have, standing.rev)
-        return wanted and known and (not self.exclusive or seat.acked == self.epoch)
+        wanted = state.wants_in and not participant.leaving and self.is_on_ring(key)
+        known = participant.acked is not None and (self.epoch, participant.rev) == (state.have, state.rev)
+        return wanted and known and (not self.exclusive or participant.acked == self.epoch)
 
     # -- recovery (rule 7) --------------------------------------------------------------------------------------
 
-    def take_recovery_report(self, key: SessionKey, report: Report, standing: ReportState) -> None:
-        """Note who waits to be admitted, and what those hold who outlived the former coordinator.
+    def take_recovery_report(self, key: SessionKey, report: Report, state: ReportState) -> None:
+        """Note who waits to be admitted, and what the survivors of the former partition actor hold.
 
-        A lease goes on only for a session whose views are known, and that says with a request later than this partition
-        actor's start that its lease still runs. Of any other the former partition actor may have known that its lease
-        was over, and its keys may be others' now: it holds nothing, and waits.
+        A lease goes on only for a session whose views are known, and that says in a request sent after this partition
+        actor's start that its lease runs. Of any other the former partition actor may have known that its lease was
+        over, and its keys may be others' now: it holds nothing, and waits.
         """
-        if report.have is None or (self.exclusive and not report.leased):
+        said = report.said
+        if said["have"] is None or (self.exclusive and not report.leased):
             self.joiners.pop(key, None)
-            if key in self.seats:
-                self._unseat(key)
+            if key in self.participants:
+                self._forget(key)
             if report.wants_in and report.met:
-                self.joiners[key] = Seat(report.weight, report.metadata, reported=report.have)
-            standing.resync = report.wants_in and not report.met
+                self.joiners[key] = Participant(said["weight"], said.get("metadata"), reported=said["have"])
+            state.resync = report.wants_in and not report.met
             return
-        seat = self.seats.get(key)
-        if report.views and report.met:
-            seat = Seat(report.weight, report.metadata, leaving=bool(seat and seat.leaving))
-            self._learn(key, seat, report.views)
-        if seat is None or seat.reported != report.have:
-            standing.want_views = standing.resync = True
+        participant = self.participants.get(key)
+        if said.get("views") and report.met:
+            leaving = participant is not None and participant.leaving
+            participant = Participant(said["weight"], said.get("metadata"), leaving=leaving)
+            self._learn(key, participant, said["views"])
+        if participant is None or participant.reported != said["have"]:
+            state.want_views = state.resync = True
             return
-        seat.acked = report.acked
-        seat.leaving = seat.leaving or not report.wants_in
+        participant.acked = said["acked"]
+        participant.leaving = participant.leaving or not report.wants_in
 
-    def _learn(self, key: SessionKey, seat: Seat, views: Iterable[tuple[Epoch, Members, bool]]) -> None:
-        for epoch, members, mine in views:
-            self._handoff.learn(epoch, members)
-            seat.reported = epoch
-            if mine:
-                seat.first, seat.last = seat.first or epoch, None
-            elif seat.first is not None and seat.last is None:
-                seat.last = epoch
-        self.seats[key] = seat
+    def _learn(self, key: SessionKey, participant: Participant, views: Iterable[HeldView]) -> None:
+        for view in views:
+            epoch = view["epoch"]
+            self._handoff.learn(epoch, view["members"])
+            participant.reported = epoch
+            if view["mine"]:
+                participant.first, participant.last = participant.first or epoch, None
+            elif participant.first is not None and participant.last is None:
+                participant.last = epoch
+        self.participants[key] = participant
 
     def recovered(self, now: float) -> None:
-        """Put everybody who reported back into its place, and then admit those who waited.
+        """Put the survivors back on the ring, and then admit those who waited.
 
         Of several sessions of one id a new process goes first, then the one that held the latest view.
         """
         self.recovering = False
-        for (member, session), seat in sorted(self.seats.items(), key=lambda item: item[1].reported or (0, 0)):
-            if seat.first is not None and seat.last is None and not seat.leaving:
-                self.desired[member] = (seat.weight, session)
-        for key, seat in sorted(self.joiners.items(), key=lambda item: item[1].reported or LATEST, reverse=True):
-            if seat.reported is None or self.holder_of(key[0]) is None:
-                self.take_place(key, seat, now)
+        for (member, session), participant in sorted(
+            self.participants.items(), key=lambda item: item[1].reported or (0, 0)
+        ):
+            if participant.first is not None and participant.last is None and not participant.leaving:
+                self.next_ring[member] = (participant.weight, session)
+        for key, participant in sorted(self.joiners.items(), key=lambda item: item[1].reported or LATEST, reverse=True):
+            if participant.reported is None or self.session_of(key[0]) is None:
+                self.put_on_ring(key, participant, now)
         self.joiners.clear()
-        self._touch(now)
+        self._mark_changed(now)

@@ -1,22 +1,17 @@
-"""Who follows which group at the partition actor without being a member of it.
+"""Who follows which group without being a member of it.
 
-A watcher has a session and a lease, as members have, so that the partition actor notices when it is gone; it has no
-seat, owns nothing, and nobody waits for it. It may watch a group that nobody has made.
-
-Pure: no clock, no threads, no Ray.
+A group watcher has a session and a lease, as members have, so that the partition actor notices its end. It owns
+nothing, and nobody waits for it. It may watch a group that does not exist.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from partition_actor.core.group import Group
 from partition_actor.core.messages import SessionKey
-from partition_actor.core.reports import ReportState
 
 
-class Watchers:
+class GroupWatchers:
     """The watchers of all groups."""
 
     def __init__(self) -> None:
@@ -42,11 +37,3 @@ class Watchers:
     def of(self, group: str) -> Iterable[SessionKey]:
         """The sessions that watch a group."""
         return self._of_group.get(group, ())
-
-
-def entry_for_watcher(group: Group | None, standing: ReportState, *, is_certain: bool) -> dict[str, Any] | None:
-    """What the reply to a watcher has on a group, of which it is `is_certain` that there is none when it is None."""
-    if group is None:
-        return {"state": "unknown"} if is_certain and not standing.unknown else None
-    view = group.view_for_watcher(standing)
-    return None if view is None else {"view": view}

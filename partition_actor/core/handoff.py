@@ -1,10 +1,8 @@
 """Who may still act on keys that are somebody else's now: rules 3 and 4 of ``docs/guarantees.md``.
 
-A seat *lags* when it has not acknowledged the published epoch. It *claims* the keys that the rings of the epochs from
-its acknowledged one up to the published one gave it. It *blocks* the sessions that own claimed keys by the published
-ring: they wait for it, and nobody else does.
-
-Pure: no clock, no threads, no Ray.
+A participant *lags* while it has not acknowledged the published epoch. It *claims* the keys that the rings of the
+epochs from its acknowledged one up to the published one gave it. It *blocks* the sessions that own claimed keys by the
+published ring: they wait for it, and nobody else does.
 """
 
 from __future__ import annotations
@@ -13,31 +11,32 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from partition_actor.core.messages import Epoch, Members, SessionKey, ring_for
-from partition_actor.core.views import Changes, difference
+from partition_actor.core.epochs import Epoch
+from partition_actor.core.messages import Members, RingMessage, SessionKey
+from partition_actor.core.views import difference, ring_for
 from partition_actor.ring import handovers
 from partition_actor.settings import Settings
 
 
 @dataclass(slots=True)
-class Seat:
-    """One session's standing in one group."""
+class Participant:
+    """A session that is on the ring of a group, or that was and may still act."""
 
     weight: int
     metadata: Any = None
     acked: Epoch | None = None
-    """e(M): the epoch that the session is known to have adopted; None until its first one is published."""
+    """e(M): the epoch that the session is known to have acknowledged; None until its first one is published."""
     first: Epoch | None = None
-    """The first epoch known in which the session has the place of its id."""
+    """The first known epoch whose ring gives the keys of its id to this session."""
     last: Epoch | None = None
-    """The first epoch after that in which it has not; None while it has."""
+    """The first epoch after that whose ring does not; None while it does."""
     reported: Epoch | None = None
     """While recovering: the newest epoch among the views that it has reported."""
     leaving: bool = False
     rev: int = 0
 
-    def had_place_at(self, epoch: Epoch) -> bool:
-        """Whether the ring of `epoch` gave this session the keys of its id."""
+    def was_on_ring_at(self, epoch: Epoch) -> bool:
+        """Whether the ring of `epoch` gave the keys of its id to this session."""
         return self.first is not None and self.first <= epoch and (self.last is None or epoch < self.last)
 
 
@@ -48,13 +47,13 @@ class Handoff:
         self._settings = settings
         self._tell = tell
         self._epoch: Epoch | None = None
-        self._occupants: Mapping[str, str] = {}
+        self._sessions: Mapping[str, str] = {}
         self._history: dict[Epoch, Members] = {}
         self._published_at: dict[Epoch, float] = {}
         self._blocks: dict[SessionKey, set[SessionKey]] = {}
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
         self._moved: dict[Epoch, dict[str, list[str]]] = {}
-        self._told: dict[Epoch, tuple[Epoch, bool, Changes]] = {}
+        self._told: dict[Epoch, RingMessage] = {}
 
     def learn(self, epoch: Epoch, members: Members) -> None:
         """Take in the membership of an epoch of a former partition actor, as a member reported it."""
@@ -68,12 +67,12 @@ class Handoff:
         self,
         epoch: Epoch,
         members: Members,
-        occupants: Mapping[str, str],
-        seats: Mapping[SessionKey, Seat],
+        sessions: Mapping[str, str],
+        participants: Mapping[SessionKey, Participant],
         now: float,
     ) -> None:
-        """Find out anew who blocks whom, now that `epoch` is published."""
-        self._epoch, self._occupants = epoch, occupants
+        """Work out who blocks whom, now that `epoch` is published with these `sessions` by member id."""
+        self._epoch, self._sessions = epoch, sessions
         self._history[epoch] = members
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
@@ -81,13 +80,13 @@ class Handoff:
         self._told.clear()
         self._blocks.clear()
         self._blockers.clear()
-        for key, seat in seats.items():
-            self._block(key, seat)
+        for key, participant in participants.items():
+            self._block(key, participant)
 
-    def acknowledged(self, key: SessionKey, seat: Seat) -> None:
-        """The seat's acknowledged epoch has grown: it blocks fewer, or nobody."""
+    def acknowledged(self, key: SessionKey, participant: Participant) -> None:
+        """The participant has acknowledged a later epoch: it blocks fewer, or nobody."""
         before = self._unblock(key)
-        self._block(key, seat)
+        self._block(key, participant)
         for target in before:
             self._tell(target)
 
@@ -104,44 +103,45 @@ class Handoff:
         """Whom this session waits for."""
         return self._blockers.get(key, {})
 
-    def claims(self, seat: Seat) -> list[Epoch]:
-        """The epochs by which a seat may still act on keys, oldest first, the published one left out."""
-        return [epoch for epoch, _ in self._claims(seat)]
+    def claims(self, participant: Participant) -> list[Epoch]:
+        """The epochs before the published one by whose rings the participant may still act, oldest first."""
+        return [epoch for epoch, _ in self._claims(participant)]
 
-    def ring_at(self, epoch: Epoch) -> tuple[Epoch, bool, Changes]:
-        """The members at an `epoch` that somebody claims, as ``protocol`` describes it, in the shorter way."""
+    def ring_at(self, epoch: Epoch) -> RingMessage:
+        """The members at a claimed `epoch`, told in the shorter way."""
         told = self._told.get(epoch)
         if told is None:
             assert self._epoch is not None
             members = self._history[epoch]
             changes = difference(members, self._history[self._epoch])
-            is_whole = len(members) <= len(changes)
-            told = self._told[epoch] = (epoch, is_whole, members if is_whole else changes)
+            whole = len(members) <= len(changes)
+            told = self._told[epoch] = {"epoch": epoch, "whole": whole, "members": members if whole else changes}
         return told
 
-    def lagging_since(self, seat: Seat) -> float | None:
-        """When the first epoch was published that the seat has not acknowledged; None if it does not lag."""
-        if seat.acked is None or self._epoch is None or seat.acked >= self._epoch:
+    def lagging_since(self, participant: Participant) -> float | None:
+        """When the first epoch was published that the participant has not acknowledged; None if it does not lag."""
+        if participant.acked is None or self._epoch is None or participant.acked >= self._epoch:
             return None
-        acked = seat.acked
+        acked = participant.acked
         return next((at for epoch, at in self._published_at.items() if epoch > acked), None)
 
-    def trim(self, seats: Iterable[Seat]) -> None:
-        """Forget the epochs that nobody can act on any more."""
-        floor = min((seat.acked for seat in seats if seat.acked is not None), default=self._epoch)
+    def trim(self, participants: Iterable[Participant]) -> None:
+        """Forget the epochs by which nobody can act any more."""
+        acked = (participant.acked for participant in participants if participant.acked is not None)
+        floor = min(acked, default=self._epoch)
         for epoch in list(self._history):
             if floor is None or epoch >= floor or epoch == self._epoch:
                 break
             del self._history[epoch]
             self._published_at.pop(epoch, None)
 
-    def _claims(self, seat: Seat) -> list[tuple[Epoch, Members]]:
-        if seat.acked is None or self._epoch is None or seat.acked >= self._epoch:
+    def _claims(self, participant: Participant) -> list[tuple[Epoch, Members]]:
+        if participant.acked is None or self._epoch is None or participant.acked >= self._epoch:
             return []
         return [
             (epoch, members)
             for epoch, members in self._history.items()
-            if seat.acked <= epoch < self._epoch and seat.had_place_at(epoch)
+            if participant.acked <= epoch < self._epoch and participant.was_on_ring_at(epoch)
         ]
 
     def _unblock(self, key: SessionKey) -> set[SessionKey]:
@@ -150,10 +150,10 @@ class Handoff:
             self._blockers.get(target, {}).pop(key, None)
         return targets
 
-    def _block(self, key: SessionKey, seat: Seat) -> None:
+    def _block(self, key: SessionKey, participant: Participant) -> None:
         targets = {
-            (owner, self._occupants[owner])
-            for epoch, members in self._claims(seat)
+            (owner, self._sessions[owner])
+            for epoch, members in self._claims(participant)
             for owner in self._gainers(epoch, members, key[0])
         }
         targets.discard(key)
@@ -163,7 +163,7 @@ class Handoff:
             self._blockers.setdefault(target, {})[key] = None
 
     def _gainers(self, epoch: Epoch, members: Members, member: str) -> list[str]:
-        """Who owns now what `member` owned by the ring of `epoch`; itself among them."""
+        """The owners by the published ring of what `member` owned by the ring of `epoch`; itself among them."""
         moved = self._moved.get(epoch)
         if moved is None:
             assert self._epoch is not None

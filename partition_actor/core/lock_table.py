@@ -1,20 +1,19 @@
-"""The partition actor's locks: who holds each, who waits, and the fencing token of each hold.
+"""The partition actor's locks: who holds each, who waits, and the fencing token of each hold. Rule 10.
 
-A member states which locks it wants and which it holds, each under a *ticket* that its session uses once (see
-``protocol``); what it states no more it has released. A lock is shared by those who ask for that, or is one's alone.
-Who waits gets it in the order in which the partition actor heard of it, those that share it together. The leader of a
-group is who holds the lock of that name in a namespace of its own. Rule 10 of ``docs/guarantees.md``.
-
-Pure: no clock, no threads, no Ray.
+A member states which locks it wants and which it holds, each under a *ticket* that its session uses once. What it no
+longer states it has released. A lock is exclusive, or shared by those who ask for that. Waiters get it in the order in
+which the partition actor heard of them, sharers together. The leader of a group holds the lock of that name among the
+leaders' locks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-from partition_actor.core.messages import Epoch, SessionKey, fencing_token
+from partition_actor.core.epochs import Epoch, fencing_token
+from partition_actor.core.messages import LockAnswer, LockReport, SessionKey
 
 
 @dataclass(slots=True)
@@ -32,13 +31,13 @@ class LockClaim:
     told: bool = False
     """The member knows that it holds the lock: its latest request says so."""
     broken_at: float | None = None
-    """When an operator broke the hold, whose end the member has still to confirm."""
-    verdict: str | None = None
-    """"lost" or "refused", until the member states this ticket no more."""
+    """When an operator broke the hold; the member has still to confirm the end."""
+    verdict: Literal["lost", "refused"] | None = None
+    """Until the member no longer states this ticket."""
 
     @property
-    def entry(self) -> int | str | None:
-        """What a reply says of it: the token, "lost" or "refused"; None where the member knows everything."""
+    def answer(self) -> LockAnswer | None:
+        """What a reply says of it; None when the member knows everything."""
         if self.broken_at is not None:
             return "lost"
         if self.verdict is not None:
@@ -54,54 +53,54 @@ class LockRecord:
     waiters: list[LockClaim] = field(default_factory=list)
 
     def keeps_out(self, claim: LockClaim) -> bool:
-        """Whether those who hold it now keep `claim` from it."""
+        """Whether its present holders keep `claim` from it."""
         return any(not (claim.shared and holder.shared) for holder in self.holders)
 
 
 class LockTable:
-    """All locks of one coordinator. `news` collects the sessions of which something has changed."""
+    """All locks of one partition actor. `news` collects the sessions for which something has changed."""
 
     def __init__(self, news: set[SessionKey]) -> None:
         self.locks: dict[str, LockRecord] = {}
-        self.unsure: set[SessionKey] = set()
-        """Sessions that say they hold a lock that is not known here yet: they get no lease before it is."""
+        self.unverified: set[SessionKey] = set()
+        """Sessions that say they hold a lock unknown here: they get no lease before it is known."""
         self.due: dict[str, None] = {}
-        """Names of the locks that somebody who waits might get now."""
+        """Names of the locks that a waiter might get now."""
         self._claims: dict[SessionKey, dict[int, LockClaim]] = {}
         self._news = news
 
     def __contains__(self, key: SessionKey) -> bool:
-        return key in self._claims or key in self.unsure
+        return key in self._claims or key in self.unverified
 
     # -- what members say ---------------------------------------------------------------------------------------
 
-    def take(self, key: SessionKey, stated: Mapping[int, Any], *, recovering: bool, trusted: bool) -> None:
+    def take(self, key: SessionKey, stated: Mapping[int, LockReport], *, recovering: bool, trusted: bool) -> None:
         """Take in what a session states.
 
-        While the partition actor is `recovering` it learns from a `trusted` request, which was sent after its start and
-        with a lease that runs, what the session held before.
+        A `recovering` partition actor learns from a `trusted` request, sent after its start and under a lease that
+        runs, what the session held before.
         """
-        self.unsure.discard(key)
+        self.unverified.discard(key)
         known = self._claims.setdefault(key, {})
         for ticket in [ticket for ticket in known if ticket not in stated]:
             self._drop(known.pop(ticket))
         for ticket in sorted(stated):
-            name, shared, waits, token = stated[ticket]
-            claim = known.get(ticket)
+            said, claim = stated[ticket], known.get(ticket)
+            token = said["token"]
             if claim is not None and (not token or token == claim.token):
                 claim.told = bool(token)
                 continue
             if claim is not None:
                 self._drop(claim)
-            claim = known[ticket] = LockClaim(key, ticket, name, shared, waits)
+            claim = known[ticket] = LockClaim(key, ticket, said["name"], said["shared"], said["waits"])
             if token:
                 self._take_hold(claim, token, recovering=recovering, trusted=trusted)
             else:
-                self._take_wish(claim, recovering=recovering)
+                self._take_request(claim, recovering=recovering)
         if not known:
             del self._claims[key]
 
-    def _take_wish(self, claim: LockClaim, *, recovering: bool) -> None:
+    def _take_request(self, claim: LockClaim, *, recovering: bool) -> None:
         if recovering and not claim.waits:
             claim.verdict = "refused"
             return
@@ -115,25 +114,25 @@ class LockTable:
             self.locks.setdefault(claim.name, LockRecord()).holders.append(claim)
         elif recovering:
             del self._claims[claim.key][claim.ticket]
-            self.unsure.add(claim.key)
+            self.unverified.add(claim.key)
         else:
             claim.verdict = "lost"
 
-    def entries(self, key: SessionKey) -> dict[int, int | str]:
+    def answers(self, key: SessionKey) -> dict[int, LockAnswer]:
         """What a reply has to say to a session, by ticket."""
         claims = self._claims.get(key, {}).values()
-        return {claim.ticket: entry for claim in claims if (entry := claim.entry) is not None}
+        return {claim.ticket: answer for claim in claims if (answer := claim.answer) is not None}
 
     def end(self, key: SessionKey) -> None:
         """The session is over: it holds nothing any more, and waits for nothing."""
-        self.unsure.discard(key)
+        self.unverified.discard(key)
         for claim in self._claims.pop(key, {}).values():
             self._drop(claim)
 
     # -- grants and their end -----------------------------------------------------------------------------------
 
     def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
-        """Give the locks that are due to those whose turn it is and who `may_hold` one; refuse who does not wait."""
+        """Give the locks that are due to the next in turn who `may_hold` one, and refuse those who do not wait."""
         for name in list(self.due):
             lock = self.locks[name]
             del self.due[name]
@@ -141,31 +140,31 @@ class LockTable:
                 if lock.keeps_out(claim):
                     break
                 if not may_hold(claim.key):
-                    self.due[name] = None  # another may have it before: its turn comes when it can make use of it
+                    self.due[name] = None  # a later one may have it first; this one's turn comes when it can use it
                     continue
                 lock.waiters.remove(claim)
                 lock.holders.append(claim)
                 claim.token = fencing_token(next_epoch())
                 self._news.add(claim.key)
             if lock.waiters and name not in self.due:
-                self._refuse_who_does_not_wait(lock)
+                self._refuse_those_who_do_not_wait(lock)
 
-    def _refuse_who_does_not_wait(self, lock: LockRecord) -> None:
+    def _refuse_those_who_do_not_wait(self, lock: LockRecord) -> None:
         for claim in [claim for claim in lock.waiters if not claim.waits]:
             lock.waiters.remove(claim)
             claim.verdict = "refused"
             self._news.add(claim.key)
 
-    def break_(self, now: float, name: str) -> int:
-        """Tell those who hold a lock that they have lost it; returns how many do.
+    def break_(self, now: float, name: str) -> list[LockClaim]:
+        """Tell the holders of a lock that they have lost it; returns their claims.
 
-        It is given to the next when they have confirmed that, or have lost their lease.
+        The next one gets it when they have confirmed that, or have lost their lease.
         """
-        holders = self.locks[name].holders if name in self.locks else []
+        holders = self.holders(name)
         for claim in holders:
             claim.broken_at = now if claim.broken_at is None else claim.broken_at
             self._news.add(claim.key)
-        return len(holders)
+        return holders
 
     def broken_since(self, key: SessionKey) -> float | None:
         """Since when a session has not confirmed the end of a hold that was broken, or None."""
@@ -173,7 +172,7 @@ class LockTable:
         return min((claim.broken_at for claim in claims if claim.broken_at is not None), default=None)
 
     def holders(self, name: str) -> list[LockClaim]:
-        """Those who hold a lock, in the order of their tokens; those whose hold was broken with them."""
+        """The holders of a lock in the order of their tokens, broken holds included."""
         return list(self.locks[name].holders) if name in self.locks else []
 
     def _drop(self, claim: LockClaim) -> None:

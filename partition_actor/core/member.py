@@ -1,11 +1,10 @@
 """The member's state machine: its views, its lease, and so what it may work on.
 
-It is the other half of ``membership``. Every method that needs the time takes `now`, seconds on the member's own
-clock; nothing here looks at a clock, a thread or Ray. The rules named in comments are those of
-``docs/guarantees.md``.
+It is the other half of ``membership``. `now` is seconds on the member's own clock. The rules named in comments are
+those of ``docs/guarantees.md``.
 
-How a driver uses it: send what `request` returns, hand the reply to `receive`, run the callbacks that the changes call
-for, and call `acknowledge`. Requests may be sent at any time; only the reply to the latest one counts.
+To drive it: send what `request` returns, hand the reply to `receive`, run the callbacks that the changes call for, and
+then call `acknowledge`. Requests may be sent at any time; only the reply to the latest one counts.
 """
 
 from __future__ import annotations
@@ -14,8 +13,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.lock_requests import LockRequest, LockRequests
-from partition_actor.core.messages import PROTOCOL, WHOLE, Epoch, Want, check_same_mode, fencing_token
+from partition_actor.core.messages import (
+    PROTOCOL,
+    WHOLE,
+    GroupEntry,
+    GroupReport,
+    Reply,
+    Request,
+    ShortRequest,
+    Statement,
+    ViewMessage,
+    Want,
+    check_same_mode,
+)
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.settings import Settings
@@ -76,7 +88,7 @@ class GroupState:
         """The view held."""
         return self.views[-1] if self.views else None
 
-    def read(self, told: dict[str, Any]) -> View | None:
+    def read(self, told: ViewMessage) -> View | None:
         """A view off the wire; None when it starts from another than the one held, such as after `meet`."""
         try:
             view = View.of(told, self.view)
@@ -107,7 +119,7 @@ class MemberState:
         self._asked = 0
         self._sent: float | None = None
         self._tell_views = False
-        self._stated: dict[str, Any] | None = None
+        self._stated: Statement | None = None
         """What the latest whole request says, which had the number `_stated_at`, while the partition actor knows of
         it."""
         self._stated_at = 0
@@ -173,30 +185,37 @@ class MemberState:
 
     # -- the exchange with the partition actor ----------------------------------------------------------------------
 
-    def request(self, now: float) -> dict[str, Any]:
-        """The next request. The lease that its reply grants is counted from `now`: rule 1."""
+    def request(self, now: float) -> Request | ShortRequest:
+        """The next request. The lease that its reply grants counts from `now`: rule 1."""
         if self._sent is not None:
             self._stated = None  # the partition actor may not have heard it
         self._seq += 1
         self._sent = now
-        head = {
+        statement = self._statement(now)
+        if statement == self._stated:
+            return {
+                "protocol": PROTOCOL,
+                "member": self.member_id,
+                "session": self.session,
+                "seq": self._seq,
+                "incarnation": self.incarnation,
+                "same": self._stated_at,
+            }
+        self._stated, self._stated_at = statement, self._seq
+        return {
             "protocol": PROTOCOL,
             "member": self.member_id,
             "session": self.session,
             "seq": self._seq,
             "incarnation": self.incarnation,
+            **statement,
         }
-        statement = self._statement(now)
-        if statement == self._stated:
-            return {**head, "same": self._stated_at}
-        self._stated, self._stated_at = statement, self._seq
-        return {**head, **statement}
 
-    def _statement(self, now: float) -> dict[str, Any]:
+    def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
-        lapsed = now >= self.lease_until  # it may have been forgotten
+        lapsed = now >= self.lease_until  # so the session may have been forgotten
         live = [(name, held) for name, held in self.groups.items() if held.is_live]
-        statement: dict[str, Any] = {
+        statement: Statement = {
             "interval": self.interval,
             "leased": now < self.exclusive_until,
             "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
@@ -209,9 +228,9 @@ class MemberState:
             statement["prompt"] = True
         return statement
 
-    def _report(self, held: GroupState, tell_views: bool, lapsed: bool) -> dict[str, Any]:
+    def _report(self, held: GroupState, tell_views: bool, lapsed: bool) -> GroupReport:
         view = held.view
-        report: dict[str, Any] = {
+        report: GroupReport = {
             "want": held.want,
             "since": held.since,
             "weight": held.weight,
@@ -227,10 +246,10 @@ class MemberState:
         if view is None and held.conditional:
             report["conditional"] = True
         if tell_views:
-            report["views"] = [(view.epoch, view.members, view.mine) for view in held.views]
+            report["views"] = [{"epoch": view.epoch, "members": view.members, "mine": view.mine} for view in held.views]
         return report
 
-    def receive(self, reply: dict[str, Any]) -> list[Change] | None:
+    def receive(self, reply: Reply) -> list[Change] | None:
         """Take in a reply; None: it does not count, being late, repeated or from a partition actor of the past."""
         if reply["seq"] != self._seq or self._sent is None or reply["incarnation"] < self.incarnation:
             return None
@@ -249,7 +268,7 @@ class MemberState:
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
         return [change for change in changes if change is not None]
 
-    def _take_entry(self, name: str, entry: dict[str, Any], seq: int) -> Change | None:
+    def _take_entry(self, name: str, entry: GroupEntry, seq: int) -> Change | None:
         held = self.groups.get(name)
         if held is None or not held.is_live:
             return None
@@ -257,7 +276,9 @@ class MemberState:
         if held.state == "watching":
             return self._watch_entry(name, held, entry)
         if "state" in entry:
-            held.state = entry["state"]
+            state = entry["state"]
+            assert state != "unknown", "told to group watchers only"
+            held.state = state
             if held.state == "conflict":
                 held.exclusive = entry["exclusive"]
             if held.state == "out" and held.want == "in" and held.since > seq:
@@ -277,7 +298,7 @@ class MemberState:
             held.acked = view.epoch
         return Change(name, before, view, "member", bool(entry.get("rejoined")))
 
-    def _watch_entry(self, name: str, held: GroupState, entry: dict[str, Any]) -> Change | None:
+    def _watch_entry(self, name: str, held: GroupState, entry: GroupEntry) -> Change | None:
         before, view = held.view, None
         if "view" in entry:
             view = held.read(entry["view"])

@@ -1,41 +1,612 @@
 """The partition actor's state machine: sessions, their leases, the groups and their epochs.
 
-Every method takes `now`, seconds on the partition actor's clock, and none looks at a clock, a thread or Ray: the same
-code runs in the actor, in the tests and in the simulation. The rules named in comments are those of
-``docs/guarantees.md``; what requests and replies look like is in ``protocol``.
-
-How a driver uses it: hand requests to `sync` as they come; call `tick` after every call and when `deadline` has come;
-then answer those in `take_news` who wait, with `reply`. Tell it with `prove` that its node still counts as alive: no
-lease of an exclusive group is granted or ended without.
+Every method takes `now`, seconds on the partition actor's clock. An event ends with `tick`, so that whatever has become
+due is done when it returns. ``driver`` carries the answers out. The rules named in comments are those of
+``docs/guarantees.md``.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any
 
-from partition_actor.core.group import Group
-from partition_actor.core.handoff import Seat
-from partition_actor.core.messages import SessionKey, check_same_mode
-from partition_actor.core.sessions import Sessions
-from partition_actor.errors import GroupNotFound, MemberNotFound
+from partition_actor.core.epochs import COUNTER_BITS, Epoch
+from partition_actor.core.group import Group, Report, ReportState
+from partition_actor.core.group_watchers import GroupWatchers
+from partition_actor.core.handoff import Participant
+from partition_actor.core.lock_table import LockClaim, LockTable
+from partition_actor.core.messages import (
+    WHOLE,
+    GroupEntry,
+    Reply,
+    Request,
+    SessionKey,
+    ShortRequest,
+    ViewMessage,
+    check_same_mode,
+)
+from partition_actor.core.timers import LeaseQueue, Timers
+from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
+from partition_actor.settings import Settings
 
 
-class Membership(Sessions):
-    """Groups, sessions and leases of one coordinator.
+@dataclass(slots=True)
+class SessionRecord:
+    """What the partition actor knows of one session."""
+
+    key: SessionKey
+    joined_at: float
+    seq: int = -1
+    received: float = 0.0
+    """When its latest request came."""
+    interval: float = 0.0
+    """Seconds between two heartbeats, as far as the member knows."""
+    lease: float = 0.0
+    """Seconds of lease that its latest request is worth."""
+    steady: int | None = None
+    """The `seq` of its latest whole request, if all was well then: one that says the same only renews the lease."""
+    needs_resync: bool = False
+    """Its latest request refers to one that is unknown here, or the session has ended: the next has to be whole."""
+    groups: set[str] = field(default_factory=set)
+    states: dict[str, ReportState] = field(default_factory=dict)
+    """By group, what came of the latest request."""
+    whole: Request | None = None
+    """Its latest whole request."""
+    drained: dict[str, int] = field(default_factory=dict)
+    """By group: joins asked for up to this `seq` do not count, since an operator has drained the member."""
+    prompt: bool = False
+    """Its latest request is to be answered at once."""
+    barred: bool = False
+    """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
+
+    @property
+    def whole_seq(self) -> int:
+        """The `seq` of its latest whole request; -1 before the first."""
+        return -1 if self.whole is None else self.whole["seq"]
+
+    @property
+    def want_views(self) -> bool:
+        """Whether it must tell its views before it gets a lease."""
+        return any(state.want_views for state in self.states.values())
+
+    @property
+    def resync(self) -> bool:
+        """Whether it is to send its next request at once."""
+        return any(state.resync for state in self.states.values())
+
+
+class Membership:
+    """Groups, sessions and leases of one partition actor.
 
     `incarnation` is higher than that of every partition actor of this name before. `restarted` says that there was one,
-    so nobody is admitted for one longest lease (rule 7); `first` that there was none for certain: a partition actor
-    that is neither waits in exclusive groups only.
+    so nobody is admitted for one longest lease (rule 7). `first` says that there was none for certain. A partition
+    actor that is neither waits in exclusive groups only.
     """
 
-    # -- what callers of a bare handle and operators ask --------------------------------------------------------
+    def __init__(
+        self,
+        settings: Settings,
+        incarnation: int,
+        now: float,
+        *,
+        first: bool = False,
+        restarted: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.incarnation = incarnation
+        self.started_at = now
+        self.restarted = restarted
+        self.groups: dict[str, Group] = {}
+        self.sessions: dict[SessionKey, SessionRecord] = {}
+        self.watchers = GroupWatchers()
+        self.interval: float
+        """Seconds between two heartbeats of a member, at about the present number of members."""
+        self.ttl: float
+        """Length in seconds of a lease granted now."""
+        self._lease: float
+        """The same, with the margin for clock rates."""
+        self._set_pace()
+        self._ended: OrderedDict[SessionKey, float] = OrderedDict()
+        """When each session ended; a late message of theirs must not take a successor's id over."""
+        self._dead: set[SessionKey] = set()
+        """Those of them whose process is dead: a late message does not bring them back at all."""
+        self._counter = 0
+        self._leases: LeaseQueue[SessionKey] = LeaseQueue()
+        self._overdue: dict[SessionKey, float] = {}
+        """Sessions whose lease was found to have ended, and when: see `_end_overdue`."""
+        self._proof: float | None = None
+        self._doubted: tuple[int, float] | None = None
+        self._last_tick = now
+        self._due = now
+        """Until then, as the last `tick` found, nothing is to be done but what events bring."""
+        self.stalled = 0.0
+        """Seconds for which the partition actor did not run; leases do not end meanwhile."""
+        self._next_sweep = now
+        self.kept: set[str] = set()
+        """Groups that somebody made by hand: they are not forgotten for being empty."""
+        self._news: set[SessionKey] = set()
+        self.locks = LockTable(self._news)
+        self._changed: dict[str, Group] = {}
+        self._timers: Timers[str] = Timers()
+        """When a group has an epoch to publish or something to tell."""
+        self._recovery_end = None if first and not restarted else now + self._grace(settings.max_ttl)
+        self._waited_at: float | None = None
+        """When the wait of rule 7 was found to be over."""
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due: end leases, end the recovery, publish epochs, grant locks."""
+        self._mind_stall(now)
+        run = self._run(now)
+        self._overdue.update(dict.fromkeys(self._leases.expire(run), now))
+        if self._overdue:
+            self._end_overdue(now)
+        if self._recovery_end is not None and run >= self._recovery_end:
+            self._end_recovery(now)
+        self._set_timers(now)
+        for name in self._timers.fire(now):
+            if name in self.groups:
+                self._publish(self.groups[name], now)
+        self._set_timers(now)
+        if self.locks.due and self._recovery_end is None:
+            self.locks.grant(self._may_hold, self._next_epoch)
+        if now >= self._next_sweep:
+            self._next_sweep = now + self.settings.ttl
+            self._sweep(now)
+        self._due = min(self.deadline(), self._next_sweep)
+
+    def deadline(self) -> float:
+        """When to call `tick` next at the latest, on the partition actor's clock."""
+        moments = [self._last_tick + self.settings.hold / 2]
+        wait = self._recovery_end if self._waited_at is None else None
+        moments += [at + self.stalled for at in (self._leases.next_end(), wait) if at is not None]
+        if (timer := self._timers.next()) is not None:
+            moments.append(timer)
+        return min(moments)
+
+    def _set_timers(self, now: float) -> None:
+        for group in self._changed.values():
+            group.tell_waiting(now)
+            self._timers.set(group.name, group.due)
+        self._changed.clear()
+
+    def _publish(self, group: Group, now: float) -> None:
+        due = group.publish_due
+        if due is not None and due <= now:
+            group.publish(self._next_epoch(), now)
+            self._news.update(self.watchers.of(group.name))
+        group.tell_waiting(now)
+        self._timers.set(group.name, group.due)
+
+    def _mind_stall(self, now: float) -> None:
+        """A partition actor that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
+        idle = now - self._last_tick
+        if idle > self.settings.hold:
+            self.stalled += idle
+        self._last_tick = max(now, self._last_tick)
+
+    def _run(self, now: float) -> float:
+        """Seconds for which this partition actor has really run."""
+        return now - self.stalled
+
+    def _sweep(self, now: float) -> None:
+        keep = 2 * self._grace(self.settings.max_ttl)
+        while self._ended and next(iter(self._ended.values())) + keep < now:
+            self._dead.discard(self._ended.popitem(last=False)[0])
+        for name, group in list(self.groups.items()):
+            unused = not (group.participants or group.joiners) and group.is_published
+            if unused and name not in self.kept and group.empty_since is not None and now > group.empty_since + keep:
+                del self.groups[name]
+
+    def _next_epoch(self) -> Epoch:
+        self._counter += 1
+        if self._counter >> COUNTER_BITS:
+            self.incarnation, self._counter = self.incarnation + 1, 1
+        return (self.incarnation, self._counter)
+
+    # -- rule 8: the proof that this is the latest partition actor ------------------------------------------------
+
+    def prove(self, at: float) -> None:
+        """The GCS counted this partition actor's node alive at or after `at`."""
+        self._proof = at if self._proof is None else max(self._proof, at)
+
+    def proven_since(self, at: float) -> bool:
+        """Whether the last proof is not older than `at`."""
+        return self._proof is not None and self._proof >= at
+
+    def _advance_incarnation(self, now: float, incarnation: int) -> None:
+        """Go beyond the `incarnation` of a predecessor whose clock was ahead of ours.
+
+        Beyond a successor's it must not go, for that one has taken this one's place. A proof from after this one first
+        heard of the incarnation tells the two apart.
+        """
+        if self._doubted is None or self._doubted[0] < incarnation:
+            self._doubted = (incarnation, now)
+        if not self.proven_since(self._doubted[1]):
+            raise PartitionActorUnavailable(
+                f"this partition actor (incarnation {self.incarnation}) must first make sure that it is still the "
+                f"latest: this member has heard of {incarnation}"
+            )
+        self.incarnation, self._counter = incarnation + 1, 0
+
+    # -- rule 7: after a restart ----------------------------------------------------------------------------------
+
+    def recovering(self, now: float) -> bool:
+        """Whether this partition actor still waits for the leases of a former one to end."""
+        return self._recovery_end is not None and self._run(now) < self._recovery_end
+
+    @property
+    def locks_unknown(self) -> bool:
+        """Whether somebody may hold a lock that this partition actor has not heard of."""
+        return self._recovery_end is not None
+
+    def _end_recovery(self, now: float) -> None:
+        if self._waited_at is None:
+            self._waited_at = now
+        proven = self.proven_since(self._waited_at)
+        for group in self.groups.values():
+            if group.recovering and (proven or not group.exclusive):
+                group.recovered(now)
+        if proven:
+            self._recovery_end = None
+
+    def _open(self, name: str, exclusive: bool | None, now: float) -> Group:
+        # A join that names no mode may mean an exclusive group that has outlived the former partition actor.
+        may_be_exclusive = exclusive or (exclusive is None and self._waited_at is None)
+        waits = self._recovery_end is not None and (may_be_exclusive or (self.restarted and self._waited_at is None))
+        group = self.groups[name] = Group(name, exclusive, self.settings, self._news, self._changed, now)
+        group.recovering = waits
+        return group
+
+    # -- leases (rules 1, 5 and 6) --------------------------------------------------------------------------------
+
+    def lease_left(self, now: float, key: SessionKey) -> float:
+        """Seconds until the lease of a session is over here, the margin included."""
+        return max(0.0, self._leases.end(key) - self._run(now)) if key in self._leases else 0.0
+
+    def _set_pace(self) -> None:
+        """For a number of members rounded up by a sixteenth at most, so that there are few lengths of leases."""
+        members = len(self.sessions)
+        step = 1 << max(0, members.bit_length() - 5)
+        members = min(-(-members // step) * step, self.settings.max_members)
+        self.interval = self.settings.interval_for(members)
+        self.ttl = self.settings.ttl_for(members)
+        self._lease = self._grace(self.ttl)
+
+    def _grace(self, lease: float) -> float:
+        return lease * (1 + self.settings.clock_rate_margin)
+
+    def _renew(self, now: float, key: SessionKey, session: SessionRecord) -> None:
+        """Rule 1. What rule 8 takes off the lease is known when the reply is made."""
+        refused = session.barred or self._fenced(now, key, session)
+        session.received, session.lease = now, 0.0 if refused else self.ttl
+        if not refused:
+            self._overdue.pop(key, None)
+        if not refused or (key not in self._leases and key not in self._overdue):
+            self._leases.renew(key, self._run(now), self._lease)
+
+    def _fenced(self, now: float, key: SessionKey, session: SessionRecord) -> bool:
+        """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
+        lagging = [self.groups[name].lagging_since(key) for name in session.groups if name in self.groups]
+        for since in (*lagging, self.locks.broken_since(key)):
+            if since is not None and now > since + max(self.settings.handoff_timeout, self.interval):
+                return True
+        return False
+
+    def _end_overdue(self, now: float) -> None:
+        """End the sessions whose lease is over.
+
+        In exclusive groups that needs a proof (rule 8): a later partition actor may have renewed the lease.
+        """
+        for key, since in list(self._overdue.items()):
+            groups = [self.groups[name] for name in self.sessions[key].groups if name in self.groups]
+            plain = key not in self.locks and not any(group.exclusive for group in groups)
+            if plain or self.proven_since(since):
+                self._end(key, now)
+
+    def _admit(self, key: SessionKey, now: float) -> SessionRecord:
+        if len(self.sessions) >= self.settings.max_members:
+            raise GroupFull(
+                f"member {key[0]!r}: this partition actor serves {len(self.sessions)} sessions and its setting "
+                f"max_members is {self.settings.max_members}"
+            )
+        session = self.sessions[key] = SessionRecord(key, joined_at=now)
+        self._set_pace()
+        return session
+
+    def _end(self, key: SessionKey, now: float) -> None:
+        session = self.sessions.pop(key, None)
+        if session is None:
+            return
+        session.needs_resync, session.steady = True, None
+        self._set_pace()
+        self._leases.drop(key)
+        self._overdue.pop(key, None)
+        self.locks.end(key)
+        self._ended[key] = now
+        self._ended.move_to_end(key)
+        self.watchers.watch(key, frozenset())
+        for name in sorted(session.groups):
+            if name in self.groups:
+                self.groups[name].remove(key, now)
+        self._news.add(key)
+
+    # -- heartbeats: what members say -----------------------------------------------------------------------------
+
+    def session(self, key: SessionKey) -> SessionRecord:
+        """The session; if there is none, a record that knows nothing and is not kept."""
+        return self.sessions.get(key) or SessionRecord(key, joined_at=0.0, needs_resync=True)
+
+    def is_dead(self, key: SessionKey) -> bool:
+        """Whether the process of this session is known to be dead."""
+        return key in self._dead
+
+    def renew(self, now: float, request: ShortRequest) -> SessionRecord | None:
+        """Renew the lease for a request that says the same as one with which all was well, if nothing is due.
+
+        Most heartbeats are such, and `sync` would do no more with them. None: let `sync` take the request.
+        """
+        session = self.sessions.get((request["member"], request["session"]))
+        if (
+            session is None
+            or request["same"] != session.steady
+            or now >= self._due
+            or request["incarnation"] != self.incarnation
+            or request["seq"] <= session.seq
+            or (self._news and session.key in self._news)
+        ):
+            return None
+        session.seq = request["seq"]
+        session.received, session.lease = now, self.ttl
+        if self._overdue:
+            self._overdue.pop(session.key, None)
+        self._leases.renew(session.key, self._run(now), self._lease)
+        return session
+
+    def sync(self, now: float, request: Request | ShortRequest) -> SessionRecord | None:
+        """Take in one request. None: a later one has come already, or its process is dead; it is not to be answered.
+
+        Raises ``GroupFull`` when it comes from a new session and `max_members` are served, and
+        ``PartitionActorUnavailable`` when the member has heard of a later partition actor, until a proof shows that
+        there is none.
+        """
+        key = (request["member"], request["session"])
+        if key in self._dead:
+            return None
+        self._mind_stall(now)
+        if request["incarnation"] > self.incarnation:
+            self._advance_incarnation(now, request["incarnation"])
+        session = self.sessions.get(key)
+        if session is None and "same" in request:
+            return self.session(key)  # the reply asks for a whole request
+        session = session or self._admit(key, now)
+        if request["seq"] <= session.seq:
+            return None
+        session.seq = request["seq"]
+        if "same" not in request:
+            session.whole = request
+        whole = session.whole
+        if whole is None or ("same" in request and request["same"] != whole["seq"]):
+            session.needs_resync = True
+            session.received, session.lease, session.steady = now, 0.0, None
+            self.tick(now)
+        else:
+            session.needs_resync = False
+            self._take_request(now, key, session, {**whole, "incarnation": request["incarnation"]})
+            self.tick(now)
+            session.steady = whole["seq"] if self._is_steady(key, session) else None
+        return session
+
+    def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
+        session.interval = request["interval"]
+        session.states.clear()
+        watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
+        self.watchers.watch(key, frozenset(watched))
+        for name, said in request["groups"].items():
+            report = Report.of(said, request, self.incarnation, session.drained.get(name, -1))
+            self._take_report(now, key, session, name, report)
+        for name in sorted(session.groups - request["groups"].keys()):
+            self._leave_group(now, key, session, name)
+        self._take_locks(key, session, request)
+        self._renew(now, key, session)
+
+    def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
+        said, watches = report.said, report.said["want"] == "watch"
+        known = (said["have"], said["rev"], report.wants_in, watches, said.get("unknown", False))
+        state = session.states[name] = ReportState(*known)
+        group, conditional = self.groups.get(name), "conditional" in said
+        if watches:
+            if name in session.groups:
+                self._leave_group(now, key, session, name)
+            return
+        if group is None:
+            if not report.wants_in and said["have"] is None:
+                return
+            if conditional and self._recovery_end is None:
+                state.entry = {"state": "missing"}
+                return
+            group = self._open(name, said["exclusive"], now)
+        session.groups.add(name)
+        if group.mode_conflicts(report):
+            group.joiners.pop(key, None)
+            state.entry = {"state": "conflict", "exclusive": group.exclusive}
+        elif conditional and report.wants_in and self._id_is_taken(group, key):
+            group.joiners.pop(key, None)
+            state.entry = {"state": "taken"}
+        elif group.recovering:
+            group.take_recovery_report(key, report, state)
+            self._news.update(self.watchers.of(name))
+        elif key in group.participants:
+            if said.get("metadata") is not None:
+                group.participants[key].metadata = said["metadata"]
+            group.take_report(now, key, report, barred=session.barred)
+        elif report.wants_in and not session.barred:
+            group.admit(now, key, report, state, late=key in self._ended)
+
+    def _id_is_taken(self, group: Group, key: SessionKey) -> bool:
+        if group.recovering:  # nobody is on the ring yet
+            return any(member == key[0] and session != key[1] for member, session in group.participants)
+        return group.session_of(key[0]) not in (None, key[1])
+
+    def _leave_group(self, now: float, key: SessionKey, session: SessionRecord, name: str) -> None:
+        """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
+        session.groups.discard(name)
+        if name in self.groups:
+            self.groups[name].remove(key, now)
+
+    def _take_locks(self, key: SessionKey, session: SessionRecord, request: Request) -> None:
+        session.prompt = "prompt" in request
+        if "locks" in request or key in self.locks:
+            met = request["incarnation"] == self.incarnation
+            recovering, trusted = self._recovery_end is not None, met and request["leased"]
+            self.locks.take(key, request.get("locks", {}), recovering=recovering, trusted=trusted)
+
+    def _is_steady(self, key: SessionKey, session: SessionRecord) -> bool:
+        """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""
+        if session.barred or session.prompt or key in self.locks:
+            return False
+        return all(
+            (group := self.groups.get(name)) is not None and group.is_steady(key, state)
+            for name, state in session.states.items()
+        )
+
+    # -- heartbeats: what members are told ------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something has changed for somebody since `take_news`, or a lock might be granted."""
+        return bool(self._news or self.locks.due)
+
+    def take_news(self) -> set[SessionKey]:
+        """The sessions for which something has changed since the last call."""
+        news = set(self._news)
+        self._news.clear()
+        for key in news & self.sessions.keys():
+            self.sessions[key].steady = None
+        return news
+
+    def hold_for(self, session: SessionRecord) -> float:
+        """Seconds for which to hold a heartbeat: no longer than the interval that the member knows, 0 with news."""
+        if (session.steady is None or self._news) and self.has_news(session.key):
+            return 0.0
+        return min(self.interval, session.interval)
+
+    def has_news(self, key: SessionKey) -> bool:
+        """Whether a reply to the latest request of this session would say more than that nothing has changed."""
+        session = self.sessions.get(key)
+        if session is None or session.needs_resync:
+            return True
+        if session.steady is not None and key not in self._news:
+            return False
+        if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
+            return True
+        return any(self._has_entry(key, session, name) for name in session.states)
+
+    def reply(self, now: float, session: SessionRecord, seq: int) -> Reply:
+        """The answer to request `seq` of a session, as things stand now."""
+        if session.needs_resync:
+            return self._reply(seq, 0.0, 0.0, True, False, {})
+        key = session.key
+        if session.steady is not None and not (self._news and key in self._news):
+            return self._reply(seq, session.lease, self._proven_lease(session), False, False, {})
+        entries = {
+            name: self._entry(key, session, name) for name in session.states if self._has_entry(key, session, name)
+        }
+        resync = session.resync or key in self.locks.unverified
+        lease = self._exclusive_lease(key, session)
+        reply = self._reply(seq, session.lease, lease, resync, session.want_views, entries)
+        answers = self.locks.answers(key)
+        if answers:
+            reply["locks"] = answers
+        return reply
+
+    def _reply(
+        self, seq: int, lease: float, exclusive_lease: float, resync: bool, views: bool, groups: dict[str, GroupEntry]
+    ) -> Reply:
+        return {
+            "seq": seq,
+            "incarnation": self.incarnation,
+            "lease": lease,
+            "exclusive_lease": exclusive_lease,
+            "interval": self.interval,
+            "resync": resync,
+            "views": views,
+            "groups": groups,
+        }
+
+    def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
+        unverified = any(
+            self._is_unverified(key, session, name) and not self._has_entry(key, session, name)
+            for name in session.states
+        )
+        return 0.0 if unverified or key in self.locks.unverified else self._proven_lease(session)
+
+    def _may_hold(self, key: SessionKey) -> bool:
+        """Whether the next reply to a session brings a lease, without which a lock is of no use to it."""
+        return self._exclusive_lease(key, self.sessions[key]) > 0
+
+    def _proven_lease(self, session: SessionRecord) -> float:
+        """Rule 8: what the latest request is worth in exclusive groups, by the latest proof."""
+        lease = session.lease
+        if self._proof is None:
+            return 0.0
+        return lease if self._proof >= session.received else max(0.0, self._proof + lease - session.received)
+
+    def _is_unverified(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether the session holds a view of an exclusive group that others here have not been waiting for.
+
+        A lease would bring such a view back to life, so it must come together with the next view.
+        """
+        state, group = session.states[name], self.groups.get(name)
+        if group is None or not group.exclusive or state.have is None or state.watches:
+            return False
+        participant = group.participants.get(key)
+        return participant is None or participant.acked is None or state.want_views
+
+    def _has_entry(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether a reply has something to say of a group."""
+        state, group = session.states[name], self.groups.get(name)
+        if state.entry is not None:
+            return True
+        if state.watches:
+            if group is None:  # one of before a restart may still be heard of
+                return self._recovery_end is None and not state.unknown
+            return group.has_view_for_watcher(state)
+        if group is None:
+            return True
+        if group.recovering or state.resync:
+            return False
+        participant = group.participants.get(key)
+        if participant is None:  # one that was forgotten and wants in comes back
+            return not state.wants_in or group.session_of(key[0]) not in (None, key[1])
+        return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
+
+    def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> GroupEntry:
+        """What a reply says of a group of which it has something to say."""
+        state, group = session.states[name], self.groups.get(name)
+        if state.entry is not None:
+            return state.entry
+        if state.watches:
+            view = None if group is None else group.view_for_watcher(state)
+            return {"state": "unknown"} if view is None else {"view": view}
+        if group is None or key not in group.participants:
+            taken = group is not None and group.session_of(key[0]) not in (None, key[1])
+            return {"state": "superseded" if taken else "out"}
+        entry: GroupEntry = {"view": group.view_for(key, None if state.rev == WHOLE else state.have)}
+        if state.rejoined:
+            entry["rejoined"] = True
+        return entry
+
+    # -- callers of a bare handle ---------------------------------------------------------------------------------
 
     def join(self, now: float, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None) -> None:
-        """Seat a session that has no state machine of its own; it is done with whatever it did before.
+        """Put a session that has no state machine of its own on the ring; it is done with whatever it did before.
 
         Raises ``GroupModeConflict`` and ``GroupFull``.
         """
-        self.tick(now)
+        self._mind_stall(now)
         found = self.groups.get(group)
         if found is not None:
             check_same_mode(group, found.exclusive, exclusive)
@@ -43,17 +614,17 @@ class Membership(Sessions):
         found = found or self._open(group, exclusive, now)
         session.groups.add(group)
         session.drained.pop(group, None)
-        seat = found.seats.get(key) or found.joiners.get(key)
+        participant = found.participants.get(key) or found.joiners.get(key)
         if found.recovering:
-            found.joiners[key] = Seat(weight, metadata)
+            found.joiners[key] = Participant(weight, metadata)
         elif session.barred and found.exclusive:
             pass  # its lease has to end first
-        elif seat is None or not found.has_place(key):
-            found.take_place(key, Seat(weight, metadata), now)
+        elif participant is None or not found.is_on_ring(key):
+            found.put_on_ring(key, Participant(weight, metadata), now)
         else:
-            seat.weight = weight
-            seat.metadata = seat.metadata if metadata is None else metadata
-            found.take_place(key, seat, now)
+            participant.weight = weight
+            participant.metadata = participant.metadata if metadata is None else metadata
+            found.put_on_ring(key, participant, now)
         self._renew(now, key, session)
         self.tick(now)
 
@@ -62,59 +633,83 @@ class Membership(Sessions):
         session = self.sessions.get(key)
         return session is not None and group in session.drained
 
-    def use(self, now: float, group: str, key: SessionKey) -> dict[str, Any] | None:
-        """The view of a seat for a caller that is done with its former one; the caller's lease is renewed.
+    def use(self, now: float, group: str, key: SessionKey) -> ViewMessage | None:
+        """The view of a participant for a caller that is done with its former one; the caller's lease is renewed.
 
-        None while the group recovers, while the place is still to be published, and when the lease is not renewed
-        because the session was forgotten or holds up a hand-off in another group.
+        None while the group recovers, while the join is still to be published, and when the lease is not renewed
+        because the session was forgotten or holds up a hand-off in another group. Raises ``GroupNotFound``.
         """
+        self._mind_stall(now)
+        found, session = self.find(group), self.sessions.get(key)
+        participant = found.participants.get(key)
+        view = None
+        waits = found.recovering or participant is None or participant.acked is None
+        if not waits and session is not None and found.epoch is not None:
+            found.ack(key, found.epoch)
+            if key in found.participants:
+                self._renew(now, key, session)
+                view = found.view_for(key) if session.lease > 0 else None
         self.tick(now)
-        found = self.find(group)
-        session = self.sessions.get(key)
-        seat = found.seats.get(key)
-        if found.recovering or found.epoch is None or session is None or seat is None or seat.acked is None:
-            return None
-        found.ack(key, found.epoch)
-        if key not in found.seats:
-            return None
-        self._renew(now, key, session)
-        return found.view_for(key) if session.lease > 0 else None
+        return view
 
-    def settled(self, group: str) -> bool:
+    def is_published(self, group: str) -> bool:
         """Whether everything asked for so far in `group` is part of the published epoch."""
         found = self.groups.get(group)
-        return found is None or (not found.recovering and found.dirty_since is None)
+        return found is None or found.is_published
 
     def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
         """Renew the lease of a bare caller: ``{"groups": {group: epoch}, "next": seconds, "known": bool}``."""
-        self.tick(now)
+        self._mind_stall(now)
         session = self.sessions.get(key)
         if session is not None:
             self._renew(now, key, session)
+        self.tick(now)
         names = () if session is None else session.groups
         epochs = {name: self.groups[name].epoch for name in names if name in self.groups}
         return {"groups": epochs, "next": self.interval, "known": session is not None}
 
     def leave(self, now: float, group: str, key: SessionKey) -> None:
         """Take a session that says it has stopped working out of a group. Raises ``GroupNotFound``."""
-        found = self.find(group)
-        found.drop_seat(key, now)
+        self.find(group).remove(key, now)
         session = self.sessions.get(key)
         if session is not None:
             session.groups.discard(group)
-            session.standings.pop(group, None)
+            session.states.pop(group, None)
             if not session.groups:
                 self._end(key, now)
         self.tick(now)
 
+    # -- ends of processes ----------------------------------------------------------------------------------------
+
+    def ending(self, now: float, key: SessionKey) -> None:
+        """The process of this session is about to end: let it hand over what it still can."""
+        session = self.sessions.get(key)
+        for group in sorted(session.groups if session else ()):
+            if group in self.groups and self.groups[group].is_on_ring(key):
+                self.drain(now, group, key[0])
+
+    def died(self, now: float, key: SessionKey) -> None:
+        """The process of this session is known to be dead (never: its node is silent). Rule 5."""
+        self._end(key, now)
+        self._ended[key] = now
+        self._dead.add(key)
+        self.tick(now)
+
+    def close(self, now: float, key: SessionKey) -> None:
+        """The session says that it has stopped working, and will not come back."""
+        self._end(key, now)
+        self.tick(now)
+
+    # -- operators ------------------------------------------------------------------------------------------------
+
     def drain(self, now: float, group: str, member: str) -> None:
         """Let a member hand its keys over and then leave. Raises ``GroupNotFound``, ``MemberNotFound``."""
-        found, key = self._placed(group, member)
+        found, key = self._find_member(group, member)
         session = self.sessions[key]
         session.drained[group] = session.seq
-        if group in session.standings:
-            session.standings[group].wants_in = False
-        found.give_up_place(key, now)
+        if group in session.states:
+            session.states[group].wants_in = False
+        found.take_off_ring(key, now)
         self.tick(now)
 
     def forget(self, now: float, group: str, member: str) -> None:
@@ -122,59 +717,42 @@ class Membership(Sessions):
 
         In an exclusive group its keys wait until its lease has ended: an operator's word proves nothing.
         """
-        found, key = self._placed(group, member)
+        found, key = self._find_member(group, member)
         session = self.sessions[key]
         if found.exclusive:
-            session.barred, session.settled = True, None
-            found.give_up_place(key, now)
+            session.barred, session.steady = True, None
+            found.take_off_ring(key, now)
         else:
-            found.drop_seat(key, now)
-            if group in session.standings:
-                session.standings[group].resync = True
+            found.remove(key, now)
+            if group in session.states:
+                session.states[group].resync = True
         self.tick(now)
 
     def make_group(self, now: float, group: str) -> bool:
-        """Make a group that is there without members, until it is deleted; False when there is one already."""
-        self.tick(now)
+        """Make a group that stays without members until it is deleted; False when there is one already."""
         made = group not in self.groups
         if made:
             self._open(group, False, now)
         self.kept.add(group)
+        self.tick(now)
         return made
 
     def delete_group(self, now: float, group: str) -> bool:
         """Forget a group; False when it has members. Raises ``GroupNotFound``."""
-        self.tick(now)
         found = self.find(group)
-        if found.seats or found.joiners or found.desired:
-            return False
-        del self.groups[group]
-        self._dirty.pop(group, None)
-        self.kept.discard(group)
-        return True
+        empty = not (found.participants or found.joiners or found.next_ring)
+        if empty:
+            del self.groups[group]
+            self._changed.pop(group, None)
+            self.kept.discard(group)
+        self.tick(now)
+        return empty
 
-    def break_lock(self, now: float, name: str) -> int:
-        """Take a lock from whoever holds it; returns how many did. It is free when they know, or lose their lease."""
+    def break_lock(self, now: float, name: str) -> list[LockClaim]:
+        """Take a lock from its holders; returns their claims. It is free when they know, or lose their lease."""
         broken = self.locks.break_(now, name)
         self.tick(now)
         return broken
-
-    @property
-    def locks_unknown(self) -> bool:
-        """Whether somebody may hold a lock that this partition actor has not heard of."""
-        return self._recovery_end is not None
-
-    def ending(self, now: float, key: SessionKey) -> None:
-        """The process of this session is about to end: what it can still hand over need not wait for that."""
-        session = self.sessions.get(key)
-        for group in sorted(session.groups if session else ()):
-            if group in self.groups and self.groups[group].has_place(key):
-                self.drain(now, group, key[0])
-
-    def release(self, now: float, key: SessionKey) -> None:
-        """The process of this session is known to be dead (never: its node is silent)."""
-        self._end(key, now)
-        self.tick(now)
 
     def find(self, group: str) -> Group:
         """The group of this name. Raises ``GroupNotFound``."""
@@ -183,9 +761,9 @@ class Membership(Sessions):
             raise GroupNotFound(f"group {group!r}: nobody has joined a group of this name")
         return found
 
-    def _placed(self, group: str, member: str) -> tuple[Group, SessionKey]:
+    def _find_member(self, group: str, member: str) -> tuple[Group, SessionKey]:
         found = self.find(group)
-        session = found.holder_of(member)
+        session = found.session_of(member)
         if session is None:
-            raise MemberNotFound(f"group {group!r} has no member {member!r}; it has {sorted(found.desired)[:10]}")
+            raise MemberNotFound(f"group {group!r} has no member {member!r}; it has {sorted(found.next_ring)[:10]}")
         return found, (member, session)

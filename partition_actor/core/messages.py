@@ -1,120 +1,213 @@
-"""What members and the partition actor say to each other: builtins only, so that a caller needs no import.
+"""What members and the partition actor say to each other.
 
 A member states what it wants and what it holds; the partition actor answers with what differs. Every request may be
-lost, repeated or overtaken.
-
-Request, a dict::
-
-    protocol     int   PROTOCOL
-    member       str   the member id
-    session      str   one life of one process under that id
-    seq          int   grows with every request of the session
-    incarnation  int   the highest incarnation that this member has had a reply from; 0 for none
-    interval     float seconds between two heartbeats, as far as this member knows
-    leased       bool  the lease of exclusive groups runs
-    groups       {group: report}
-    locks        (where there are any) {ticket: [name, shared, waits, token]}: what is wanted, with token 0, and held
-    prompt       (when somebody waits for the reply) True: it is not to be held back until there is news
-
-A request that would say nothing but what the latest whole one says, to which there has been a reply since that did not
-ask for another, is a dict of `protocol`, `member`, `session`, `seq`, `incarnation` and::
-
-    same         int   the `seq` of that whole request
-
-Report on one group, a dict::
-
-    want         "in" | "out" | "watch": follow the group without being a member since        int   the `seq` at which
-    the user last asked to join weight       int exclusive    bool | None have         epoch of the view held, or None;
-    of a watcher the latest epoch that it has heard of rev          int   revision of that view; WHOLE: it is to be told
-    whole acked        epoch up to which the callbacks for lost keys have returned, or None metadata     (while `have`
-    is None, the lease is over, with `views`, or new) what the user told about this member conditional       (while
-    `have` is None, if so) True: only into a group that exists, under an id that nobody has there unknown      (of a
-    watcher) bool  it has been told that there is no such group views        (when asked for) [[epoch, members, mine],
-    ...]: from the view acknowledged to the view held
-
-Reply, a dict::
-
-    seq          int   of the request that it answers
-    incarnation  int
-    lease        float seconds from sending the request during which the member may act on its views; 0: no grant
-    exclusive_lease float  the same for exclusive groups
-    interval     float seconds until the next heartbeat is due
-    resync       bool  send the next request at once, and whole (with `views`, if the next key says so)
-    views        bool  the partition actor has restarted and wants to hear every view
-    groups       {group: entry}, only where there is something to say
-    locks        (where there is something to say) {ticket: token | "lost" | "refused"}
-
-An entry has either a `view` (and perhaps `rejoined`: the session had been forgotten), or a `state`: "out" (left or
-drained), "superseded" (another session has the id), "conflict" (the group is of the other mode), "missing" and "taken"
-(told to one that is conditional: there is no such group, another session has the id), "unknown" (told to a watcher:
-there is no such group).
-
-View, a dict::
-
-    epoch        (incarnation, counter)
-    rev          int   grows when the laggards change and the epoch does not
-    exclusive    bool
-    mine         bool  the place of this id on the ring belongs to this session
-    awaited      int   of how many members, this one among them, others wait for the word that they have let go; 0 when
-                       nobody waits for this one, and left out where nobody can
-    base         epoch of the view held, which `changed` starts from; None when everybody is in `changed`
-    changed      {member_id: weight, None for one that is gone}
-    laggards     [(member_id, [epoch, ...]), ...]: who may still act on keys that are this member's now, and the epochs
-                 that it may act on; with the epoch of `base`, those of them that still may
-    rings        [(epoch, whole, changed), ...]: the members at these epochs, whole or as what differs from those of the
-                 view; left out are the epoch of `base`, and with the same epoch as `base` all
+lost, repeated or overtaken. Messages are dicts of builtins. A reader ignores fields that it does not know, and
+`check_request` and `check_reply` refuse a message that lacks a field.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast, final
 
+from partition_actor.arguments import refuse
+from partition_actor.core.epochs import Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
-from partition_actor.ring import Ring, ring_of
-from partition_actor.settings import Settings
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 WHOLE = -1
-"""In place of a revision: lower than each."""
-
-Epoch = tuple[int, int]
-"""``(incarnation, counter)``; compares in the order in which epochs were published."""
+"""In place of a view's revision: lower than each, so that the view is told whole."""
 
 Members = Mapping[str, int]
-"""``{member_id: weight}``: the places on the ring at one epoch."""
+"""``{member_id: weight}``: who is on the ring at one epoch."""
+
+Changes = Mapping[str, int | None]
+"""``{member_id: weight}`` of those that are new or weigh otherwise, and None for those that are gone."""
 
 SessionKey = tuple[str, str]
 """``(member_id, session)``."""
 
 Want = Literal["in", "out", "watch"]
+"""Be a member; be none; follow the group without being a member."""
 
-COUNTER_BITS = 22
-"""An incarnation is in milliseconds since 2020 (41 bits last until 2089); a token fits a signed 64-bit column."""
-
-INCARNATION_ZERO = 1_577_836_800.0
-"""2020-01-01T00:00Z as a Unix time, in seconds."""
+LockAnswer = int | Literal["lost", "refused"]
+"""The fencing token of a lock that is granted, or why it is not held."""
 
 
-def incarnation_at(unix_time: float) -> int:
-    """The incarnation of a partition actor that starts at `unix_time` seconds; at least 1."""
-    return max(1, int((unix_time - INCARNATION_ZERO) * 1000))
+# -- requests --------------------------------------------------------------------------------------------------
 
 
-def fencing_token(epoch: Epoch) -> int:
-    """One int that grows with every epoch, incarnation first."""
-    return (epoch[0] << COUNTER_BITS) | epoch[1]
+class HeldView(TypedDict):
+    """A view that a member holds, told to a partition actor that has restarted."""
+
+    epoch: Epoch
+    members: Members
+    mine: bool
 
 
-def lock_name(name: str) -> str:
-    """What a request calls the lock of this name."""
-    return f"lock:{name}"
+class _GroupReport(TypedDict):
+    want: Want
+    since: int  # the `seq` at which the user last asked to join
+    weight: int
+    exclusive: bool | None
+    have: Epoch | None  # the epoch of the view held; of a group watcher the latest epoch that it has heard of
+    rev: int  # the revision of that view; WHOLE: tell it whole
+    acked: Epoch | None  # the epoch up to which the callbacks for lost keys have returned
 
 
-def leader_name(group: str) -> str:
-    """What a request calls the lock whose holder leads this group."""
-    return f"leader:{group}"
+class GroupReport(_GroupReport, total=False):
+    """What a request says of one group."""
+
+    metadata: Any  # while `have` is None, the lease is over, with `views`, or when it is new
+    conditional: bool  # while `have` is None: join only a group that exists, and under an id that nobody has there
+    unknown: bool  # a group watcher has been told that there is no such group
+    views: list[HeldView]  # when asked for: from the view acknowledged to the view held
+
+
+class LockReport(TypedDict):
+    """A lock that a session wants, with `token` 0, or holds."""
+
+    name: str
+    shared: bool
+    waits: bool  # whether it waits its turn; if not, it is refused when it cannot have the lock at once
+    token: int
+
+
+class Heading(TypedDict):
+    """What every request begins with."""
+
+    protocol: int
+    member: str
+    session: str  # one life of one process under that id
+    seq: int  # grows with every request of the session
+    incarnation: int  # the highest incarnation that has replied to this member; 0 for none
+
+
+@final
+class ShortRequest(Heading):
+    """A request that says the same as whole request number `same`, which has had a reply."""
+
+    same: int
+
+
+class _Statement(TypedDict):
+    interval: float  # seconds between two heartbeats, as far as this member knows
+    leased: bool  # the lease of exclusive groups runs
+    groups: dict[str, GroupReport]
+
+
+class Statement(_Statement, total=False):
+    """What a whole request says beyond its heading."""
+
+    locks: dict[int, LockReport]  # by ticket, if there are any
+    prompt: bool  # answer at once: somebody waits for the reply
+
+
+@final
+class Request(Heading, Statement):
+    """A whole request."""
+
+
+# -- replies ---------------------------------------------------------------------------------------------------
+
+
+class Laggard(TypedDict):
+    """A member that may still act on keys that are the addressee's now, by the rings of these epochs."""
+
+    member: str
+    epochs: list[Epoch]
+
+
+class RingMessage(TypedDict):
+    """The members at an epoch: all of them if `whole`, else what differs from the view's."""
+
+    epoch: Epoch
+    whole: bool
+    members: Changes
+
+
+class _ViewMessage(TypedDict):
+    epoch: Epoch
+    rev: int  # grows when the laggards change and the epoch does not
+    exclusive: bool
+    mine: bool  # the ring gives the keys of this id to this session
+    base: Epoch | None  # the epoch of the view held, from which `changed` starts; None: all members are in `changed`
+    changed: Changes
+    laggards: list[Laggard]  # with the epoch of `base`: those of them that still may act
+    rings: list[RingMessage]  # of the laggards' epochs; left out are that of `base`, and all if the view has its epoch
+
+
+class ViewMessage(_ViewMessage, total=False):
+    """A view as it is told, whole or as what has changed."""
+
+    awaited: (
+        int  # how many members, this one among them, others wait for to acknowledge; 0 if nobody waits for this one
+    )
+
+
+class GroupEntry(TypedDict, total=False):
+    """What a reply says of one group: a `view` or a `state`."""
+
+    view: ViewMessage
+    rejoined: bool  # beside a view: the session had been forgotten
+    state: Literal["out", "superseded", "conflict", "missing", "taken", "unknown"]
+    """Left or drained; another session has the id; the group is of the other mode; of a conditional join: there is no
+    such group, another session has the id; of a group watcher: there is no such group."""
+    exclusive: bool  # beside "conflict"
+
+
+class _Reply(TypedDict):
+    seq: int  # of the request that it answers
+    incarnation: int
+    lease: float  # seconds from sending the request for which the member may act on its views; 0: none
+    exclusive_lease: float  # the same for exclusive groups
+    interval: float  # seconds until the next heartbeat is due
+    resync: bool  # send the next request at once, and whole
+    views: bool  # and with every view: the partition actor has restarted
+    groups: dict[str, GroupEntry]  # only where there is something to say
+
+
+class Reply(_Reply, total=False):
+    """The answer to one request."""
+
+    locks: dict[int, LockAnswer]  # by ticket, where there is something to say
+
+
+# -- checks ----------------------------------------------------------------------------------------------------
+
+
+def check_request(value: object) -> Request | ShortRequest:
+    """`value`, if it is a request.
+
+    Raises ``InvalidArgument`` when it is no dict or lacks a field, and ``VersionMismatch`` for another protocol.
+    """
+    if not isinstance(value, dict):
+        refuse("request", value, f"a dict, not {type(value).__name__}")
+    if "protocol" not in value:
+        refuse("request", value, "a protocol in it")
+    check_protocol(value["protocol"], "a member runs")
+    if "same" in value:
+        _check_fields("request", value, ShortRequest.__required_keys__)
+        return cast(ShortRequest, value)
+    _check_fields("request", value, Request.__required_keys__)
+    for group, report in value["groups"].items():
+        _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
+        for view in report.get("views", ()):
+            _check_fields(f"request, a view of group {group!r}", view, HeldView.__required_keys__)
+    for ticket, lock in value.get("locks", {}).items():
+        _check_fields(f"request, lock {ticket!r}", lock, LockReport.__required_keys__)
+    return cast(Request, value)
+
+
+def check_reply(value: object) -> Reply:
+    """`value`, if it is a reply. Raises ``InvalidArgument`` when it lacks a field."""
+    _check_fields("reply", value, Reply.__required_keys__)
+    return cast(Reply, value)
+
+
+def _check_fields(name: str, value: Any, required: frozenset[str]) -> None:
+    if not isinstance(value, dict) or not required <= value.keys():
+        lacking = sorted(required - value.keys()) if isinstance(value, dict) else sorted(required)
+        refuse(name, value, f"a dict with {', '.join(lacking)}")
 
 
 def check_protocol(protocol: object, other: str) -> None:
@@ -138,11 +231,11 @@ def _mode(exclusive: bool) -> str:
     return "exclusive" if exclusive else "not exclusive"
 
 
-def ring_for(members: Members, settings: Settings) -> Ring:
-    """The hash ring of a view's members."""
-    return ring_of(tuple(sorted(members.items())), settings.vnodes, settings.hash_function)
+def lock_name(name: str) -> str:
+    """What a request calls the lock of this name."""
+    return f"lock:{name}"
 
 
-def as_epoch(value: Any) -> Epoch | None:
-    """An epoch as it came over the wire, where a tuple may have become a list."""
-    return None if value is None else (int(value[0]), int(value[1]))
+def leader_name(group: str) -> str:
+    """What a request calls the lock whose holder leads this group."""
+    return f"leader:{group}"

@@ -50,17 +50,17 @@ def _group(membership: Membership, group: Group, now: float) -> dict[str, Any]:
             {
                 "id": member,
                 "session": session,
-                "has_place": group.occupants.get(member) == session,
-                "weight": seat.weight,
-                "share": share.get(member, 0.0) if group.occupants.get(member) == session else 0.0,
-                "metadata": seat.metadata,
+                "has_place": group.sessions.get(member) == session,
+                "weight": participant.weight,
+                "share": share.get(member, 0.0) if group.sessions.get(member) == session else 0.0,
+                "metadata": participant.metadata,
                 "age": now - membership.sessions[member, session].joined_at,
                 "lease": membership.lease_left(now, (member, session)),
-                "acknowledged": seat.acked,
-                "leaving": seat.leaving,
+                "acknowledged": participant.acked,
+                "leaving": participant.leaving,
                 "waits_for": group.waits_for((member, session)),
             }
-            for (member, session), seat in sorted(group.seats.items())
+            for (member, session), participant in sorted(group.participants.items())
         ],
         "watchers": len(list(membership.watchers.of(group.name))),
         "waiting": sorted(member for member, _ in group.joiners),

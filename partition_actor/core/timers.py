@@ -1,7 +1,6 @@
-"""What comes when: at a cost that grows with what comes, and not with what is waited for.
+"""Timers and lease expiry. Cost scales with what fires, not with what is pending.
 
-Leases of one length end in the order in which they were last renewed, so each length has a queue of its own
-whose head ends first. The partition actor uses few lengths at a time (see ``Settings.ttl_for``).
+Times are seconds on any one clock.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-class Alarms(Generic[K]):
-    """A moment for each key, at which there is something to do. Pure: times are seconds on any one clock."""
+class Timers(Generic[K]):
+    """One moment for each key."""
 
     def __init__(self) -> None:
         self._moments: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
-        """Those of the past among them are dropped when they come up."""
+        """With entries that a later `set` has replaced; they are dropped when they come up."""
         self._set = 0
 
     def set(self, key: K, moment: float | None) -> None:
-        """Put `moment` in the place of the one that `key` had; None: there is nothing to do any more."""
+        """Let `key` fire at `moment` and not at the moment that it had before; None: let it not fire."""
         if moment is None:
             self._moments.pop(key, None)
         elif self._moments.get(key) != moment:
@@ -38,8 +37,8 @@ class Alarms(Generic[K]):
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def ring(self, now: float) -> list[K]:
-        """Drop and return the keys whose moment is at or before `now`, in their order."""
+    def fire(self, now: float) -> list[K]:
+        """Drop and return the keys whose moment is at or before `now`, in order of their moments."""
         keys = []
         while (moment := self.next()) is not None and moment <= now:
             keys.append(heappop(self._heap)[2])
@@ -48,11 +47,15 @@ class Alarms(Generic[K]):
 
 
 class LeaseQueue(Generic[K]):
-    """The ends of many leases. Pure: times are floats in seconds on any one clock, and never go back."""
+    """The ends of many leases. Time never goes back.
+
+    Leases of one length end in the order of their last renewal, so each length has a queue whose head ends first. There
+    are few lengths at a time (see ``Settings.ttl_for``).
+    """
 
     def __init__(self) -> None:
         self._queues: dict[float, OrderedDict[K, float]] = {}
-        """By length, when each lease began, in that order."""
+        """``{length: {key: when its lease began}}``, in the order of beginning."""
         self._length_of: dict[K, float] = {}
 
     def __len__(self) -> int:
@@ -98,7 +101,7 @@ class LeaseQueue(Generic[K]):
         return min((next(iter(queue.values())) + length for length, queue in self._queues.items()), default=None)
 
     def expire(self, now: float) -> list[K]:
-        """Drop and return the leases that have ended: those whose end is at or before `now`."""
+        """Drop and return the leases whose end is at or before `now`."""
         ended: list[K] = []
         for length, queue in list(self._queues.items()):
             for key, began in queue.items():

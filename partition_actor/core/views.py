@@ -1,25 +1,25 @@
-"""Views: how the partition actor tells one, whole or as what has changed, and what the member makes of it.
-
-What they look like on the wire is in ``protocol``. Pure: no clock, no threads, no Ray.
-"""
+"""Views: how the partition actor tells one, whole or as what has changed, and how a member reads it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
-from partition_actor.core.messages import Epoch, Members, as_epoch, ring_for
-from partition_actor.ring import Ring
+from partition_actor.core.epochs import Epoch
+from partition_actor.core.messages import Changes, Members, ViewMessage
+from partition_actor.ring import Ring, ring_of
 from partition_actor.settings import Settings
 
-Changes = Mapping[str, int | None]
-"""``{member_id: weight}`` of those that are new or weigh otherwise, and None for those that are gone."""
+
+def ring_for(members: Members, settings: Settings) -> Ring:
+    """The hash ring of these members."""
+    return ring_of(tuple(sorted(members.items())), settings.vnodes, settings.hash_function)
 
 
 def difference(members: Members, before: Members) -> dict[str, int | None]:
-    """What makes `members` of those `before`."""
+    """The changes that turn the members `before` into `members`."""
     changed: dict[str, int | None] = {
         member: weight for member, weight in members.items() if before.get(member) != weight
     }
@@ -28,18 +28,18 @@ def difference(members: Members, before: Members) -> dict[str, int | None]:
 
 
 def applied(changes: Changes, before: Members) -> dict[str, int]:
-    """The members that `changes` make of those `before`."""
+    """The members `before`, with `changes`."""
     return {member: weight for member, weight in {**before, **changes}.items() if weight is not None}
 
 
 class ChangeLog:
-    """The latest changes of one group's membership, as many as are fewer together than its members."""
+    """The latest changes of one group's membership: as many as are together fewer than its members."""
 
     def __init__(self) -> None:
         self.epoch: Epoch | None = None
         self.members: Members = {}
         self._steps: deque[tuple[Epoch, dict[str, int | None]]] = deque()
-        """From each of the earlier epochs to the next one."""
+        """``(epoch, the changes from it to the next one)``, oldest first."""
         self._size = 0
         self._since: dict[Epoch, Changes | None] = {}
 
@@ -55,7 +55,7 @@ class ChangeLog:
             self._size -= len(self._steps.popleft()[1])
 
     def since(self, epoch: Epoch) -> Changes | None:
-        """What makes the present members of those at `epoch`; None when that is too long ago, or not known."""
+        """The changes from `epoch` to now; None when it is too old, or unknown."""
         if epoch == self.epoch:
             return {}
         if epoch not in self._since:
@@ -81,39 +81,40 @@ class View:
     members: Members
     mine: bool
     laggards: tuple[tuple[str, tuple[Epoch, ...]], ...] = ()
-    """Who may still act on keys that are this member's now, and the epochs that it may act on."""
+    """``(member_id, epochs)``: who may still act on keys that are this member's now, by the rings of these epochs."""
     rings: Mapping[Epoch, Members] = field(default_factory=dict)
     """The members at the epochs of the laggards."""
     awaited: int = 0
-    """Of how many members, this one among them, others wait to hear that they have acknowledged the epoch."""
+    """How many members, this one among them, others wait for to acknowledge; 0: nobody waits for this one."""
     _rings: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, told: dict[str, Any], held: View | None = None) -> View:
-        """Read a view off the wire. Raises ``ValueError`` when it starts from another view than the one `held`."""
-        epoch, base = (told["epoch"][0], told["epoch"][1]), as_epoch(told["base"])
-        members, known = told["changed"], {}
+    def of(cls, told: ViewMessage, held: View | None = None) -> View:
+        """Read a view. Raises ``ValueError`` when it starts from another view than the one `held`."""
+        epoch, base = told["epoch"], told["base"]
+        members, known = cast(Members, told["changed"]), {}
         if base is not None:
             if held is None or held.epoch != base:
                 raise ValueError(f"the view of {epoch} starts from the one of {base}, which is not held")
             members = applied(told["changed"], held.members) if told["changed"] else held.members
             known = {**held.rings, base: held.members} if base == epoch else {base: held.members}
-        for at, is_whole, changed in told["rings"]:
-            known[(at[0], at[1])] = changed if is_whole else applied(changed, members)
-        laggards = tuple((member, tuple((at[0], at[1]) for at in epochs)) for member, epochs in told["laggards"])
+        for ring in told["rings"]:
+            told_members = ring["members"]
+            known[ring["epoch"]] = cast(Members, told_members) if ring["whole"] else applied(told_members, members)
+        laggards = tuple((laggard["member"], tuple(laggard["epochs"])) for laggard in told["laggards"])
         claimed = dict.fromkeys(at for _, epochs in laggards for at in epochs)
         if claimed.keys() - known.keys():
-            raise ValueError(f"the view of {epoch} takes the members at {sorted(claimed)} for known")
+            raise ValueError(f"the view of {epoch} names epochs {sorted(claimed)}, whose members are not all known")
         rings = {at: known[at] for at in claimed}
         awaited = told.get("awaited", 0)
         return cls(epoch, told["rev"], told["exclusive"], members, told["mine"], laggards, rings, awaited)
 
     def ring(self, settings: Settings) -> Ring:
-        """The ring of the members, looked up once: a view is dropped when the settings of the ring change."""
+        """The ring of the members, looked up once: a view is dropped when the ring's settings change."""
         if not self._rings:
             self._rings.append(ring_for(self.members, settings))
         return self._rings[0]
 
     def withheld(self, settings: Settings) -> list[tuple[Ring, str]]:
-        """What laggards claim: keys that such a ring gives to such a member wait for it."""
+        """``(ring, laggard)``: a key that such a ring gives to its laggard is not yet the addressee's."""
         return [(ring_for(self.rings[at], settings), laggard) for laggard, epochs in self.laggards for at in epochs]

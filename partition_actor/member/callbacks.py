@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from partition_actor.core.messages import Epoch
+from partition_actor.core.epochs import Epoch
 
 log = logging.getLogger(__name__)
 

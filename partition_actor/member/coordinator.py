@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from partition_actor import arguments, clock
+from partition_actor.core.epochs import Epoch
 from partition_actor.core.member import Change
-from partition_actor.core.messages import Epoch, check_same_mode
+from partition_actor.core.messages import check_same_mode
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.deployment import NAME, NAMESPACE

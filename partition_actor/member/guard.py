@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import ray
 
 from partition_actor import arguments, clock
-from partition_actor.core.messages import Epoch
+from partition_actor.core.epochs import Epoch
 from partition_actor.errors import InvalidArgument, NotOwner
 from partition_actor.member.connection import Connection
 from partition_actor.member.notifier import Notifier

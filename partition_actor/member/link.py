@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from partition_actor import clock
 from partition_actor.core.member import Change, MemberState
-from partition_actor.core.messages import check_protocol
+from partition_actor.core.messages import check_protocol, check_reply
 from partition_actor.deployment import find
 from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable, PartitionError, VersionMismatch
 from partition_actor.processes import ProcessIdentity, pending_call
@@ -60,7 +60,7 @@ class Link:
         self._actor = actor
         self._namespace = namespace
         self._life = life
-        self._watch: list[Any] | None = None
+        self._watch: dict[str, Any] | None = None
         self._lent: list[Any] | None = None
         self._on_reply = on_reply
         self._handle: Any = None
@@ -134,7 +134,7 @@ class Link:
             self._timer = None
         with self._lock:
             request = self._member_state.request(clock.now())
-            reports = request.get("groups", {}).values()
+            reports = request["groups"].values() if "groups" in request else ()
             joining = any(report["have"] is None and report["want"] != "watch" for report in reports)
             forgotten = not request.get("leased", True)  # or it may have been, and its watch with it
             known = self._watched_by == self._member_state.incarnation and not forgotten
@@ -144,7 +144,7 @@ class Link:
         if reply is None:
             return True
         with self._lock:
-            changes = self._member_state.receive(reply)
+            changes = self._member_state.receive(check_reply(reply))
             if watch is not None and changes is not None and self._member_state.incarnation == request["incarnation"]:
                 self._watched_by = self._member_state.incarnation
         if changes is None:
@@ -224,11 +224,11 @@ class Link:
             owned, self._lent = [pending_call(handle, lent[0])], lent
             asyncio.wrap_future(owned[0].future()).add_done_callback(_ignore)
         self._disown()
-        self._watch, self._watched_by = list(self._life._replace(owned=owned)), 0
+        self._watch, self._watched_by = self._life._replace(owned=owned)._asdict(), 0
 
     def _disown(self) -> None:
         """Withdraw the call that a former watch waited for."""
-        for reference in (self._watch and self._watch[-1]) or ():
+        for reference in (self._watch and self._watch["owned"]) or ():
             ray.cancel(reference)
         self._watch = None
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
-from partition_actor.core.messages import Epoch, incarnation_at
 from partition_actor.errors import PartitionError
 from partition_actor.member.lock import until
 from partition_actor.settings import Settings
@@ -58,7 +58,7 @@ class LocalSession:
             locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
             self._table.grant(lambda _: True, self._next_epoch)
-            locks.take(self._table.entries(_KEY))
+            locks.take(self._table.answers(_KEY))
             self.member_state.answered += 1
             self._changed.notify_all()
             for listener in self._listeners:
@@ -79,7 +79,7 @@ class LocalSession:
             broken = self._table.break_(0.0, *arguments)
             self.send_now()
             self.send_now()  # which says that the holders know
-            return broken
+            return len(broken)
 
     async def aask_now(self, method: str, *arguments: Any) -> Any:
         """`ask_now`, for asyncio."""

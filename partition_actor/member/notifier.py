@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from partition_actor import clock
+from partition_actor.core.epochs import Epoch
 from partition_actor.core.member import Change
-from partition_actor.core.messages import Epoch
 from partition_actor.member.callbacks import Callback, CallbackQueue, GroupEvent
 
 # Timers may be early by the resolution of a clock.

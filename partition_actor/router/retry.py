@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from partition_actor.core.messages import Epoch
+from partition_actor.core.epochs import Epoch
 from partition_actor.errors import CallMayHaveRun, MemberHasNoActor, NoOwner, NotOwner, PartitionError
 from partition_actor.router.routing_table import MemberActor, RoutingTable
 

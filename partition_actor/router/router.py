@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from partition_actor import arguments
-from partition_actor.core.messages import Epoch
+from partition_actor.core.epochs import Epoch
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import NotStarted, TooManyCalls
 from partition_actor.router.map import Batches, Progress

@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import RayError
 
 from partition_actor.arguments import refuse
+from partition_actor.core.epochs import Epoch
 from partition_actor.core.member import Change
-from partition_actor.core.messages import Epoch
 from partition_actor.core.views import View
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionError
 from partition_actor.member.background import background_loop

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
-from partition_actor.core.messages import Epoch
 from partition_actor.testing.partition_actors import Client
 from partition_actor.testing.workers import KEYS_PER_GROUP, Watcher, Worker, keys_of
 from partition_actor.testing.world import Process, World
@@ -94,7 +94,7 @@ class Checker:
         for worker in self._clients:
             if worker.alive and isinstance(worker, Worker) and worker.member_state.locks.stated():
                 self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
-        if table.locks or table.unsure:
+        if table.locks or table.unverified:
             self._fail(f"the partition actor still has {sorted(table.locks)}")
 
     # -- once faults have stopped -------------------------------------------------------------------------------

@@ -1,21 +1,21 @@
-"""The simulated partition actor, which drives the production ``Membership`` as the Ray actor does, and its clients."""
+"""The simulated partition actor, which drives the production state machine as the Ray actor does, and its clients."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import SessionKey
+from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, check_request
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
 from partition_actor.testing.world import Handler, Process, World
 
-ALARM_DELAY = 1e-6
-"""Seconds by which every alarm is late, so that rounding between clocks never makes one early."""
+TIMER_DELAY = 1e-6
+"""Seconds by which every timer is late, so that rounding between clocks never makes one early."""
 
 
 class Client(Process, ABC):
@@ -28,7 +28,7 @@ class Client(Process, ABC):
         self.route = route
         """The partition actor that it calls."""
 
-    def on_reply(self, reply: dict[str, Any]) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """The partition actor has answered a heartbeat."""
 
     def on_refusal(self, seq: int, error: str) -> None:
@@ -46,17 +46,6 @@ class Client(Process, ABC):
         """For each exclusive group that it may act in: the keys that it may take up, and the fencing token."""
 
 
-@dataclass(slots=True)
-class SubsetCall:
-    """A call of `get_subset` that has not been answered."""
-
-    caller: Client
-    number: int
-    group: str
-    keys: tuple[str, ...]
-    received: float
-
-
 class SimulatedPartitionActor(Process):
     """One life of the partition actor. `counted_alive`: the GCS counts its node alive.
 
@@ -67,14 +56,15 @@ class SimulatedPartitionActor(Process):
         super().__init__(world, f"partition-actor-{len(lives)}")
         incarnation = 1000 * (len(lives) + 1)
         self.membership = Membership(world.settings, incarnation, self.clock.now(), first=first, restarted=restarted)
+        self.driver = MembershipDriver(self.membership)
         self._lives: Sequence[SimulatedPartitionActor] = lives
         self.counted_alive = True
         self.cut_off = False
         self.seen: dict[SessionKey, int] = {}
         self._held: dict[SessionKey, tuple[int, Client]] = {}
-        self._calls: list[SubsetCall] = []
-        self._alarm_at = float("inf")
-        self.prove()
+        self._timer_at = float("inf")
+        self._asking = False
+        self.keep_proving()
         self.after()
         lives.append(self)
 
@@ -86,20 +76,17 @@ class SimulatedPartitionActor(Process):
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def on_request(self, worker: Client, request: dict[str, Any]) -> None:
+    def on_request(self, worker: Client, request: Request | ShortRequest) -> None:
         """A heartbeat."""
-        key = (request["member"], request["session"])
-        now = self.clock.now()
+        key, seq = (request["member"], request["session"]), request["seq"]
         try:
-            if not self.membership.sync(now, request):
-                return
+            seconds = self.driver.request(self.clock.now(), check_request(request))
         except PartitionError as error:
-            self.world.send(self, worker, worker.on_refusal, request["seq"], type(error).__name__)
+            self.world.send(self, worker, worker.on_refusal, seq, type(error).__name__)
             return
-        self._held[key] = (request["seq"], worker)
-        seconds = self.membership.hold_for(self.membership.session(key)) if self.world.conditions.holds else 0.0
-        if seconds:
-            self.world.later(seconds, self, self._hold_over, key, request["seq"])
+        self._held[key] = (seq, worker)
+        if seconds and self.world.conditions.holds:
+            self.world.later(seconds, self, self._hold_over, key, seq)
         else:
             self._answer(key)
 
@@ -111,8 +98,9 @@ class SimulatedPartitionActor(Process):
 
     def _answer(self, key: SessionKey) -> None:
         seq, worker = self._held.pop(key)
-        reply = self.membership.reply(self.clock.now(), self.membership.session(key), seq)
-        self.world.send(self, worker, worker.on_reply, reply)
+        reply = self.driver.reply(self.clock.now(), key, seq)
+        if reply is not None:
+            self.world.send(self, worker, worker.on_reply, reply)
 
     def on_get_subset(self, caller: Client, number: int, group: str, keys: tuple[str, ...], weight: int) -> None:
         """The `get_subset` call of a bare handle. Ray keeps the order of one caller's calls."""
@@ -120,78 +108,68 @@ class SimulatedPartitionActor(Process):
         if number <= self.seen.get(key, 0):
             return
         self.seen[key] = number
-        now = self.clock.now()
-        self._calls = [call for call in self._calls if (call.caller, call.group) != (caller, group)]
-        try:
-            if not self.membership.is_drained(group, key):
-                self.membership.tick(now)  # may forget the group; the next to join then decides its mode
-                mode = None if group in self.membership.groups else True
-                self.membership.join(now, group, key, weight, None, mode)
-        except PartitionError:
-            return
-        self._calls.append(SubsetCall(caller, number, group, keys, now))
-
-    def _serve(self, call: SubsetCall) -> bool:
-        if not self._may_answer(call):
-            return False
-        caller, settings = call.caller, self.world.settings
-        try:
-            view = self.membership.use(self.clock.now(), call.group, (caller.member_id, caller.session))
-        except PartitionError:
-            view = None
-        mine = [] if view is None else Share.by(View.of(view), caller.member_id, settings).of(call.keys)
-        self.world.send(self, caller, caller.on_subset, call.number, call.group, mine)
-        return True
-
-    def _may_answer(self, call: SubsetCall) -> bool:
-        return self.membership.settled(call.group) and self.membership.proven_since(call.received)
+        mode = None if group in self.membership.groups else True
+        self.driver.get_subset(self.clock.now(), (caller, number, group, keys), group, key, weight, mode)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
         """The `heartbeat` call of a bare handle."""
-        self.membership.heartbeat(self.clock.now(), (caller.member_id, caller.session))
+        self.driver.heartbeat(self.clock.now(), (caller.member_id, caller.session))
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""
-        try:
-            getattr(self.membership, name)(self.clock.now(), *arguments)
-        except PartitionError as error:
-            self.world.log(self, name, *arguments, "refused:", error)
+        if name == "break_lock":
+            self.driver.break_lock(self.clock.now(), name, *arguments)
+        else:
+            self.driver.change(self.clock.now(), name, name, *arguments)
 
     def on_death(self, key: SessionKey, certain: bool) -> None:
         """The death watch of a session has ended; `certain`: the node of its process is alive."""
         if certain:
-            self.membership.release(self.clock.now(), key)
+            self.driver.died(self.clock.now(), key)
 
-    # -- time ---------------------------------------------------------------------------------------------------
+    # -- what follows -------------------------------------------------------------------------------------------
 
     def after(self) -> None:
-        """Do what is due, answer held calls that have news, and set the alarm for what is due next."""
-        membership = self.membership
-        membership.tick(self.clock.now())
-        news = membership.take_news()
-        if news:
-            for key in sorted(news & self._held.keys()):
-                if membership.has_news(key):
-                    self._answer(key)
-        if self._calls:
-            self._calls = [call for call in self._calls if not self._serve(call)]
-            membership.tick(self.clock.now())
-        due = membership.deadline()
-        if due < self._alarm_at:
-            self._alarm_at = due
-            self.world.later(max(0.0, due - self.clock.now()) + ALARM_DELAY, self, self._alarm, due)
+        """Carry out the driver's actions."""
+        if not self.driver.has_actions:
+            return
+        actions = self.driver.actions(self.clock.now())
+        for key in actions.answer:
+            if key in self._held:
+                self._answer(key)
+        for call, result in actions.results:
+            if isinstance(call, tuple):
+                self._answer_caller(result, *call)
+            elif isinstance(result, PartitionError):
+                self.world.log(self, call, "refused:", result)
+        if actions.prove and not self._asking:  # one question is under way at a time
+            self._ask_gcs()
+        if actions.wake_at < self._timer_at:
+            self._timer_at = actions.wake_at
+            delay = max(0.0, actions.wake_at - self.clock.now()) + TIMER_DELAY
+            self.world.later(delay, self, self._on_timer, actions.wake_at)
 
-    def _alarm(self, due: float) -> bool:
-        if due != self._alarm_at:
+    def _answer_caller(self, result: Any, caller: Client, number: int, group: str, keys: tuple[str, ...]) -> None:
+        mine = []
+        if result is not None and not isinstance(result, PartitionError):
+            mine = Share.by(View.of(result), caller.member_id, self.world.settings).of(keys)
+        self.world.send(self, caller, caller.on_subset, number, group, mine)
+
+    def _on_timer(self, at: float) -> bool:
+        if at != self._timer_at:
             return False
-        self._alarm_at = float("inf")
+        self._timer_at = float("inf")
+        self.driver.timer(self.clock.now())
         return True
 
-    def prove(self) -> None:
+    def keep_proving(self) -> None:
         """Ask the GCS whether it still counts this node alive, every `node_proof_interval`."""
-        world = self.world
-        world.later(world.rng.uniform(0.0, 0.02), None, self._reach_gcs, self.clock.now())
-        world.later(world.settings.node_proof_interval, self, self.prove)
+        self._ask_gcs()
+        self.world.later(self.world.settings.node_proof_interval, self, self.keep_proving)
+
+    def _ask_gcs(self) -> None:
+        self._asking = True
+        self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._reach_gcs, self.clock.now())
 
     def _reach_gcs(self, at: float) -> None:
         """The question sent at `at`, by this process's clock, has reached the GCS."""
@@ -200,4 +178,5 @@ class SimulatedPartitionActor(Process):
 
     def on_proof(self, at: float) -> None:
         """The GCS counted this node alive at or after `at`."""
-        self.membership.prove(at)
+        self._asking = False
+        self.driver.proof(self.clock.now(), at)

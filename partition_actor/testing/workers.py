@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.member import Change, MemberState
-from partition_actor.core.messages import Epoch
+from partition_actor.core.messages import Reply
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.testing.lock_users import LockUser
@@ -97,7 +98,7 @@ class Worker(Client):
         """Do nothing but log it: the next request goes out when it is due."""
         self.world.log(self, "was refused", seq, error)
 
-    def on_reply(self, reply: dict[str, Any]) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """Adopt what it says, and send the next request at once or when it is due."""
         self._end_work_after_lapse()
         working = {name: self._may_take_up(name) for name in self.holdings}

@@ -11,6 +11,7 @@ from members import SilentPartitionActor
 import partition_actor
 from partition_actor import PartitionCoordinator, Ring
 from partition_actor.actor.partition_actor import PartitionActor
+from partition_actor.core.messages import PROTOCOL
 from partition_actor.errors import InvalidArgument, NotStarted, VersionMismatch
 
 BAD_TEXTS = {
@@ -139,9 +140,9 @@ def test_every_argument_of_every_call_is_tried():
     }
 
 
-@pytest.mark.parametrize("watch", [7, "ab", ["a"], ["handle", "node"]])
+@pytest.mark.parametrize("watch", [7, "ab", ["a"], {"handle": None, "node": "n"}])
 def test_a_heartbeat_with_a_bad_watch_is_refused(unchanged, watch):
-    request = {"protocol": 1, "member": "m", "session": "s", "seq": 0, "incarnation": 0, "groups": {}}
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 0, "incarnation": 0, "same": 0}
     with pytest.raises(InvalidArgument, match="watch: got"):
         unchanged.call("sync", request, watch)
 

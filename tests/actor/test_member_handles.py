@@ -2,7 +2,7 @@
 
 from machines import World, beat
 
-from partition_actor.actor.member_handles import Handles
+from partition_actor.actor.member_handles import MemberHandles
 
 
 def members_of(world, *names):
@@ -12,7 +12,7 @@ def members_of(world, *names):
 
 
 def test_only_what_is_new_is_told():
-    world, handles = World(), Handles(1)
+    world, handles = World(), MemberHandles(1)
     a, b = members_of(world, "a", "b")
     group = world.membership.groups["g"]
     handles.register(a.key, "handle of a")
@@ -29,14 +29,14 @@ def test_only_what_is_new_is_told():
 
 
 def test_a_member_that_is_no_actor_has_no_handle():
-    world, handles = World(), Handles(1)
+    world, handles = World(), MemberHandles(1)
     (a,) = members_of(world, "a")
     handles.register(a.key, None)
     assert handles.of(world.membership.groups["g"], -1) == {"actors": {}, "upto": 0, "complete": True}
 
 
 def test_a_session_that_is_over_has_none():
-    world, handles = World(), Handles(1)
+    world, handles = World(), MemberHandles(1)
     (a,) = members_of(world, "a")
     handles.register(a.key, "handle")
     handles.forget(a.key)
@@ -45,7 +45,7 @@ def test_a_session_that_is_over_has_none():
 
 
 def test_it_is_the_handle_of_the_session_that_has_the_place():
-    world, handles = World(), Handles(1)
+    world, handles = World(), MemberHandles(1)
     (old,) = members_of(world, "a")
     handles.register(old.key, "old")
     new = world.member("a")
@@ -58,11 +58,11 @@ def test_it_is_the_handle_of_the_session_that_has_the_place():
 def test_a_recovering_group_tells_those_who_have_reported():
     world = World()
     a, _ = members_of(world, "a", "b")
-    before = Handles(world.membership.incarnation)
+    before = MemberHandles(world.membership.incarnation)
     before.register(a.key, "handle")
     upto = before.of(world.membership.groups["g"], -1)["upto"]
     world.restart()
-    handles = Handles(world.membership.incarnation)
+    handles = MemberHandles(world.membership.incarnation)
     a.beat()
     handles.register(a.key, "handle")
     told = handles.of(world.membership.groups["g"], upto)

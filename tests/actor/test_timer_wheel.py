@@ -2,38 +2,38 @@
 
 import asyncio
 
-from partition_actor.actor.timer_wheel import TURN, Turns, wake
+from partition_actor.actor.timer_wheel import SLOT, TimerWheel, fire
 
 
 def test_waiters_are_woken_in_their_order_and_together_when_they_are_due_together():
     async def scenario():
-        turns, loop, woken = Turns(), asyncio.get_running_loop(), []
+        wheel, loop, woken = TimerWheel(), asyncio.get_running_loop(), []
 
         async def wait(name, seconds):
             start = loop.time()
-            await turns.waiter(seconds)
+            await wheel.timer(seconds)
             woken.append(name)
-            assert loop.time() - start >= seconds - TURN
+            assert loop.time() - start >= seconds - SLOT
 
-        await asyncio.gather(wait("late", 5 * TURN), wait("soon", TURN), wait("at once", 0.0))
+        await asyncio.gather(wait("late", 5 * SLOT), wait("soon", SLOT), wait("at once", 0.0))
         assert woken == ["at once", "soon", "late"]
-        before = len(turns._waiters)
-        many = [turns.waiter(1.0) for _ in range(50)]
-        assert len(turns._waiters) <= before + 2
-        for waiter in many:
-            wake(waiter)
+        before = len(wheel._slots)
+        many = [wheel.timer(1.0) for _ in range(50)]
+        assert len(wheel._slots) <= before + 2
+        for timer in many:
+            fire(timer)
 
     asyncio.run(scenario())
 
 
 def test_one_that_was_woken_before_is_left_alone_by_its_turn():
     async def scenario():
-        turns = Turns()
-        waiter = turns.waiter(TURN)
-        wake(waiter)
-        wake(waiter)
-        await waiter
-        await turns.waiter(2 * TURN)
-        assert waiter.result() is None
+        wheel = TimerWheel()
+        timer = wheel.timer(SLOT)
+        fire(timer)
+        fire(timer)
+        await timer
+        await wheel.timer(2 * SLOT)
+        assert timer.result() is None
 
     asyncio.run(scenario())

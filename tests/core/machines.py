@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.membership import Membership
+from partition_actor.errors import PartitionError
 from partition_actor.settings import Settings
 from partition_actor.testing import FakeClock
 
@@ -29,7 +31,15 @@ class World:
         self.settings = settings
         self.clock = FakeClock(offset=100.0)
         self.membership = Membership(settings, 1, self.now, first=first)
-        self.membership.prove(self.now)
+        self.driver.proof(self.now, self.now)
+
+    @property
+    def membership(self) -> Membership:
+        return self.driver.membership
+
+    @membership.setter
+    def membership(self, membership: Membership) -> None:
+        self.driver = MembershipDriver(membership)
 
     @property
     def now(self) -> float:
@@ -41,13 +51,28 @@ class World:
         while self.now < end:
             self.clock.advance(min(self.settings.hold / 4, end - self.now))
             if proven:
-                self.membership.prove(self.now)
-            self.membership.tick(self.now)
+                self.driver.proof(self.now, self.now)
+            else:
+                self.driver.timer(self.now)
 
     def restart(self, *, restarted: bool = True) -> None:
         """Put a new partition actor, with nothing, in the place of this one."""
-        self.membership = Membership(self.settings, self.membership.incarnation + 1000, self.now, restarted=restarted)
-        self.membership.prove(self.now)
+        incarnation = self.membership.incarnation + 1000
+        self.membership = Membership(self.settings, incarnation, self.now, restarted=restarted)
+        self.driver.proof(self.now, self.now)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What a call of the driver returns at once; raises what it raises. None: it waits, in `results`."""
+        getattr(self.driver, name)(self.now, name, *arguments)
+        return self.take_results().get(name)
+
+    def take_results(self) -> dict[Any, Any]:
+        """Carry out what is to be done, as a driver's shell does; returns the results of calls."""
+        results = dict(self.driver.actions(self.now).results)
+        for result in results.values():
+            if isinstance(result, PartitionError):
+                raise result
+        return results
 
     def member(self, member_id: str, group: str = "g", **join: Any) -> Member:
         join.setdefault("exclusive", True)
@@ -77,7 +102,7 @@ class Member:
     def send(self) -> dict[str, Any]:
         """Make a request and let it arrive; returns it."""
         request = self.member_state.request(self.world.now)
-        self.world.membership.sync(self.world.now, request)
+        self.world.driver.request(self.world.now, request)
         return request
 
     def whole_request(self) -> dict[str, Any]:
@@ -87,7 +112,8 @@ class Member:
 
     def fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the reply to a request arrive; returns it."""
-        reply = self.world.membership.reply(self.world.now, self.world.membership.session(self.key), request["seq"])
+        reply = self.world.driver.reply(self.world.now, self.key, request["seq"])
+        assert reply is not None
         for change in self.member_state.receive(reply) or ():
             self.changes.append(change)
             if change.after is not None and self.adopts:

@@ -85,7 +85,7 @@ def test_one_that_is_polite_joins_a_restarted_coordinator_as_any_other_and_still
 def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_repeated(world):
     member = world.member("a", exclusive=False, metadata={"version": 1})
     member.beat()
-    seat = world.membership.find("g").seats[member.key]
+    seat = world.membership.find("g").participants[member.key]
     assert seat.metadata == {"version": 1}
     assert "metadata" not in member.whole_request()["groups"]["g"]
     member.member_state.join("g", metadata={"version": 2})
@@ -101,4 +101,4 @@ def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_rep
         member.beat()
         world.wait(2.0)
     member.beat()
-    assert world.membership.find("g").seats[member.key].metadata == {"version": 2}
+    assert world.membership.find("g").participants[member.key].metadata == {"version": 2}

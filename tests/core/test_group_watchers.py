@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import KEYS, PLAIN, World, beat
 
-from partition_actor.core.group_watchers import Watchers
+from partition_actor.core.group import ReportState
+from partition_actor.core.group_watchers import GroupWatchers
 from partition_actor.core.membership import Membership
-from partition_actor.core.reports import ReportState
 from partition_actor.errors import GroupFull
 from partition_actor.settings import Settings
 
@@ -250,7 +250,7 @@ def test_a_watcher_that_lost_its_group_takes_no_earlier_view_and_is_told_none():
 )
 @settings(deadline=None)
 def test_who_watches_what_is_what_each_said_last(calls):
-    watchers, said = Watchers(), {}
+    watchers, said = GroupWatchers(), {}
     for session, groups in calls:
         watchers.watch((session, ""), groups)
         said[session] = groups
@@ -258,7 +258,7 @@ def test_who_watches_what_is_what_each_said_last(calls):
             assert set(watchers.of(group)) == {(each, "") for each, wanted in said.items() if group in wanted}
     for session in said:
         watchers.watch((session, ""), frozenset())
-    assert vars(watchers) == vars(Watchers())  # nothing is left behind
+    assert vars(watchers) == vars(GroupWatchers())  # nothing is left behind
 
 
 def test_a_coordinator_that_may_not_be_the_first_shows_groups_that_are_not_exclusive_at_once():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, PLAIN, World, beat
 
-from partition_actor.core.handoff import Handoff, Seat
-from partition_actor.core.messages import ring_for
+from partition_actor.core.handoff import Handoff, Participant
+from partition_actor.core.views import ring_for
 
 A, B, C = ("a", "s"), ("b", "s"), ("c", "s")
 TWO, THREE = {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}
@@ -19,7 +19,7 @@ def handoff_of(*epochs):
     seats = {}
     for counter, members in enumerate(epochs, start=1):
         for name in members:
-            seats.setdefault((name, "s"), Seat(1, acked=(1, counter), first=(1, counter)))
+            seats.setdefault((name, "s"), Participant(1, acked=(1, counter), first=(1, counter)))
         handoff.publish((1, counter), members, OCCUPANTS, seats, now=float(counter))
     return handoff, seats, told
 
@@ -39,7 +39,7 @@ def handoff_of(*epochs):
 def test_a_laggard_claims_what_it_may_act_on_since_it_acknowledged(acked, first, last, claimed):
     epochs = [{"a": weight, "b": 1} for weight in (1, 2, 3, 4)]
     handoff, _, _ = handoff_of(*epochs)
-    seat = Seat(1, acked=acked, first=first, last=last)
+    seat = Participant(1, acked=acked, first=first, last=last)
     assert handoff.claims(seat) == [(1, counter) for counter in claimed]
 
 
@@ -72,8 +72,8 @@ def test_a_laggard_that_is_gone_blocks_nobody():
 def test_a_session_waits_for_the_one_whose_id_it_took():
     told = []
     handoff = Handoff(PLAIN, told.append)
-    old = Seat(1, acked=(1, 1), first=(1, 1), last=(1, 2))
-    new = Seat(1, acked=(1, 2), first=(1, 2))
+    old = Participant(1, acked=(1, 1), first=(1, 1), last=(1, 2))
+    new = Participant(1, acked=(1, 2), first=(1, 2))
     seats = {("a", "old"): old, ("a", "new"): new}
     handoff.publish((1, 1), {"a": 1}, {"a": "old"}, {("a", "old"): old}, 0.0)
     handoff.publish((1, 2), {"a": 1}, {"a": "new"}, seats, 1.0)
@@ -83,7 +83,7 @@ def test_a_session_waits_for_the_one_whose_id_it_took():
 @pytest.mark.parametrize(("acked", "since"), [(None, None), ((1, 1), 2.0), ((1, 2), 3.0), ((1, 3), None)])
 def test_lagging_counts_from_the_first_epoch_not_acknowledged(acked, since):
     handoff, _, _ = handoff_of(TWO, THREE, TWO)
-    assert handoff.lagging_since(Seat(1, acked=acked)) == since
+    assert handoff.lagging_since(Participant(1, acked=acked)) == since
 
 
 def test_epochs_that_nobody_can_act_on_are_forgotten():
@@ -91,7 +91,7 @@ def test_epochs_that_nobody_can_act_on_are_forgotten():
     for seat in seats.values():
         seat.acked = (1, 3)
     handoff.trim(seats.values())
-    assert handoff.claims(Seat(1, acked=(1, 1), first=(1, 1))) == [(1, 3)]
+    assert handoff.claims(Participant(1, acked=(1, 1), first=(1, 1))) == [(1, 3)]
 
 
 def test_moved_keys_pause_until_the_loser_is_through_and_the_others_never():

@@ -49,7 +49,7 @@ class Wishes(RuleBasedStateMachine):
     @rule(who=WHO)
     def die_and_come_back(self, who):
         old = self.members[who]
-        self.world.membership.release(self.world.now, old.key)
+        self.world.membership.died(self.world.now, old.key)
         self.members[who] = self.world.member(old.id, exclusive=False, group="h")
 
     @rule(name=NAMES)
@@ -84,7 +84,7 @@ class Wishes(RuleBasedStateMachine):
         assert sorted(map(id, listed)) == sorted(id(claim) for claim in claims if claim.verdict is None)
         assert set(table.due) <= set(table.locks)
         assert all(lock.holders or lock.waiters for lock in table.locks.values())
-        assert {claim.key for claim in claims} | table.unsure <= set(membership.sessions)
+        assert {claim.key for claim in claims} | table.unverified <= set(membership.sessions)
         if not table.due and not membership.locks_unknown:
             assert all(lock.holders for lock in table.locks.values())
 

@@ -25,8 +25,11 @@ ENTRIES = st.one_of(
                 "mine": "me" in members,
                 "base": None,
                 "changed": members,
-                "laggards": [(name, [(0, at)]) for at, name in enumerate(laggards)],
-                "rings": [((0, at), False, difference(ring, members)) for at, ring in enumerate(laggards.values())],
+                "laggards": [{"member": name, "epochs": [(0, at)]} for at, name in enumerate(laggards)],
+                "rings": [
+                    {"epoch": (0, at), "whole": False, "members": difference(ring, members)}
+                    for at, ring in enumerate(laggards.values())
+                ],
             }
         },
         st.integers(1, 3),

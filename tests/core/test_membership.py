@@ -195,7 +195,7 @@ def test_metadata_outlives_an_expiry():
     member.beat()
     world.wait(12.0)
     member.beat()
-    assert world.membership.groups["g"].seats[member.key].metadata == {"zone": "north"}
+    assert world.membership.groups["g"].participants[member.key].metadata == {"zone": "north"}
 
 
 def test_an_incarnation_of_the_past_is_outbid_once_the_coordinator_is_proven():
@@ -294,7 +294,7 @@ def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
     for member in many:
         member.member_state.leave("g")
         member.beat()
-        world.membership.release(world.now, member.key)
+        world.membership.died(world.now, member.key)
     beat(*few)
     assert (world.membership.interval, world.membership.ttl) == (PLAIN.hold, PLAIN.ttl)
     assert few[0].member_state.interval == PLAIN.hold

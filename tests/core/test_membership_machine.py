@@ -63,7 +63,7 @@ class Calls(RuleBasedStateMachine):
     @rule(which=SESSIONS)
     def die(self, which):
         member = self.members.pop(which % len(self.members))
-        self.world.membership.release(self.world.now, member.key)
+        self.world.membership.died(self.world.now, member.key)
 
     @rule(name=NAMES, group=GROUPS, call=st.sampled_from(["join", "use", "leave", "drain", "forget", "heartbeat"]))
     def call(self, name, group, call):
@@ -108,13 +108,13 @@ class Calls(RuleBasedStateMachine):
     def books_are_kept(self):
         membership = self.world.membership
         for name, group in self._groups():
-            for key in group.seats.keys() | group.joiners.keys():
+            for key in group.participants.keys() | group.joiners.keys():
                 assert name in membership.sessions[key].groups
-            for member, (weight, session) in group.desired.items():
-                assert group.seats[member, session].weight == weight
-            for key in group.seats:
-                assert set(group.waits_for(key)) <= {other for other, _ in group.seats}
-            assert not any(member == "w" for member, _ in group.seats.keys() | group.joiners.keys())
+            for member, (weight, session) in group.next_ring.items():
+                assert group.participants[member, session].weight == weight
+            for key in group.participants:
+                assert set(group.waits_for(key)) <= {other for other, _ in group.participants}
+            assert not any(member == "w" for member, _ in group.participants.keys() | group.joiners.keys())
             assert set(membership.watchers.of(name)) <= membership.sessions.keys()
         for key in membership.sessions:
             assert key in membership._leases or key in membership._overdue

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition_actor.core.timers import Alarms, LeaseQueue
+from partition_actor.core.timers import LeaseQueue, Timers
 
 
 def test_leases_end_in_order_and_renewing_puts_off_the_end():
@@ -78,15 +78,15 @@ def test_it_is_a_dict_of_ends(calls):
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.one_of(st.none(), st.integers(0, 9))), max_size=30), st.integers(0, 9)
 )
-def test_alarms_ring_once_in_order_at_the_moment_set_last(sets, now):
-    alarms, wanted = Alarms(), {}
+def test_timers_fire_once_in_order_at_the_moment_set_last(sets, now):
+    timers, wanted = Timers(), {}
     for key, moment in sets:
-        alarms.set(key, moment)
+        timers.set(key, moment)
         wanted[key] = moment
     wanted = {key: moment for key, moment in wanted.items() if moment is not None}
-    assert alarms.next() == min(wanted.values(), default=None)
-    rung = alarms.ring(now)
+    assert timers.next() == min(wanted.values(), default=None)
+    rung = timers.fire(now)
     assert sorted(rung) == sorted(key for key, moment in wanted.items() if moment <= now)
     assert [wanted[key] for key in rung] == sorted(wanted[key] for key in rung)
-    assert alarms.ring(now) == []
-    assert alarms.next() == min((moment for moment in wanted.values() if moment > now), default=None)
+    assert timers.fire(now) == []
+    assert timers.next() == min((moment for moment in wanted.values() if moment > now), default=None)

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.lock_table import LockTable
@@ -87,8 +88,8 @@ class Model:
         self.now = 0.0
         self.keys = keys
         self.incarnations = 1
-        self.partition_actor = Membership(SETTINGS, 1, 0.0, first=True)
-        self.partition_actor.prove(0.0)
+        self.driver = MembershipDriver(Membership(SETTINGS, 1, 0.0, first=True))
+        self.driver.proof(0.0, 0.0)
         self.members = [Member(f"m{number}") for number in range(members - 1)]
         self.left = set(events)
         self.requests = {f"m{number}": 9 for number in range(members)}
@@ -146,9 +147,8 @@ class Model:
         self._tick()
 
     def _tick(self) -> None:
-        self.partition_actor.prove(self.now)
-        self.partition_actor.tick(self.now)
-        self.partition_actor.take_news()
+        self.driver.proof(self.now, self.now)
+        self.driver.actions(self.now)
 
     def _send(self, member: Member) -> None:
         self.requests[member.name] -= 1
@@ -156,15 +156,12 @@ class Model:
 
     def _deliver(self, member: Member) -> None:
         request = member.under_way[1]
-        self.partition_actor.sync(self.now, request)
+        self.driver.request(self.now, request)
         member.under_way = ("held", request["seq"])
 
     def _answer(self, member: Member) -> None:
-        key = (member.name, member.name)
-        member.under_way = (
-            "reply",
-            self.partition_actor.reply(self.now, self.partition_actor.session(key), member.under_way[1]),
-        )
+        reply = self.driver.reply(self.now, (member.name, member.name), member.under_way[1])
+        member.under_way = ("nothing", None) if reply is None else ("reply", reply)
 
     def _hear(self, member: Member) -> None:
         before = frozenset(member.member_state.subset(self.now, GROUP, self.keys))
@@ -196,7 +193,7 @@ class Model:
 
     def _restart(self) -> None:
         self.incarnations += 1
-        self.partition_actor = Membership(SETTINGS, self.incarnations, self.now, restarted=True)
+        self.driver = MembershipDriver(Membership(SETTINGS, self.incarnations, self.now, restarted=True))
         for member in self.members:
             if member.under_way[0] == "held":
                 member.under_way = ("nothing", None)
@@ -227,7 +224,8 @@ LEFT_OUT: dict[type, frozenset[str]] = {
     Model: frozenset({"now", "keys"}),  # `steps` tells the time; the keys never change
     MemberState: frozenset({"settings"}),  # the settings never change
     Membership: frozenset({"settings"}),
-    Group: frozenset({"settings", "_news", "_dirty"}),  # references to two fields of the Membership
+    MembershipDriver: frozenset({"_now"}),  # the moment of a step that is over
+    Group: frozenset({"settings", "_news", "_changed"}),  # references to two fields of the Membership
     Handoff: frozenset({"_settings", "_tell"}),  # a method of the Group
     LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
     View: frozenset({"_rings"}),  # a cache of what `members` give

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.lock_table import LockRecord, LockTable
 from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
-from partition_actor.core.sessions import Sessions
 from partition_actor.settings import Settings
 from partition_actor.testing.partition_actors import SimulatedPartitionActor
 from partition_actor.testing.workers import Worker
@@ -19,7 +19,7 @@ _receive = MemberState.receive
 _on_reply = Worker.on_reply
 _claims = Handoff._claims
 _of = Report.of.__func__
-_init = Sessions.__init__
+_init = Membership.__init__
 _on_death = SimulatedPartitionActor.on_death
 _use = Membership.use
 _take = LockTable.take
@@ -38,7 +38,7 @@ def lease_from_the_reply(patch: Any) -> None:
 
 def no_margin(patch: Any) -> None:
     """Rule 1: the partition actor expires a lease at receipt + ttl."""
-    patch.setattr(Sessions, "_grace", lambda self, term: term)
+    patch.setattr(Membership, "_grace", lambda self, lease: lease)
 
 
 def late_replies_accepted(patch: Any) -> None:
@@ -55,23 +55,24 @@ def lease_of_the_shortest_length(patch: Any) -> None:
         self._leases.drop(key)
         self._leases.renew(key, self._run(now), self._grace(self.settings.ttl))
 
-    patch.setattr(Sessions, "_renew", renew)
+    patch.setattr(Membership, "_renew", renew)
 
 
 def old_session_released_at_once(patch: Any) -> None:
     """Rule 2: a session whose id another has taken holds nothing any more."""
-    patch.setattr(Group, "_lose_place", lambda self, key: self._unseat(key))
+    patch.setattr(Group, "_forget_if_free", lambda self, key: self._forget(key))
 
 
 def zombie_readmitted(patch: Any) -> None:
     """Rule 2: a session that has lost its id takes it back."""
 
-    def take_newcomer(self, now, key, report, standing, *, late):
+    def admit(self, now, key, report, state, *, late):
         self._displaced.clear()
-        _take_newcomer(self, now, key, replace(report, have=None, met=True), standing, late=False)
+        unseen = replace(report, said={**report.said, "have": None}, met=True)
+        _admit(self, now, key, unseen, state, late=False)
 
-    _take_newcomer = Group.take_newcomer
-    patch.setattr(Group, "take_newcomer", take_newcomer)
+    _admit = Group.admit
+    patch.setattr(Group, "admit", admit)
 
 
 def acknowledged_before_callbacks(patch: Any) -> None:
@@ -94,25 +95,25 @@ def laggards_left_out(patch: Any) -> None:
 
 def only_the_last_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the last counts."""
-    patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[-1:])
+    patch.setattr(Handoff, "_claims", lambda self, participant: _claims(self, participant)[-1:])
 
 
 def only_the_first_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the one that it acknowledged counts."""
-    patch.setattr(Handoff, "_claims", lambda self, seat: _claims(self, seat)[:1])
+    patch.setattr(Handoff, "_claims", lambda self, participant: _claims(self, participant)[:1])
 
 
 def leaver_released_at_once(patch: Any) -> None:
     """Rule 4: a member that leaves or is drained holds nothing any more, whatever it has acknowledged."""
-    patch.setattr(Group, "give_up_place", lambda self, key, now: self.drop_seat(key, now))
+    patch.setattr(Group, "take_off_ring", lambda self, key, now: self.remove(key, now))
 
 
 def forgotten_released_at_once(patch: Any) -> None:
     """Rule 5: a member that an operator forgets holds nothing any more."""
 
     def forget(self, now, group, member):
-        found, key = self._placed(group, member)
-        found.drop_seat(key, now)
+        found, key = self._find_member(group, member)
+        found.remove(key, now)
         self.tick(now)
 
     patch.setattr(Membership, "forget", forget)
@@ -129,14 +130,14 @@ def bare_caller_without_lease(patch: Any) -> None:
     def use(self, now, group, key):
         _use(self, now, group, key)
         found = self.find(group)
-        return None if found.recovering or key not in found.seats or found.epoch is None else found.view_for(key)
+        return None if found.recovering or key not in found.participants or found.epoch is None else found.view_for(key)
 
     patch.setattr(Membership, "use", use)
 
 
 def bare_caller_answered_without_proof(patch: Any) -> None:
     """Rule 8: `get_subset` answers before the partition actor is proven to be the latest."""
-    patch.setattr(SimulatedPartitionActor, "_may_answer", lambda self, call: self.membership.settled(call.group))
+    patch.setattr(MembershipDriver, "_needs_proof", lambda self, group: False)
 
 
 def recovery_ended_without_proof(patch: Any) -> None:
@@ -148,7 +149,7 @@ def recovery_ended_without_proof(patch: Any) -> None:
             if group.recovering:
                 group.recovered(now)
 
-    patch.setattr(Sessions, "_end_recovery", end_recovery)
+    patch.setattr(Membership, "_end_recovery", end_recovery)
 
 
 def fenced_released_at_once(patch: Any) -> None:
@@ -161,7 +162,7 @@ def fenced_released_at_once(patch: Any) -> None:
                 self.groups[name].ack(key, self.groups[name].epoch)
         return False
 
-    patch.setattr(Sessions, "_fenced", acknowledged_by_force)
+    patch.setattr(Membership, "_fenced", acknowledged_by_force)
 
 
 def no_recovery_wait(patch: Any) -> None:
@@ -170,7 +171,7 @@ def no_recovery_wait(patch: Any) -> None:
     def init(self, settings, incarnation, now, *, first=False, restarted=False):
         _init(self, settings, incarnation, now, first=True)
 
-    patch.setattr(Sessions, "__init__", init)
+    patch.setattr(Membership, "__init__", init)
 
 
 def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
@@ -180,7 +181,7 @@ def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
 
 def lease_before_views_are_known(patch: Any) -> None:
     """Rule 7: a lease is granted on views that the partition actor does not know or that nobody waits for."""
-    patch.setattr(Sessions, "_unsure", lambda self, key, session, name: False)
+    patch.setattr(Membership, "_is_unverified", lambda self, key, session, name: False)
 
 
 def lapsed_lease_brought_back(patch: Any) -> None:
@@ -202,18 +203,18 @@ def lease_for_an_unknown_request(patch: Any) -> None:
 
     def sync(self, now, request):
         session = self.sessions.get((request["member"], request["session"]))
-        if "same" in request and (session is None or session.stated_at != request["same"]):
+        if "same" in request and (session is None or session.whole_seq != request["same"]):
             request = {**request, "interval": self.interval, "leased": True, "groups": {}}
             del request["same"]
         return _sync(self, now, request)
 
-    _sync = Sessions.sync
-    patch.setattr(Sessions, "sync", sync)
+    _sync = Membership.sync
+    patch.setattr(Membership, "sync", sync)
 
 
 def proof_ignored(patch: Any) -> None:
     """Rule 8: a partition actor cut off from the GCS goes on granting leases."""
-    patch.setattr(Sessions, "prove", lambda self, at: setattr(self, "_proof", float("inf")))
+    patch.setattr(Membership, "prove", lambda self, at: setattr(self, "_proof", float("inf")))
 
 
 def leases_ended_without_proof(patch: Any) -> None:
@@ -223,12 +224,12 @@ def leases_ended_without_proof(patch: Any) -> None:
         for key in list(self._overdue):
             self._end(key, now)
 
-    patch.setattr(Sessions, "_end_overdue", end_overdue)
+    patch.setattr(Membership, "_end_overdue", end_overdue)
 
 
 def incarnation_ignored(patch: Any) -> None:
     """Rule 8: a member follows any partition actor that answers, even if it has heard of a later one."""
-    patch.setattr(Sessions, "_outbid", lambda self, now, incarnation: None)
+    patch.setattr(Membership, "_advance_incarnation", lambda self, now, incarnation: None)
 
     def receive(self, reply):
         if reply["seq"] == self._seq and reply["incarnation"] < self.incarnation:
@@ -244,10 +245,10 @@ def incarnation_ignored(patch: Any) -> None:
 def later_incarnation_exceeded(patch: Any) -> None:
     """Rule 8: an old partition actor exceeds the incarnation of its successor."""
 
-    def outbid(self, now, incarnation):
+    def advance(self, now, incarnation):
         self.incarnation, self._counter = incarnation + 1, 0
 
-    patch.setattr(Sessions, "_outbid", outbid)
+    patch.setattr(Membership, "_advance_incarnation", advance)
 
 
 def token_without_incarnation(patch: Any) -> None:
@@ -262,8 +263,8 @@ def lock_granted_during_recovery(patch: Any) -> None:
         _tick(self, now)
         self.locks.grant(self._may_hold, self._next_epoch)
 
-    _tick = Sessions.tick
-    patch.setattr(Sessions, "tick", tick)
+    _tick = Membership.tick
+    patch.setattr(Membership, "tick", tick)
 
 
 def lock_granted_without_proof(patch: Any) -> None:
@@ -274,8 +275,8 @@ def lock_granted_without_proof(patch: Any) -> None:
         if not self.recovering(now):
             self.locks.grant(self._may_hold, self._next_epoch)
 
-    _tick = Sessions.tick
-    patch.setattr(Sessions, "tick", tick)
+    _tick = Membership.tick
+    patch.setattr(Membership, "tick", tick)
 
 
 def lock_freed_without_proof(patch: Any) -> None:
@@ -288,8 +289,8 @@ def lock_freed_without_proof(patch: Any) -> None:
                 self._end(key, now)
         _end_overdue(self, now)
 
-    _end_overdue = Sessions._end_overdue
-    patch.setattr(Sessions, "_end_overdue", end_overdue)
+    _end_overdue = Membership._end_overdue
+    patch.setattr(Membership, "_end_overdue", end_overdue)
 
 
 def lapsed_hold_goes_on(patch: Any) -> None:
@@ -307,7 +308,7 @@ def broken_lock_free_at_once(patch: Any) -> None:
             self._drop(claim)
             claim.token, claim.verdict = 0, "lost"
             self._news.add(claim.key)
-        return len(broken)
+        return broken
 
     patch.setattr(LockTable, "break_", break_)
 
@@ -317,7 +318,7 @@ def lease_before_holds_are_known(patch: Any) -> None:
 
     def take(self, key, stated, *, recovering, trusted):
         _take(self, key, stated, recovering=recovering, trusted=trusted)
-        self.unsure.clear()
+        self.unverified.clear()
 
     patch.setattr(LockTable, "take", take)
 

@@ -12,10 +12,10 @@ import mutants
 import pytest
 from exhaustive import EVENTS, LEFT_OUT, Model, names_of, saved, search, successors
 
-from partition_actor.core.expiry import SessionRecord
-from partition_actor.core.handoff import Seat
+from partition_actor.core.group import ReportState
+from partition_actor.core.handoff import Participant
 from partition_actor.core.member import GroupState
-from partition_actor.core.reports import ReportState
+from partition_actor.core.membership import SessionRecord
 from partition_actor.core.timers import LeaseQueue
 from partition_actor.core.views import ChangeLog
 
@@ -86,7 +86,7 @@ def test_every_field_counts_but_those_that_are_left_out():
             object.__setattr__(found, name, ("changed", before))
             assert model.identity() != identity, f"{type(found).__name__}.{name}"
             object.__setattr__(found, name, before)
-    assert {GroupState, SessionRecord, ReportState, Seat, ChangeLog, LeaseQueue, *LEFT_OUT} <= classes
+    assert {GroupState, SessionRecord, ReportState, Participant, ChangeLog, LeaseQueue, *LEFT_OUT} <= classes
 
 
 @pytest.mark.parametrize(("members", "steps", "events"), [(2, 1, EVENTS), (3, 0, ("join", "leave"))])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.membership import Membership
 from partition_actor.settings import Settings
 
@@ -23,8 +24,8 @@ class Pair:
 
     def __init__(self, *, exclusive=False):
         self.now = 0.0
-        self.membership = Membership(SETTINGS, 1, self.now, first=True)
-        self.membership.prove(0.0)
+        self.driver = MembershipDriver(Membership(SETTINGS, 1, self.now, first=True))
+        self.driver.proof(0.0, 0.0)
         self.tally = _members.Tally()
         self.members = {
             name: _members.Member(name, "group", exclusive=exclusive, settings=SETTINGS) for name in ("a", "b")
@@ -33,11 +34,11 @@ class Pair:
     def exchange(self, name, hold=0.0, delay=0.0):
         """One request of a member; the reply is made `hold` seconds later and takes `delay` seconds."""
         request = self.members[name].request(self.now)
-        self.membership.sync(self.now, request)
+        self.driver.request(self.now, request)
         self.now += hold
-        self.membership.tick(self.now)
-        key = (name, request["session"])
-        reply = self.membership.reply(self.now, self.membership.session(key), request["seq"])
+        self.driver.timer(self.now)
+        self.driver.actions(self.now)
+        reply = self.driver.reply(self.now, (name, request["session"]), request["seq"])
         self.now += delay
         self.members[name].take(reply, self.now, self.tally)
 
@@ -72,7 +73,7 @@ def test_news_counts_in_bytes_and_not_as_late(pair):
     pair.exchange("a", hold=HELD)
     assert pair.members["a"].received_bytes == before
     pair.tally = _members.Tally()
-    pair.membership.release(pair.now, ("b", _members.session_of("b")))
+    pair.driver.died(pair.now, ("b", _members.session_of("b")))
     pair.exchange("a", delay=10 * HELD)
     assert pair.members["a"].received_bytes > before
     assert pair.members["a"].size == 1
@@ -80,7 +81,7 @@ def test_news_counts_in_bytes_and_not_as_late(pair):
 
 
 def test_a_live_member_that_was_expired_is_counted(pair):
-    pair.membership.release(pair.now, ("a", _members.session_of("a")))
+    pair.driver.close(pair.now, ("a", _members.session_of("a")))
     for _ in range(2):  # the first is short, and refers to a request that is forgotten
         pair.exchange("a", hold=0.5)
     assert pair.tally.rejoined == 1
@@ -116,11 +117,11 @@ def test_groups_are_filled_one_after_another():
 def test_the_core_alone_serves_idle_heartbeats_and_expires_exactly_the_silent(exclusive):
     crowd = core.Crowd(30, 3, 3, exclusive=exclusive)
     for _ in range(2):
-        crowd.round(crowd.members, crowd.membership.interval / 30)
+        crowd.round(crowd.members, crowd.driver.membership.interval / 30)
         crowd.expire(4, groups=2)
         crowd.catch_up()
-    sessions = crowd.membership.sessions
+    sessions = crowd.driver.membership.sessions
     assert {member for member, _ in sessions} == {member.member_id for member in crowd.members}
     assert len(sessions) == 22
-    assert sum(len(group.members) for group in crowd.membership.groups.values()) == 22
-    assert len(crowd.membership.groups["group-2"].members) == 10
+    assert sum(len(group.members) for group in crowd.driver.membership.groups.values()) == 22
+    assert len(crowd.driver.membership.groups["group-2"].members) == 10

@@ -1,0 +1,313 @@
+"""Drives the membership state machine: events in, actions out.
+
+Whoever runs a partition actor (the Ray actor, the simulation, tests) hands each event to the driver, and then carries
+out its `actions`: answers these heartbeats and calls, stops watching these processes, asks for a proof. What is held,
+for how long, and what a call waits for is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from partition_actor.core.epochs import Epoch, fencing_token
+from partition_actor.core.group import Group
+from partition_actor.core.membership import Membership
+from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
+from partition_actor.errors import PartitionError
+
+
+@dataclass(slots=True)
+class Actions:
+    """What to do after an event."""
+
+    answer: list[SessionKey] = field(default_factory=list)
+    """Sessions whose held heartbeat is to be answered now, with `MembershipDriver.reply`."""
+    results: list[tuple[Any, Any]] = field(default_factory=list)
+    """``(call, result)`` of calls that wait no more; a result that is a ``PartitionError`` is to be raised."""
+    unwatch: list[SessionKey] = field(default_factory=list)
+    """Sessions that are over: nobody need watch their processes any more."""
+    prove: bool = False
+    """Ask the GCS now whether it counts this node alive."""
+    wake_at: float = 0.0
+    """When to call `MembershipDriver.timer` at the latest, on the partition actor's clock."""
+
+
+class _Published(NamedTuple):
+    """Until everything asked for so far in a group is published."""
+
+    group: str
+
+
+class _Proven(NamedTuple):
+    """Until there is a proof from `since` or later."""
+
+    since: float
+
+
+class _Until(NamedTuple):
+    """Until `holds(now)`."""
+
+    holds: Callable[[float], bool]
+
+
+_Wait = _Published | _Proven | _Until
+_Steps = Generator[_Wait, None, Any]
+"""A call in steps: it yields what it waits for, and returns its result. Meanwhile time goes on: see `_now`."""
+
+
+class MembershipDriver:
+    """Events of one partition actor. A *call* is any hashable token of the caller's, by which its result comes back."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self._held: dict[SessionKey, int] = {}
+        """The `seq` of the heartbeat that is held for each session."""
+        self._published: dict[str, list[tuple[Any, _Steps]]] = {}
+        """By group, the calls that wait for it to be published."""
+        self._waiting: list[tuple[_Proven | _Until, Any, _Steps]] = []
+        self._results: list[tuple[Any, Any]] = []
+        self._now = 0.0
+        """The time at which a call takes its present step."""
+        self._stepped = True
+        """Whether an event has come since the last `actions` that may have changed something."""
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether there may be something to do since the last `actions`: not after a heartbeat without news."""
+        return self._stepped or self.membership.has_work
+
+    def actions(self, now: float) -> Actions:
+        """What to do now."""
+        membership, self._stepped = self.membership, False
+        while self._resume(now):
+            pass
+        actions = Actions(results=self._results, prove=any(isinstance(wait, _Proven) for wait, _, _ in self._waiting))
+        self._results = []
+        for key in sorted(membership.take_news()):
+            if key not in membership.sessions:
+                actions.unwatch.append(key)
+            if key in self._held and membership.has_news(key):
+                actions.answer.append(key)
+        actions.wake_at = membership.deadline()
+        return actions
+
+    # -- time and proofs ----------------------------------------------------------------------------------------
+
+    def timer(self, now: float) -> None:
+        """The moment `Actions.wake_at` has come."""
+        self.membership.tick(now)
+        self._stepped = True
+
+    def proof(self, now: float, at: float) -> None:
+        """The GCS counted this partition actor's node alive at or after `at`: rule 8."""
+        self.membership.prove(at)
+        self.timer(now)
+
+    # -- heartbeats ---------------------------------------------------------------------------------------------
+
+    def request(self, now: float, request: Request | ShortRequest) -> float:
+        """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
+
+        It overtakes one of the same session that is still held. Raises what ``Membership.sync`` raises.
+        """
+        membership = self.membership
+        session = membership.renew(now, request) if "same" in request else None
+        if session is None:
+            session = membership.sync(now, request)
+            self._stepped = True
+        key = (request["member"], request["session"])
+        if session is None:  # a dead process is held off, an overtaken request has its answer
+            return membership.interval if membership.is_dead(key) else 0.0
+        seconds = membership.hold_for(session)
+        if seconds:
+            self._held[key] = request["seq"]
+        return seconds
+
+    def reply(self, now: float, key: SessionKey, seq: int) -> Reply | None:
+        """The answer to heartbeat `seq` of a session; None when a later one has overtaken it."""
+        membership = self.membership
+        if self._held.get(key) == seq:
+            del self._held[key]
+        session = membership.session(key)
+        if membership.is_dead(key) or (key in membership.sessions and session.seq != seq):
+            return None
+        return membership.reply(now, session, seq)
+
+    def is_accepted(self, key: SessionKey) -> bool:
+        """Whether the latest heartbeat of a session was taken in, so that its process is to be watched."""
+        session = self.membership.sessions.get(key)
+        return session is not None and not session.needs_resync and not session.resync
+
+    def has_joined(self, key: SessionKey) -> bool:
+        """Whether a session takes part in some group, so that it has taken its predecessor's place by now."""
+        session = self.membership.sessions.get(key)
+        return session is not None and bool(session.groups)
+
+    # -- ends of processes --------------------------------------------------------------------------------------
+
+    def died(self, now: float, key: SessionKey) -> None:
+        """The process of a session is certainly dead: rule 5."""
+        self.membership.died(now, key)
+        self._stepped = True
+
+    def ending(self, now: float, key: SessionKey) -> None:
+        """The process of a session is about to end."""
+        self.membership.ending(now, key)
+        self._stepped = True
+
+    def close(self, now: float, key: SessionKey) -> None:
+        """A session says that it has stopped working, and will not come back."""
+        self.membership.close(now, key)
+        self._stepped = True
+
+    # -- calls of a bare handle ---------------------------------------------------------------------------------
+
+    def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
+        """Renew the lease of a bare caller; see ``Membership.heartbeat``."""
+        self._stepped = True
+        return self.membership.heartbeat(now, key)
+
+    def get_subset(
+        self, now: float, call: Any, group: str, key: SessionKey, weight: int, exclusive: bool | None = None
+    ) -> None:
+        """The result is the view that the caller may act on, or None: nothing."""
+        self._begin(now, call, self._get_subset(group, key, weight, exclusive))
+
+    def _get_subset(
+        self, group: str, key: SessionKey, weight: int, exclusive: bool | None
+    ) -> Generator[_Wait, None, ViewMessage | None]:
+        received = self._now
+        if not self.membership.is_drained(group, key):
+            self.membership.join(received, group, key, weight, None, exclusive)
+        yield _Published(group)
+        if self._needs_proof(group):
+            yield _Proven(received)
+        return self.membership.use(self._now, group, key)
+
+    def _needs_proof(self, group: str) -> bool:
+        """Rule 8: only the latest partition actor may answer a bare caller in an exclusive group."""
+        return self.membership.find(group).exclusive
+
+    def join(
+        self, now: float, call: Any, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None
+    ) -> None:
+        """The result is ``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
+        self._begin(now, call, self._join(group, key, weight, metadata, exclusive))
+
+    def _join(self, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None) -> _Steps:
+        self.membership.join(self._now, group, key, weight, metadata, exclusive)
+        yield _Published(group)
+        found = self.membership.find(group)
+        token = fencing_token(found.epoch) if found.epoch else 0
+        return {"epoch": found.epoch, "token": token, "exclusive": found.exclusive, "members": dict(found.members)}
+
+    # -- calls of operators and of anybody ----------------------------------------------------------------------
+
+    def find(self, now: float, call: Any, group: str) -> None:
+        """The result is the ``Group``, once it is published."""
+        self._begin(now, call, self._find(group))
+
+    def _find(self, group: str) -> Generator[_Wait, None, Group]:
+        membership = self.membership
+        if membership.restarted and group not in membership.groups:  # its members may have still to report
+            yield _Until(lambda now: group in membership.groups or not membership.recovering(now))
+        membership.find(group)
+        yield _Published(group)
+        return membership.find(group)
+
+    def change(self, now: float, call: Any, name: str, group: str, *arguments: Any) -> None:
+        """`leave`, `drain` or `forget` of ``Membership``; the result is the epoch that shows the change, or None."""
+        self._begin(now, call, self._change(name, group, *arguments))
+
+    def _change(self, name: str, group: str, *arguments: Any) -> Generator[_Wait, None, Epoch | None]:
+        yield from self._find(group)
+        getattr(self.membership, name)(self._now, group, *arguments)
+        yield _Published(group)
+        found = self.membership.groups.get(group)
+        return None if found is None else found.epoch
+
+    def make_group(self, now: float, group: str) -> bool:
+        """See ``Membership.make_group``."""
+        self._stepped = True
+        return self.membership.make_group(now, group)
+
+    def delete_group(self, now: float, call: Any, group: str) -> None:
+        """The result is that of ``Membership.delete_group``."""
+        self._begin(now, call, self._delete_group(group))
+
+    def _delete_group(self, group: str) -> Generator[_Wait, None, bool]:
+        yield from self._find(group)
+        return self.membership.delete_group(self._now, group)
+
+    # -- locks --------------------------------------------------------------------------------------------------
+
+    def break_lock(self, now: float, call: Any, name: str) -> None:
+        """The result is how many held the lock, once they know that they do not, or have lost their lease."""
+        self._begin(now, call, self._break_lock(name))
+
+    def _break_lock(self, name: str) -> Generator[_Wait, None, int]:
+        yield self._lock_known(name)
+        broken = self.membership.break_lock(self._now, name)
+        holders = self.membership.locks.holders
+        yield _Until(lambda _: not any(claim is holder for claim in broken for holder in holders(name)))
+        return len(broken)
+
+    def get_leader(self, now: float, call: Any, group: str) -> None:
+        """The result is the ``SessionKey`` of the session that leads a group, or None."""
+        self._begin(now, call, self._get_leader(leader_name(group)))
+
+    def _get_leader(self, name: str) -> Generator[_Wait, None, SessionKey | None]:
+        yield self._lock_known(name)
+        leaders = [claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None]
+        return leaders[0] if leaders else None
+
+    def _lock_known(self, name: str) -> _Until:
+        """After a restart somebody may hold a lock and have still to report it."""
+        membership = self.membership
+        return _Until(lambda _: not membership.locks_unknown or bool(membership.locks.holders(name)))
+
+    # -- calls that wait ----------------------------------------------------------------------------------------
+
+    def _begin(self, now: float, call: Any, steps: _Steps) -> None:
+        self._stepped = True
+        self._go_on(now, call, steps)
+
+    def _go_on(self, now: float, call: Any, steps: _Steps) -> None:
+        """Take the steps of a call until it has to wait."""
+        self._now = now
+        try:
+            wait = next(steps)
+            while self._is_over(now, wait):
+                wait = next(steps)
+        except StopIteration as end:
+            self._results.append((call, end.value))
+        except PartitionError as error:
+            self._results.append((call, error))
+        else:
+            if isinstance(wait, _Published):
+                self._published.setdefault(wait.group, []).append((call, steps))
+            else:
+                self._waiting.append((wait, call, steps))
+
+    def _is_over(self, now: float, wait: _Wait) -> bool:
+        if isinstance(wait, _Published):
+            return self.membership.is_published(wait.group)
+        if isinstance(wait, _Proven):
+            return self.membership.proven_since(wait.since)
+        return wait.holds(now)
+
+    def _resume(self, now: float) -> bool:
+        """Go on with the calls whose wait is over; whether there were any."""
+        ready = [
+            call
+            for group in [group for group in self._published if self.membership.is_published(group)]
+            for call in self._published.pop(group)
+        ]
+        if self._waiting:
+            ready += [(call, steps) for wait, call, steps in self._waiting if self._is_over(now, wait)]
+            self._waiting = [waiting for waiting in self._waiting if not self._is_over(now, waiting[0])]
+        for call, steps in ready:
+            self._go_on(now, call, steps)
+        return bool(ready)
