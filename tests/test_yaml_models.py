@@ -73,6 +73,11 @@ def test_a_problem_deep_in_the_file_has_its_own_line_and_the_path_to_it(refused)
     ]
 
 
+def test_a_key_twice_is_reported_even_if_an_override_replaces_it(refused):
+    said = "f.yaml:2: low: got 1, expected it once: line 1 has it already"
+    assert refused("low: 0\nlow: 1\n", low=1) == [said]
+
+
 def test_a_key_twice_in_a_nested_mapping_is_reported_with_both_lines(refused):
     assert refused("parts:\n  - size: 1\n    size: 2\n") == [
         "f.yaml:3: parts.0.size: got 2, expected it once: line 2 has it already"
