@@ -184,9 +184,9 @@ class Document:
         location = self._without_tags(problem.location)
         names = [*map(str, location[:1]), problem.other]
         name = next((name for name in names if name in overrides or (name,) in self._lines), "")
-        if name in overrides:
-            said = str(problem) if name == problem.other else f"expected {problem.expected}"
-            return 0, f"--{name} {overrides[name]}: {said}"
+        if name in overrides and problem.line is None:
+            expected = problem.expected if problem.got is _NOTHING else f"expected {problem.expected}"
+            return 0, f"--{name} {overrides[name]}: {problem if name == problem.other else expected}"
         got = problem.got if problem.got is _NOTHING else self._sources.get(location, problem.got)
         line = problem.line or self._line_at(location) or self._line_at((problem.other,)) or 1
         return line, f"{self._name}:{line}: {Problem(location, problem.expected, got)}"

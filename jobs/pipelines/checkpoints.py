@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS series (
     shard TEXT, input TEXT, step TEXT, meter TEXT, resource_id TEXT, state TEXT NOT NULL,
     PRIMARY KEY (shard, input, step, meter, resource_id)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reign (
+CREATE TABLE IF NOT EXISTS ownership (
     shard TEXT, token INTEGER, owner TEXT NOT NULL, since REAL NOT NULL,
     samples INTEGER NOT NULL DEFAULT 0, repeats INTEGER NOT NULL DEFAULT 0,
     waited REAL NOT NULL DEFAULT 0, longest REAL NOT NULL DEFAULT 0, PRIMARY KEY (shard, token)
@@ -55,7 +55,7 @@ class Claim:
     memory: Memory
 
 
-class Reign(NamedTuple):
+class Ownership(NamedTuple):
     """What one owner did under one token."""
 
     shard: str
@@ -92,7 +92,7 @@ class Checkpoints(Database):
                 raise Superseded(f"{shard}: token {mine} is older than {held}")
             self._db.execute("INSERT OR REPLACE INTO shard VALUES (?, ?)", [shard, mine])
             self._db.execute(
-                "INSERT OR IGNORE INTO reign (shard, token, owner, since) VALUES (?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO ownership (shard, token, owner, since) VALUES (?, ?, ?, ?)",
                 [shard, mine, owner, time.time()],
             )
             return Claim(shard, mine, self._watermarks(shard), self._memory(shard))
@@ -129,10 +129,10 @@ class Checkpoints(Database):
         row = self._db.execute(query, [shard, input_name]).fetchone()
         return int(row[0]) if row else 0
 
-    def reigns(self) -> list[Reign]:
+    def ownerships(self) -> list[Ownership]:
         """Return who owned what, ordered by shard and token."""
-        rows = self._db.execute("SELECT * FROM reign ORDER BY shard, token")
-        return [Reign(*row) for row in rows]
+        rows = self._db.execute("SELECT * FROM ownership ORDER BY shard, token")
+        return [Ownership(*row) for row in rows]
 
     def _check(self, claim: Claim) -> None:
         (held,) = self._db.execute("SELECT token FROM shard WHERE shard = ?", [claim.shard]).fetchone()
@@ -141,7 +141,7 @@ class Checkpoints(Database):
 
     def _count(self, claim: Claim, done: Done) -> None:
         self._db.execute(
-            "UPDATE reign SET samples = samples + ?, repeats = repeats + ?, waited = waited + ?,"
+            "UPDATE ownership SET samples = samples + ?, repeats = repeats + ?, waited = waited + ?,"
             " longest = max(longest, ?) WHERE shard = ? AND token = ?",
             [done.samples, done.repeats, done.samples * done.lag, done.lag, claim.shard, claim.token],
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pydantic_core
 
-from jobs.pipelines.checkpoints import Reign
+from jobs.pipelines.checkpoints import Ownership
 from jobs.pipelines.pipeline import make_pipelines
 from jobs.pipelines.publishers import read_published
 from jobs.pipelines.worker import Job
@@ -61,29 +61,29 @@ def read_lines(job: Job) -> list[Line]:
     lines = []
     for name in make_pipelines(job.config):
         checkpoints = job.checkpoints(name)
-        lines.append(_line(name, checkpoints.reigns()))
+        lines.append(_line(name, checkpoints.ownerships()))
         checkpoints.close()
     return lines
 
 
-def _line(pipeline: str, reigns: Sequence[Reign]) -> Line:
-    samples = sum(reign.samples for reign in reigns)
+def _line(pipeline: str, ownerships: Sequence[Ownership]) -> Line:
+    samples = sum(ownership.samples for ownership in ownerships)
     return Line(
         pipeline,
-        _owners(reigns),
+        _owners(ownerships),
         samples,
-        sum(reign.repeats for reign in reigns),
-        sum(reign.waited for reign in reigns) / max(samples, 1),
-        max((reign.longest for reign in reigns), default=0.0),
+        sum(ownership.repeats for ownership in ownerships),
+        sum(ownership.waited for ownership in ownerships) / max(samples, 1),
+        max((ownership.longest for ownership in ownerships), default=0.0),
     )
 
 
-def _owners(reigns: Sequence[Reign]) -> str:
+def _owners(ownerships: Sequence[Ownership]) -> str:
     """Return ``a > b`` for each shard, without ``agent-``; an owner under successive tokens is named once."""
     chains: dict[str, list[str]] = {}
-    for reign in reigns:
-        chain = chains.setdefault(reign.shard.partition("#")[2], [])
-        owner = reign.owner.removeprefix("agent-")
+    for ownership in ownerships:
+        chain = chains.setdefault(ownership.shard.partition("#")[2], [])
+        owner = ownership.owner.removeprefix("agent-")
         if chain[-1:] != [owner]:
             chain.append(owner)
     return ", ".join(f"#{n}: {' > '.join(chain)}" if n else " > ".join(chain) for n, chain in sorted(chains.items()))

@@ -7,7 +7,7 @@ from jobs.pipelines.samples import Sample
 
 @pytest.fixture
 def sample():
-    """Make samples: of a meter that counts up, unless told otherwise."""
+    """Make samples; by default of a cumulative meter."""
 
     def make(volume=0.0, at=0.0, **fields):
         defaults = {
@@ -26,7 +26,7 @@ def sample():
 
 @pytest.fixture
 def line():
-    """Make lines of JSON."""
+    """Make lines of JSON, each a sample."""
 
     def make(**fields):
         good = {"id": "1", "name": "cpu", "volume": 1.5, "resource_id": "r", "timestamp": "2026-01-02T03:04:05Z"}

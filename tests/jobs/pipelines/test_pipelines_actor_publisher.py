@@ -37,12 +37,12 @@ def publish(name, method="publish"):
     asyncio.run(make_publisher(ActorPublisher("archives", name, method), Path(), "a:b", "o-1").publish(SAMPLES))
 
 
-def test_an_actor_has_the_records_when_they_are_published(archive, group):
+def test_an_actor_has_the_records_once_they_are_published(archive, group):
     publish(group)
     assert ray.get(archive.read.remote()) == [to_record(sample) for sample in SAMPLES]
 
 
-def test_what_keeps_an_actor_from_taking_them_is_said_in_one_line(archive, group):
+def test_why_an_actor_did_not_take_samples_is_one_line(archive, group):
     publish(group)
     for name, method, said in ((group, "publish", "full"), (group, "gone", "gone"), ("nobody", "publish", "nobody")):
         with pytest.raises(PublishError, match=rf"^actor://archives/{name}\?method={method}: .*{said}"):

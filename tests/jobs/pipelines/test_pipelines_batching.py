@@ -22,7 +22,7 @@ def test_the_size_has_bounds():
     assert size_after_many(0.0, 1e-7) == 20_000
 
 
-def test_one_odd_batch_does_not_decide_alone():
+def test_one_odd_batch_does_not_decide_the_size():
     size = BatchSize()
     for _ in range(50):
         size.learn(1000, 0.01)
@@ -30,7 +30,7 @@ def test_one_odd_batch_does_not_decide_alone():
     assert size.samples == pytest.approx(2273, rel=0.01), "by itself it would give 1,000"
 
 
-def test_a_batch_of_repeats_teaches_nothing():
+def test_a_batch_of_repeats_does_not_change_the_size():
     size = BatchSize()
     size.learn(0, 5.0)
     assert size.samples == BatchSize().samples

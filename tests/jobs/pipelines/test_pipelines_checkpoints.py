@@ -34,7 +34,7 @@ def test_a_new_owner_finds_what_the_last_has_committed(opened):
     assert later.memory.states == {KEY: [0.1 + 0.2, 5.0]}
 
 
-def test_what_is_forgotten_is_gone(opened):
+def test_deleted_state_is_gone(opened):
     first = opened()
     claim = first.claim("s", "a", 7)
     claim.memory.put(KEY, [1.0])
@@ -64,7 +64,7 @@ def test_shards_are_claimed_apart(opened):
     checkpoints.commit(one, "in", 1, DONE)
 
 
-def test_a_lone_agent_takes_the_next_token(opened):
+def test_the_only_agent_takes_the_next_token(opened):
     checkpoints = opened()
     checkpoints.claim("s", "a", 7)
     assert checkpoints.claim("s", "b", None).token == 8
@@ -81,7 +81,7 @@ def test_a_transaction_is_all_or_nothing(opened):
     checkpoints.claim("t", "a", 1)  # and no transaction is left open
 
 
-def test_who_finds_it_locked_is_told_soon_and_may_try_again(opened, tmp_path):
+def test_a_locked_database_is_reported_soon_and_the_call_can_be_retried(opened, tmp_path):
     checkpoints = opened()
     claim = checkpoints.claim("s", "a", 7)
     other = sqlite3.connect(tmp_path / "c.sqlite", isolation_level=None)
@@ -95,14 +95,14 @@ def test_who_finds_it_locked_is_told_soon_and_may_try_again(opened, tmp_path):
     assert checkpoints.claim("s", "a", 7).watermarks == {"in": 5}
 
 
-def test_reigns_are_counted(opened):
+def test_ownerships_are_counted(opened):
     checkpoints = opened()
     claim = checkpoints.claim("s", "a", 7)
     checkpoints.commit(claim, "in", 1, Done(10, 2, 0.5))
     checkpoints.count(claim, Done(0, 5, 0.0))
     checkpoints.commit(claim, "in", 2, Done(20, 0, 2.0))
     checkpoints.claim("s", "b", 9)
-    first, second = checkpoints.reigns()
+    first, second = checkpoints.ownerships()
     assert (first.owner, first.token, first.samples, first.repeats, first.waited, first.longest) == (
         "a",
         7,

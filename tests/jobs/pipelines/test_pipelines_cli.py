@@ -1,5 +1,6 @@
 """The command line of ``jobs.pipelines``: what is refused, and runs of one agent, which need no Ray."""
 
+import fcntl
 import json
 import os
 import signal
@@ -57,7 +58,7 @@ def refused(capsys, *arguments):
         (["--address", "nowhere"], "--address nowhere: expected auto, local or host:port"),
     ],
 )
-def test_bad_input_is_said_with_status_2_and_nothing_is_started(capsys, tmp_path, arguments, said):
+def test_bad_input_is_reported_with_status_2_and_nothing_is_started(capsys, tmp_path, arguments, said):
     assert said in refused(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -91,7 +92,9 @@ def test_other_pipelines_need_another_directory(capsys, recorded):
 
 
 def test_two_runs_do_not_share_a_directory(capsys, recorded):
-    with program._only_run_in(Path("out").absolute()):
+    Path("out").mkdir()
+    with Path("out/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another run is at work in it" in refused(capsys, *recorded, "--agents", "1")
 
 
@@ -131,7 +134,7 @@ def test_a_ray_that_does_not_come_up_is_one_line(capsys, recorded, monkeypatch):
     )
 
 
-def test_a_follower_ends_well_when_it_is_told_to(recorded, tmp_path):
+def test_a_run_that_follows_ends_well_on_sigterm(recorded, tmp_path):
     options = [option if option.startswith("--") else tmp_path / option for option in recorded]
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.pipelines", *options, "--agents", "1", "--follow"],

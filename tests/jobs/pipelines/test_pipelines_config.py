@@ -46,13 +46,13 @@ def refused(load):
     return refused
 
 
-def test_the_least_that_works(load):
+def test_a_minimal_file(load):
     config = load(GOOD)
     assert (config.agents, config.follow, config.sources[0].shards) == (4, False, 1)
     assert config.sinks[0].publishers == (FilePublisher("json"),)
 
 
-def test_the_command_line_goes_over_the_file(load):
+def test_the_command_line_overrides_the_file(load):
     assert load(f"agents: 3\n{GOOD}", agents=7).agents == 7
 
 
@@ -164,7 +164,7 @@ def test_a_cycle_over_several_sinks_is_named_at_each(refused, path):
     ]
 
 
-def test_all_problems_are_said_at_once_in_the_order_of_the_file(refused, path):
+def test_all_problems_are_reported_in_the_order_of_the_file(refused, path):
     text = "agents: 0\n" + sink("- name: b\n  publishers: [x, y]")
     places = [line.split(": ")[0] for line in refused(text)]
     assert places == [f"{path}:1", f"{path}:10", f"{path}:10"]

@@ -33,7 +33,7 @@ def write_inputs(directory, moments, files=4):
             out.write("{corrupt\n")
 
 
-def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publishes(start, tmp_path):
+def test_with_one_killed_and_one_stopped_the_same_is_published_as_by_one_agent(start, tmp_path):
     write_inputs(tmp_path / "in", moments=3000)
     run = start("--agents", 3, "--kill", 1, "--stop", 1, "--lease", 2, "--compare")
     assert run.end() == 0, run.text
@@ -50,7 +50,7 @@ def test_one_killed_and_one_stopped_and_what_is_published_is_what_one_agent_publ
     assert "\x1b" not in run.text
 
 
-def test_an_agent_that_dies_unasked_is_replaced_and_a_second_run_goes_on_where_the_first_was(start, tmp_path):
+def test_an_agent_that_dies_unasked_is_replaced_and_a_second_run_continues_the_first(start, tmp_path):
     write_inputs(tmp_path / "in", moments=1500)
     run = start("--agents", 2, "--follow")
     victim, *_ = wait_until(lambda: len(found := run.agents()) == 2 and found, LIMIT)

@@ -42,7 +42,7 @@ def test_nothing_published_is_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_was_cut_off_is_passed_over(tmp_path, sample):
+def test_a_line_that_was_cut_off_is_ignored(tmp_path, sample):
     publish(make_publisher(FilePublisher("json"), tmp_path, "a:b", "o-1"), [sample(1, 1), sample(2, 2)])
     (file,) = tmp_path.rglob("*.jsonl")
     file.write_bytes(file.read_bytes()[:-5])
@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path, sample):
     assert list(read_published(tmp_path)) == [("a:b", [])]
 
 
-def test_a_part_that_was_not_ended_is_not_there(tmp_path, sample, monkeypatch):
+def test_an_unfinished_part_is_not_read(tmp_path, sample, monkeypatch):
     publisher = make_publisher(FilePublisher("parquet"), tmp_path, "a:b", "o-1")
 
     def torn(table, path):
@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, sample):
             publish(make_publisher(FilePublisher(kind), tmp_path, "a:b", "o-1"), [sample(1, 1)])
 
 
-def test_the_log_is_seen_by_those_who_have_set_nothing_up(tmp_path):
+def test_the_log_is_visible_without_logging_set_up(tmp_path):
     program = """
 import asyncio
 from jobs.pipelines.definitions import LogPublisher

@@ -33,7 +33,7 @@ def read_all(reader):
     return chunks
 
 
-def test_every_offset_leads_to_the_rest(file, reader, line, monkeypatch):
+def test_reading_from_any_offset_gives_the_rest(file, reader, line, monkeypatch):
     monkeypatch.setattr(reading, "CHUNK", 150)
     lines = [line(id=str(n), name="m" * n) for n in range(1, 10)]
     file.write_bytes(b"\n".join(lines))
@@ -48,7 +48,7 @@ def test_every_offset_leads_to_the_rest(file, reader, line, monkeypatch):
         assert [each for chunk in read_all(reader(chunk.end)) for each in chunk.samples] == rest
 
 
-def test_corrupt_and_empty_lines_are_passed_over_and_counted(file, reader, line):
+def test_corrupt_and_empty_lines_are_skipped_and_counted(file, reader, line):
     file.write_bytes(
         b"\n".join([line(id="1"), b"{", b"", b"  \r", line(id="2"), b"\xff\xfe", line(id="3") + b"\r", b""])
     )

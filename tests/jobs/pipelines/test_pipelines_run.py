@@ -11,7 +11,7 @@ from jobs.pipelines.display import Display
 from jobs.pipelines.shard import Batch
 
 
-def test_a_batch_outlives_the_wire(sample):
+def test_a_batch_survives_packing(sample):
     samples = [sample(1, 1, metadata={"a": [1, {"b": None}]}), sample(0.1, 2)]
     batch = Batch("in", 5, 90, True, 1.5, [5, 40], samples)
     assert unpack(pack(batch)) == batch

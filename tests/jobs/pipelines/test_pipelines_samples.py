@@ -26,13 +26,13 @@ def test_type_unit_and_metadata_may_be_left_out_and_other_keys_be_there(line):
         ("1970-01-01T00:00:01.000001Z", 1.000001),
     ],
 )
-def test_times_are_of_any_offset_and_utc_without_one(line, timestamp, at):
+def test_timestamps_have_any_offset_or_are_utc(line, timestamp, at):
     got = parse_sample(line(timestamp=timestamp))
     assert (got.at, got.timestamp) == (at, timestamp)
 
 
 @pytest.mark.parametrize("volume", [0, -1.5, 0.1 + 0.2, 1e300, 2**53])
-def test_a_sample_outlives_being_written(line, volume):
+def test_a_sample_survives_writing_and_parsing(line, volume):
     got = parse_sample(line(volume=volume, unit="°", metadata={"a": [1, None, {"b": "ü"}]}))
     assert parse_sample(to_line(got)) == got
 
@@ -61,7 +61,7 @@ def test_a_line_that_is_written_is_one_line(line):
         ({"metadata": [1]}, "metadata: input should be an object"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said(line, fields, said):
+def test_a_bad_line_is_refused_with_the_reason(line, fields, said):
     with pytest.raises(CorruptLine) as refused:
         parse_sample(line(**fields))
     assert str(refused.value).startswith(said)

@@ -33,7 +33,7 @@ def rate():
     return RateOfChange(RateParameters())
 
 
-def test_a_rate_is_the_growth_by_second_and_a_gauge(rate, sample):
+def test_a_rate_is_the_change_per_second_and_a_gauge(rate, sample):
     out, _ = run(rate, [sample(10, 0), sample(30, 2), sample(30, 3), sample(31, 3.5)])
     assert [(s.id, s.volume, s.type) for s in out] == [
         ("s2", 10.0, "gauge"),
@@ -42,7 +42,7 @@ def test_a_rate_is_the_growth_by_second_and_a_gauge(rate, sample):
     ]
 
 
-def test_what_counts_up_and_fell_started_again_from_0(rate, sample):
+def test_a_cumulative_volume_that_fell_has_restarted_from_0(rate, sample):
     assert volumes(rate, [sample(100, 0), sample(6, 2)]) == [3.0]
 
 
@@ -50,7 +50,7 @@ def test_a_gauge_may_fall(rate, sample):
     assert volumes(rate, [sample(100, 0, type="gauge"), sample(90, 2, type="gauge")]) == [-5.0]
 
 
-def test_an_older_sample_is_dropped_and_one_of_the_same_time_has_rate_0(rate, sample):
+def test_an_older_sample_is_dropped_and_one_with_the_same_time_has_rate_0(rate, sample):
     assert volumes(rate, [sample(1, 5), sample(9, 4), sample(3, 5), sample(4, 6)]) == [0.0, 1.0]
 
 
@@ -73,7 +73,7 @@ def test_a_delta_is_the_change(sample):
     assert volumes(Delta(DeltaParameters(growth_only=True)), samples) == [2.0]
 
 
-def test_a_conversion_is_for_the_names_and_the_unit_it_is_told(sample):
+def test_a_conversion_applies_to_its_names_and_unit(sample):
     step = UnitConversion(
         ConversionParameters(source=Origin(name=r"disk\.(\w+)", unit="B"), target=Target(name=r"d.\1.kB", scale=0.001))
     )
@@ -102,7 +102,7 @@ def test_a_conversion_is_for_the_names_and_the_unit_it_is_told(sample):
         ("delta", "mean", 3.0),
     ],
 )
-def test_an_aggregate_of_so_many_samples(sample, kind, function, expected):
+def test_an_aggregate_of_size_samples(sample, kind, function, expected):
     step = Aggregator(AggregatorParameters(size=3, function=function))
     samples = [sample(v, at, type=kind) for at, v in enumerate((4, 3, 2, 7))]
     (out,), rest = run(step, samples)

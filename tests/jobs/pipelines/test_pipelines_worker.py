@@ -7,6 +7,7 @@ import pytest
 import town
 
 from jobs.pipelines import batching, reading
+from jobs.pipelines.offsets import Offset
 from jobs.pipelines.publishers import JsonLines, PublishError
 from jobs.pipelines.reading import LineReader
 from jobs.pipelines.shard import Batch, LostSamples
@@ -15,7 +16,7 @@ from jobs.pipelines.worker import NotOwned, OwnsAll, Worker
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    """So that a few samples are many batches."""
+    """Split a few samples into many batches."""
     monkeypatch.setattr(reading, "CHUNK", 2000)
     for bound in ("FIRST", "FEWEST", "MOST"):
         monkeypatch.setattr(batching, bound, 20)
@@ -32,7 +33,7 @@ def job(tmp_path, line):
 
 @pytest.fixture
 def expected(job):
-    """What one agent publishes."""
+    """Return what one agent publishes."""
     single = job("single")
     town.run_single(single)
     records, counts = town.published(single)
@@ -41,7 +42,7 @@ def expected(job):
 
 
 class Held(OwnsAll):
-    """Everything, under one token."""
+    """Owns everything, under one token."""
 
     def __init__(self, held):
         self.held = held
@@ -104,7 +105,7 @@ def test_crashes_at_any_point_lose_nothing(job, expected, monkeypatch, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_agent_that_was_stopped_and_goes_on_changes_nothing(job, expected, monkeypatch, seed):
+def test_an_agent_that_is_stopped_and_resumed_changes_nothing(job, expected, monkeypatch, seed):
     dice = random.Random(seed)
     several = town.Town(job("several"), ["a", "b", "c"])
 
@@ -121,7 +122,7 @@ def test_an_agent_that_was_stopped_and_goes_on_changes_nothing(job, expected, mo
         task = asyncio.create_task(several.run())
         while not task.done():
             await asyncio.sleep(0.01)
-            for name in list(several.stale):  # nobody stays stopped for ever
+            for name in list(several.stale):  # resume every stopped agent eventually
                 several.thaw(name)
         await task
 
@@ -130,7 +131,7 @@ def test_an_agent_that_was_stopped_and_goes_on_changes_nothing(job, expected, mo
     assert town.published(several.job)[0] == expected
 
 
-def test_who_lost_its_shard_between_publishing_and_committing_cannot_commit(job, sample, monkeypatch):
+def test_an_owner_that_lost_its_shard_before_committing_cannot_commit(job, sample, monkeypatch):
     both = job("late")
     old, new = Worker("old", both, Held(5), OwnsAll()), Worker("new", both, Held(6), OwnsAll())
     first = Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)])
@@ -154,7 +155,7 @@ def test_who_lost_its_shard_between_publishing_and_committing_cannot_commit(job,
     assert counts == {("cpu:rates", "s2"): 2, ("cpu:rates", "s3"): 1}
 
 
-def test_who_regains_a_shard_knows_what_others_did_meanwhile(job, sample):
+def test_an_owner_that_regains_a_shard_knows_what_others_did(job, sample):
     both = job("regained")
     one, other = Held(5), Held(6)
     first, second = Worker("a", both, one, OwnsAll()), Worker("b", both, other, OwnsAll())
@@ -172,7 +173,7 @@ def test_who_regains_a_shard_knows_what_others_did_meanwhile(job, sample):
 
 @pytest.fixture
 def crashed_once(job, expected, monkeypatch):
-    """Let two agents do the job, of whom one crashes before or after a commit; how often each record is there then."""
+    """Run two agents, one of which crashes before or after a commit; return how often each record is published."""
 
     def crashed_once(when):
         several = town.Town(job("several"), ["a", "b"])
@@ -196,17 +197,17 @@ def test_what_was_published_before_a_crash_is_published_again_and_is_the_same(cr
     assert 0 < sum(count > 1 for count in crashed_once("before")) < 100
 
 
-def test_what_was_committed_but_not_acknowledged_is_not_taken_again(crashed_once, job):
+def test_what_was_committed_but_not_acknowledged_is_not_repeated(crashed_once, job):
     assert set(crashed_once("after")) == {1}
-    reigns = [
+    ownerships = [
         each
         for name in ("cpu:rates", "cpu:archive", "all:rates", "all:means")
-        for each in job("several").checkpoints(name).reigns()
+        for each in job("several").checkpoints(name).ownerships()
     ]
-    assert sum(reign.samples for reign in reigns) == 3 * 60 * 2 * (2 * 2 + 2 * 2)
+    assert sum(ownership.samples for ownership in ownerships) == 3 * 60 * 2 * (2 * 2 + 2 * 2)
 
 
-def test_a_batch_that_comes_again_is_dropped_and_counted(job, sample):
+def test_a_repeated_batch_is_dropped_and_counted(job, sample):
     worker = Worker("a", job("again"), OwnsAll(), OwnsAll())
     first = Batch("0.jsonl", 0, 20, False, 0.0, [0, 10], [sample(1, 1), sample(3, 2)])
     longer = Batch("0.jsonl", 0, 30, False, 0.0, [0, 10, 20], [sample(1, 1), sample(3, 2), sample(9, 3)])
@@ -215,15 +216,15 @@ def test_a_batch_that_comes_again_is_dropped_and_counted(job, sample):
         assert [(await worker.take("cpu:rates", batch)).samples for batch in (first, first, longer)] == [2, 0, 1]
 
     asyncio.run(scenario())
-    (reign,) = worker._job.checkpoints("cpu:rates").reigns()
-    assert (reign.samples, reign.repeats) == (3, 4)
-    records, counts = town.published(worker._job)
+    (ownership,) = job("again").checkpoints("cpu:rates").ownerships()
+    assert (ownership.samples, ownership.repeats) == (3, 4)
+    records, counts = town.published(job("again"))
     assert {id_: record["volume"] for (_, id_), record in records.items()} == {"s2": 2.0, "s3": 6.0}
     assert set(counts.values()) == {1}
 
 
 def crash_at(number):
-    """Crash at the commit of this number."""
+    """Crash at the commit with this number."""
     commits = itertools.count(1)
 
     def crash(claim):
@@ -233,17 +234,22 @@ def crash_at(number):
     return crash
 
 
-def test_who_reads_an_input_next_does_not_send_what_is_published(job, expected, monkeypatch):
+def test_the_next_reader_of_an_input_does_not_send_what_is_published(job, expected, monkeypatch):
     town.commits(monkeypatch, after=crash_at(40))
     with pytest.raises(town.CrashedError):
         town.run_single(job("again"))
     town.run_single(job("again"))
     assert town.published(job("again"))[0] == expected
     names = ("cpu:rates", "cpu:archive", "all:rates", "all:means")
-    assert [reign.repeats for name in names for reign in job("again").checkpoints(name).reigns() if reign.repeats] == []
+    assert [
+        ownership.repeats
+        for name in names
+        for ownership in job("again").checkpoints(name).ownerships()
+        if ownership.repeats
+    ] == []
 
 
-def test_a_job_that_was_ended_goes_on_where_it_was(job, expected, monkeypatch):
+def test_an_ended_job_continues_where_it_stopped(job, expected, monkeypatch):
     town.commits(monkeypatch, before=crash_at(25))
     with pytest.raises(town.CrashedError):
         town.run_single(job("again"))
@@ -251,10 +257,10 @@ def test_a_job_that_was_ended_goes_on_where_it_was(job, expected, monkeypatch):
     assert 0 < len(begun) < len(expected)
     town.run_single(job("again"))
     assert town.published(job("again"))[0] == expected
-    assert town.run_single(job("again")).straight == (0, 0), "there is nothing left to do"
+    assert town.run_single(job("again")).straight == (0, 0), "nothing is left to do"
 
 
-def test_a_publisher_that_fails_ends_the_run_and_what_it_had_is_published_later(job, expected, monkeypatch):
+def test_a_failing_publisher_ends_the_run_and_its_samples_are_published_later(job, expected, monkeypatch):
     publish = JsonLines.publish
     left = iter(range(12))
 
@@ -271,17 +277,17 @@ def test_a_publisher_that_fails_ends_the_run_and_what_it_had_is_published_later(
     assert town.published(job("again"))[0] == expected
 
 
-def test_who_does_not_own_a_shard_takes_nothing(job):
+def test_an_agent_takes_nothing_for_a_shard_that_it_does_not_own(job):
     two = town.Town(job("two"), ["a", "b"])
     owner = two.owner("s/cpu:rates", two.token)
     other = next(name for name in ("a", "b") if name != owner)
     batch = Batch("0.jsonl", 0, 10, False, 0.0, [], [])
     with pytest.raises(NotOwned, match=f"cpu:rates is not {other}'s"):
         asyncio.run(two.workers[other].take("cpu:rates", batch))
-    assert two.job.checkpoints("cpu:rates").reigns() == []
+    assert two.job.checkpoints("cpu:rates").ownerships() == []
 
 
-def test_who_may_not_act_takes_nothing(job):
+def test_an_agent_that_may_not_act_takes_nothing(job):
     class Lapsed(OwnsAll):
         def token(self):
             return 0
@@ -291,7 +297,7 @@ def test_who_may_not_act_takes_nothing(job):
         asyncio.run(worker.take("cpu:rates", Batch("0.jsonl", 0, 10, False, 0.0, [], [])))
 
 
-def test_samples_that_never_came_are_an_error_and_not_silence(job, sample):
+def test_missing_samples_are_an_error(job, sample):
     worker = Worker("a", job("lost"), OwnsAll(), OwnsAll())
 
     async def take(begin, end):
@@ -301,11 +307,11 @@ def test_samples_that_never_came_are_an_error_and_not_silence(job, sample):
     asyncio.run(take(0, 10))
     with pytest.raises(LostSamples, match=r"cpu:archive: 0.jsonl is published up to 10, but the batch begins at 20"):
         asyncio.run(take(20, 30))
-    worker._offsets.acknowledge("0.jsonl", worker._offsets.get("0.jsonl")._replace(position=20), [])
-    assert asyncio.run(take(20, 30)).end == 30, "it was acknowledged: nothing of it is for this shard"
+    job("lost").offsets().acknowledge("0.jsonl", Offset(position=20), [])
+    assert asyncio.run(take(20, 30)).end == 30, "the gap is acknowledged, so none of it was for this shard"
 
 
-def test_while_the_database_is_locked_a_batch_waits_and_others_go_on(job, sample, tmp_path):
+def test_while_the_database_is_locked_a_batch_waits_and_others_continue(job, sample, tmp_path):
     worker = Worker("a", job("locked"), OwnsAll(), OwnsAll())
     batch = Batch("0.jsonl", 0, 10, False, 0.0, [0], [sample(1, 1)])
 
@@ -322,7 +328,7 @@ def test_while_the_database_is_locked_a_batch_waits_and_others_go_on(job, sample
     asyncio.run(scenario())
 
 
-def test_a_shard_that_was_let_go_is_claimed_anew(job, sample):
+def test_a_released_shard_is_claimed_anew(job, sample):
     worker = Worker("a", job("let"), OwnsAll(), OwnsAll())
 
     async def scenario():
@@ -331,9 +337,9 @@ def test_a_shard_that_was_let_go_is_claimed_anew(job, sample):
         await worker.take("cpu:rates", Batch("0.jsonl", 10, 20, False, 0.0, [10], [sample(3, 2)]))
 
     asyncio.run(scenario())
-    assert [reign.token for reign in worker._job.checkpoints("cpu:rates").reigns()] == [1, 2]
-    ((path, (record,)),) = town.read_published(worker._job.published)
-    assert (path, record["volume"]) == ("cpu:rates", 2.0), "the rate goes on from what was written"
+    assert [ownership.token for ownership in job("let").checkpoints("cpu:rates").ownerships()] == [1, 2]
+    ((path, (record,)),) = town.read_published(job("let").published)
+    assert (path, record["volume"]) == ("cpu:rates", 2.0), "the rate continues from the checkpoint"
 
 
 async def eventually(condition):
@@ -341,12 +347,14 @@ async def eventually(condition):
         if condition():
             return
         await asyncio.sleep(0.01)
-    pytest.fail("in vain")
+    pytest.fail("the condition did not become true within 30 s")
 
 
-def test_followed_files_grow_and_new_ones_come(job, line, tmp_path, monkeypatch):
+def test_followed_files_may_grow_and_new_ones_appear(job, line, tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.pipelines.worker._LIST", 0.01)
     monkeypatch.setattr("jobs.pipelines.worker._LOOK", 0.01)
+    read, read_lines = [], LineReader.read
+    monkeypatch.setattr(LineReader, "read", lambda self: (read.append(self), read_lines(self))[1])
     following = job("follow", follow=True)
     worker = Worker("a", following, OwnsAll(), OwnsAll())
 
@@ -360,21 +368,19 @@ def test_followed_files_grow_and_new_ones_come(job, line, tmp_path, monkeypatch)
             out.write(line(id="n1", name="cpu.busy", resource_id="grown") + b"\n")
         (tmp_path / "in" / "9.jsonl").write_bytes(line(id="n2", name="cpu.busy", resource_id="new") + b"\n")
         await eventually(lambda: {"grown", "new"} <= archived())
-        await eventually(
-            lambda: (tmp_path / "in" / "9.jsonl").stat().st_size == worker._offsets.get("9.jsonl").position
-        )
-        tasks = len(asyncio.all_tasks())
-        for _ in range(20):
-            await asyncio.wait(worker._feeds.values(), timeout=0.02)
-        assert len(asyncio.all_tasks()) <= tasks, "waiting leaves nothing behind"
+        offsets = following.offsets()
+        await eventually(lambda: (tmp_path / "in" / "9.jsonl").stat().st_size == offsets.get("9.jsonl").position)
+        tasks, reads = len(asyncio.all_tasks()), len(read)
+        await eventually(lambda: len(read) > reads + 12)
+        assert len(asyncio.all_tasks()) <= tasks, "waiting leaves no task behind"
         worker.stop()
         await run
+        assert not any(offset.ended for offset in offsets.all().values())
 
     asyncio.run(scenario())
-    assert not any(offset.ended for offset in worker._offsets.all().values())
 
 
-def test_an_input_that_moves_to_another_agent_is_read_on_there(job, expected, monkeypatch):
+def test_an_input_that_moves_to_another_agent_is_read_further_there(job, expected, monkeypatch):
     several = town.Town(job("moving"), ["a", "b", "c"])
     turns = iter(range(10**6))
 
@@ -388,7 +394,7 @@ def test_an_input_that_moves_to_another_agent_is_read_on_there(job, expected, mo
     assert town.published(several.job)[0] == expected
 
 
-def test_a_reader_is_closed_when_its_input_is_lost(job, monkeypatch):
+def test_readers_are_closed_at_the_end_of_their_inputs(job, monkeypatch):
     closed = []
     close = LineReader.close
     monkeypatch.setattr(LineReader, "close", lambda self: (closed.append(self), close(self)))

@@ -1,4 +1,4 @@
-"""Several workers in one event loop, with ownership that tests change as they like."""
+"""Several workers in one event loop, with ownership under the test's control."""
 
 import asyncio
 import zlib
@@ -15,7 +15,7 @@ PIPELINES = Path(__file__).with_name("pipelines.yaml").read_text()
 
 
 class CrashedError(Exception):
-    """The agent has got a SIGKILL at this point."""
+    """The agent dies at this point."""
 
 
 class _Ownership:
@@ -32,14 +32,14 @@ class _Ownership:
 
 
 class Town:
-    """Agents that share everything by a hash; each change of who is there has a token."""
+    """Agents that share keys by a hash; each change of membership has a token."""
 
     def __init__(self, job, names):
         self.job = job
-        self.epochs = [[], sorted(names)]  # token -> who is there
-        self.stale = {}  # agent -> the token that it still believes in
+        self.epochs = [[], sorted(names)]  # token -> members
+        self.stale = {}  # agent -> the token of its outdated view
         self.crashed = set()
-        self.calls = 0  # from one agent to another
+        self.calls = 0  # calls from one agent to another
         self._tasks = {}
         self.workers = {
             name: Worker(name, job, _Ownership(self, name, "s"), _Ownership(self, name, "i"), self._redirect(name))
@@ -61,7 +61,7 @@ class Town:
         self.epochs.append(sorted(names))
 
     def freeze(self, name):
-        """The others go on without an agent that knows nothing of it."""
+        """Let the others continue without an agent that does not notice."""
         self.stale[name] = self.token
         self.change(other for other in self.epochs[-1] if other != name)
 
@@ -107,7 +107,7 @@ class Town:
 
 
 def write_inputs(directory, line, files=3, moments=60):
-    """Some meters of some resources; the rates are uneven, so that a lost or doubled sample shows."""
+    """Write some meters of some resources, with uneven rates, so that a lost or repeated sample shows."""
     directory.mkdir()
     n = 0
     for file in range(files):
@@ -131,7 +131,7 @@ def make_job(tmp_path, out, **options):
 
 
 def published(job):
-    """(sink's path, id) -> record, and how often each is there. Repeats are the same to the last bit."""
+    """Return (sink's path, id) -> record, and how often each is published. Repeats are identical."""
     records, counts = {}, Counter()
     for path, found in read_published(job.published):
         for record in found:
@@ -148,7 +148,7 @@ def run_single(job):
 
 
 def commits(monkeypatch, before=lambda claim: None, after=lambda claim: None):
-    """Calls functions around every commit."""
+    """Call functions around every commit."""
     commit = Checkpoints.commit
 
     def watched(self, claim, *rest):

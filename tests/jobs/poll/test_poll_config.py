@@ -33,7 +33,7 @@ def test_an_empty_file_is_the_defaults(path):
     assert load_config(str(path), {}) == PollConfig()
 
 
-def test_the_command_line_goes_over_the_file(path):
+def test_the_command_line_overrides_the_file(path):
     path.write_text("agents: 3\ncycles: 5\n")
     config = load_config(str(path), {"agents": 7})
     assert (config.agents, config.cycles) == (7, 5)

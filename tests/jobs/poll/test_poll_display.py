@@ -63,19 +63,19 @@ def test_without_a_kill_the_table_has_no_column_for_it(shown):
     assert row.count("│") == 4
 
 
-def test_no_fault_is_said(shown):
+def test_a_run_without_faults_says_so(shown):
     lines = shown(outcome())
     assert line(lines, "gaps").split() == ["gaps", "none"]
     assert line(lines, "duplicates").split() == ["duplicates", "none"]
 
 
-def test_faults_are_told_by_cycle_with_examples_where_they_count(shown):
+def test_faults_are_listed_by_cycle_with_examples_where_they_count(shown):
     lines = shown(outcome(gaps={1: ["a", "b", "c", "d"], 2: ["e"]}, duplicates={4: ["f"]}, kill_cycle=2))
     assert line(lines, "gaps") == "gaps        4 in cycle 1: a, b, c, …; 1 in cycle 2 (around the kill)"
     assert line(lines, "duplicates") == "duplicates  1 in cycle 4: f"
 
 
-def test_kills_and_losses_are_told(shown):
+def test_kills_and_losses_are_listed(shown):
     kills = [Kill("agent-1", 1, 0.0234), Kill("agent-2", 2, None)]
     text = "\n".join(shown(outcome(kills=kills, kill_cycle=2, lost=["agent-3"])))
     assert "agent-1 in cycle 2: survivors covered everything again after 23 ms" in text

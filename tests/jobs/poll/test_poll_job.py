@@ -142,7 +142,7 @@ def test_what_appears_and_vanishes_between_cycles_is_no_gap(start):
     assert run.line("gaps").split()[1] == run.line("duplicates").split()[1] == "none"
 
 
-def test_a_death_that_nobody_asked_for_is_a_gap_and_status_1(signal_in_cycle_2):
+def test_an_unexpected_death_is_a_gap_and_status_1(signal_in_cycle_2):
     run = signal_in_cycle_2(signal.SIGKILL, "spread: 3.0\ninterval: 0.0\n")
     assert run.end() == 1, run.text
     assert " died; another takes its place" in run.text

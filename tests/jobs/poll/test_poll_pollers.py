@@ -76,7 +76,7 @@ def test_a_process():
     assert readings["process.memory"].unit == "B"
 
 
-def test_a_pid_that_came_back_as_another_process_is_gone():
+def test_a_reused_pid_counts_as_gone():
     kind, pid, started = process_id(psutil.Process()).split(":")
     with pytest.raises(GoneError):
         polled(f"{kind}:{pid}:{int(started) - 60_000}")

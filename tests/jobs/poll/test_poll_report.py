@@ -16,7 +16,7 @@ def there_was(directory, cycle, *resources, gone=()):
     write_roster(directory, cycle, [*resources, *gone], resources)
 
 
-def test_every_resource_once_is_no_fault(tmp_path):
+def test_polling_every_resource_once_is_no_fault(tmp_path):
     for cycle in (1, 2):
         there_was(tmp_path, cycle, "x", "y", "z")
         wrote(tmp_path, "a", cycle, "x", "y")

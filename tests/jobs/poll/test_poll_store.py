@@ -117,7 +117,7 @@ def test_the_roster_knows_what_lived_through(tmp_path):
     ]
 
 
-def test_a_name_of_any_bytes_is_the_same_text_in_samples_and_roster(tmp_path):
+def test_a_name_of_any_bytes_becomes_the_same_text_in_samples_and_roster(tmp_path):
     name = os.fsdecode(b"filesystem:/mnt/\xff")
     writer = SampleWriter(tmp_path, "a", 1, "1.1")
     writer.add(name, READINGS)
