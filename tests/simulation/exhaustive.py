@@ -6,6 +6,9 @@ a few more requests. Messages are lost, delayed or overtaken, callbacks take any
 third of the partition actor's lease. Two states count as one only if they agree in every field that can influence
 what follows, those of the messages under way included.
 
+Searched completely: two processes with two requests each and one step of time, two with one request each and four
+steps (a whole lease, and longer than `handoff_timeout`), and three with one request each and one step.
+
     python tests/simulation/exhaustive.py                                             # all of LARGE
     python tests/simulation/exhaustive.py --members 2 --requests 2 --steps 2 --events join leave
 """
@@ -337,7 +340,8 @@ def _path(way: Any) -> list[Any]:
     return path[::-1]
 
 
-LARGE = ((2, 2, 1, EVENTS), (2, 1, 3, EVENTS), (3, 1, 1, EVENTS))
+LARGE = ((2, 2, 1, EVENTS), (2, 1, 4, EVENTS), (3, 1, 1, EVENTS))
+"""``(members, requests, steps, events)`` of the searches that `make simulate` completes."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
