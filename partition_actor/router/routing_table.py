@@ -24,7 +24,7 @@ from partition_actor.core.messages import Epoch
 from partition_actor.core.views import View
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionError
 from partition_actor.member.background import background_loop
-from partition_actor.member.connection import Connection
+from partition_actor.member.session import Session
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
 
@@ -97,7 +97,7 @@ class GroupFollower:
         self.group = group
         self.routes = RoutingTable()
         self._limit = limit
-        self._connection = Connection(f"router-{uuid.uuid4().hex}", actor, namespace, settings, self._on_changes)
+        self._connection = Session(f"router-{uuid.uuid4().hex}", actor, namespace, settings, self._on_changes)
         self._changed = threading.Condition()
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self._upto = -1

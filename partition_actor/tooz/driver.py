@@ -37,8 +37,8 @@ from partition_actor.core.messages import leader_name
 from partition_actor.deployment import deploy
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnavailable, PartitionError
 from partition_actor.member.background import run_in_background
-from partition_actor.member.connection import Connection
 from partition_actor.member.lock import Hold
+from partition_actor.member.session import Session
 from partition_actor.tooz.parts import Done, RayLock, text_of, translated
 from partition_actor.tooz.url import RayUrl, join_ray
 
@@ -94,7 +94,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         self._text_id = text_of(member_id)
         super().__init__(self._text_id.encode(), parsed_url, options)
         self._target = RayUrl.of(parsed_url, options)
-        self.line = Connection(
+        self.line = Session(
             self._text_id, self._target.name, self._target.namespace, self._target.settings, self._on_changes
         )
         self._read: dict[bytes, set[bytes]] = {}
@@ -228,7 +228,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         if line.failure is not None:
             raise line.failure
         raise PartitionActorUnavailable(
-            f"the partition actor did not say within {line.patience} s who is in group {group!r}"
+            f"the partition actor did not say within {line.call_timeout} s who is in group {group!r}"
         )
 
     def leave_group(self, group_id: bytes) -> Done[None]:
@@ -305,7 +305,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             line.send_now()
             if not line.wait(lambda: line.member_state.answered >= seq):
                 raise PartitionActorUnavailable(
-                    f"the partition actor did not take in within {line.patience} s what is new"
+                    f"the partition actor did not take in within {line.call_timeout} s what is new"
                 )
             self._joined[group] = (group_id, capabilities)
 
@@ -334,7 +334,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 hold, told = self._candidacies.get(group_id) or (Hold(self.line, leader_name(text_of(group_id))), 0)
                 if hold.state not in ("waiting", "held"):
                     hold.renew()
-                self.line.wait(hold.tell())
+                self.line.wait(hold.send())
                 token = hold.token
                 self._candidacies[group_id] = (hold, token or told)
                 if token and token != told:
@@ -354,7 +354,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         if hold is None or not hold.held:
             return False
         hold.renew()
-        self.line.wait(hold.tell())
+        self.line.wait(hold.send())
         return True
 
     def get_leader(self, group_id: bytes) -> Done[Any]:

@@ -10,7 +10,8 @@ import tooz
 from tooz import coordination, locking
 
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
-from partition_actor.member.lock import Line, Lock
+from partition_actor.member.local_session import AnySession
+from partition_actor.member.lock import Lock
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class RayLock(locking.Lock):
     """A lock of the partition actor: see ``partition_actor.Lock``. Each `acquire` that succeeded needs one
     `release`."""
 
-    def __init__(self, line: Line, heartbeat: Callable[[], Any], name: bytes | str) -> None:
+    def __init__(self, line: AnySession, heartbeat: Callable[[], Any], name: bytes | str) -> None:
         super().__init__(name)  # type: ignore[arg-type]
         self._heartbeat = heartbeat
         self._lock = Lock(line, text_of(name))

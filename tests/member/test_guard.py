@@ -12,7 +12,7 @@ from machines import KEYS, World, beat
 
 from partition_actor import PartitionCoordinator, owned_by
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member import guard as owned
+from partition_actor.member import guard
 from partition_actor.member.guard import Guard
 
 LIMIT = 30.0
@@ -26,18 +26,22 @@ class Process:
         self.member_state = member.member_state
         self.was_started = True
         self.added = []
-        self.guard = Guard(self, self, is_alone=False)
+        self.owns_everything = False
+        self.guard = Guard(self, self)
         self.guard.enter()
 
-    def add(self, running):
+    def view(self, group):
+        return self.member_state.view(group)
+
+    def add_listener(self, running):
         self.added.append(running)
 
 
 @pytest.fixture
 def world(monkeypatch):
     made = World()
-    monkeypatch.setattr(owned.clock, "now", lambda: made.now)
-    monkeypatch.setattr(owned, "_guards", {})
+    monkeypatch.setattr(guard.clock, "now", lambda: made.now)
+    monkeypatch.setattr(guard, "_guards", {})
     return made
 
 
@@ -139,7 +143,7 @@ def test_a_gained_key_waits_for_its_last_holder(world):
     b = world.member("b")
     b.beat()
     newcomer = Process(b)
-    del owned._guards[next(iter(owned._guards))]  # from here on this is the process of b
+    del guard._guards[next(iter(guard._guards))]  # from here on this is the process of b
     view = b.member_state.view("g")
     theirs = [key for key in KEYS if view.ring(b.world.settings).owner(key) == "b"]
     with pytest.raises(NotOwner):
@@ -189,7 +193,7 @@ def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(two, worl
     working.start()
     assert begun.wait(LIMIT)
     (running,) = process.added
-    assert running.is_watched
+    assert running.is_listening
     running.tell_lost()  # nothing is lost: does not wait
     a.member_state.leave("g")
     a.adopts = False
@@ -197,13 +201,13 @@ def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(two, worl
     assert a.works_on == []
     waiting = threading.Thread(target=running.tell_lost)
     waiting.start()
-    waiting.join(3 * owned.LOOK_AGAIN)
+    waiting.join(3 * guard.LEASE_CHECK_INTERVAL)
     assert waiting.is_alive()
     go_on.set()
     waiting.join(LIMIT)
     working.join(LIMIT)
     assert not waiting.is_alive()
-    assert not running.is_watched
+    assert not running.is_listening
     assert lost not in kept
 
 
