@@ -19,7 +19,7 @@ from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
 from partition_actor.member.callbacks import GroupEvent
 from partition_actor.member.datasets import DatasetPartition, is_dataset
-from partition_actor.member.elections import Elected, Elections, LocalElections
+from partition_actor.member.elections import Elected, Elections
 from partition_actor.member.guard import Guard
 from partition_actor.member.local_session import AnySession, LocalSession
 from partition_actor.member.lock import Lock
@@ -66,13 +66,12 @@ class PartitionCoordinator:
         arguments.check_actor(actor, namespace, settings, alone=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._notifier = Notifier(self.my_id, self._acknowledge, self._lease_end)
-        self._session: AnySession
-        self._elections: Elections | LocalElections
-        if actor is None:
-            self._session, self._elections = LocalSession(self.my_id), LocalElections(self._notifier.post)
-        else:
-            self._session = Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
-            self._elections = Elections(self._session, self._notifier.post)
+        self._session: AnySession = (
+            LocalSession(self.my_id)
+            if actor is None
+            else Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
+        )
+        self._elections = Elections(self._session, self._notifier.post)
         self._guard = Guard(self._session, self._notifier)
 
     # -- life ---------------------------------------------------------------------------------------------------

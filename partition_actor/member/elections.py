@@ -12,9 +12,6 @@ from partition_actor.member.callbacks import Callback
 from partition_actor.member.local_session import AnySession
 from partition_actor.member.lock import Hold
 
-Post = Callable[[Callable[[], None]], None]
-"""Runs a job in the thread for callbacks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Elected:
@@ -36,15 +33,22 @@ class Candidacy:
 
 
 class Elections:
-    """The candidacies of one member."""
+    """The candidacies of one member. `post` runs a job in the thread for callbacks.
 
-    def __init__(self, session: AnySession, post: Post) -> None:
+    In the single-instance mode this process leads every group.
+    """
+
+    def __init__(self, session: AnySession, post: Callable[[Callable[[], None]], None]) -> None:
         self._session = session
         self._post = post
         self._candidacies: dict[str, Candidacy] = {}
 
     def elect(self, group: str, on_elected: Callable[[Elected], Any] | None) -> None:
         """Be a candidate from now on. Raises ``NotStarted``."""
+        if self._session.is_local:
+            if on_elected is not None:
+                self._post(partial(Callback(on_elected), Elected(group, 0)))
+            return
         with self._session.lock:
             candidacy = self._candidacies.get(group)
             if candidacy is None or candidacy.hold.state is None:
@@ -59,7 +63,7 @@ class Elections:
         """Whether this process leads the group now. Never waits."""
         with self._session.lock:
             candidacy = self._candidacies.get(group)
-            return candidacy is not None and candidacy.hold.held
+            return self._session.is_local or (candidacy is not None and candidacy.hold.held)
 
     def stand_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
         """Let the next candidate lead.
@@ -94,29 +98,3 @@ class Elections:
         """End every candidacy: the session is over."""
         with self._session.lock:
             self._candidacies.clear()
-
-
-class LocalElections:
-    """The elections of the single-instance mode: this process leads every group."""
-
-    def __init__(self, post: Post) -> None:
-        self._post = post
-
-    def elect(self, group: str, on_elected: Callable[[Elected], Any] | None) -> None:
-        """Announce at once that this process leads."""
-        if on_elected is not None:
-            self._post(partial(Callback(on_elected), Elected(group, 0)))
-
-    def is_leader(self, group: str) -> bool:
-        """True."""
-        return True
-
-    def stand_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        """Nothing to do: there is no other candidate."""
-        return False, lambda: True
-
-    def update(self) -> None:
-        """Nothing to do."""
-
-    def end(self) -> None:
-        """Nothing to do."""

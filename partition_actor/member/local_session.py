@@ -5,7 +5,6 @@ Locks hold between the threads and tasks of the process, in all of its ``Partiti
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -94,7 +93,7 @@ class EveryKey(Share):
 class LocalSession:
     """What ``Session`` is in the single-instance mode. It is never active, and its locks are always there."""
 
-    owns_everything = True
+    is_local = True
     active = False
     was_started = False
     failure: PartitionError | None = None
@@ -183,10 +182,6 @@ class LocalSession:
     def ask_now(self, method: str, *arguments: Any) -> Any:
         """What the partition actor's method would return; the only one ever asked for is ``break_lock``."""
         return _ProcessLocks.of_this_process().break_lock(*arguments)
-
-    async def aask_now(self, method: str, *arguments: Any) -> Any:
-        """`ask_now`, for asyncio."""
-        return await asyncio.to_thread(self.ask_now, method, *arguments)
 
 
 AnySession: TypeAlias = Session | LocalSession

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from partition_actor import arguments, clock
@@ -187,7 +188,7 @@ class Lock:
 
     async def abreak(self) -> bool:
         """`break_`, for asyncio."""
-        return bool(await self._session.aask_now("break_lock", lock_name(self.name)))
+        return await asyncio.to_thread(self.break_)
 
     def __enter__(self) -> Lock:
         self.acquire()

@@ -90,8 +90,8 @@ class Session:
     each reply, and with none when the partition actor has been found or lost. `lock` guards `member_state`.
     """
 
-    owns_everything = False
-    """Whether this process may work on every key, in groups or not."""
+    is_local = False
+    """Whether this is the single-instance mode: this process owns every key and leads every group."""
 
     def __init__(
         self,
@@ -287,10 +287,6 @@ class Session:
             ) from None
         except RayError as error:
             raise PartitionActorUnavailable(f"the partition actor did not answer {method}: {error}") from error
-
-    async def aask_now(self, method: str, *arguments: Any) -> Any:
-        """`ask_now`, for asyncio."""
-        return await asyncio.to_thread(self.ask_now, method, *arguments)
 
     # -- on the background loop ---------------------------------------------------------------------------------
 

@@ -11,25 +11,29 @@ LIMIT = 30.0
 
 
 class Flag:
-    """A condition that is false until it is set. Knows how often it was asked."""
+    """A condition that is false until it is set. It notes each time it is asked."""
 
     def __init__(self):
         self.wakeups = Wakeups()
         self.value = False
         self.asked = threading.Semaphore(0)
-        self.owned = []
+        self.locked = []
+        """For each time it was asked, whether the lock was held."""
+
+    def _free(self):
+        return self.wakeups.lock.acquire(blocking=False)
 
     def __call__(self):
-        self.owned.append(self.wakeups.lock._is_owned())
+        self.locked.append(not in_thread(self._free)())
         self.asked.release()
         return self.value
 
     def waited_for(self, times=1):
-        """Wait until somebody has asked so often and waits."""
+        """Wait until it has been asked so often, and whoever asked waits."""
         for _ in range(times):
             assert self.asked.acquire(timeout=LIMIT)
         with self.wakeups.lock:
-            pass  # whoever asked has let go of the lock, so it waits
+            pass  # whoever asked has released the lock, so it waits
 
     def set(self):
         with self.wakeups.lock:
@@ -69,10 +73,10 @@ def test_threads_and_event_loops_are_woken_together(flag):
     flag.waited_for(4)
     flag.set()
     assert [result() for result in waiting] == [True] * 4
-    assert all(flag.owned)  # the condition is always asked under the lock
+    assert all(flag.locked)
 
 
-def test_who_is_woken_for_something_else_waits_on(flag):
+def test_a_wake_for_something_else_does_not_end_a_wait(flag):
     waiting = [in_thread(lambda: flag.wakeups.wait(flag, LIMIT)), in_loop(flag)]
     flag.waited_for(2)
     flag.wakeups.wake()
@@ -113,22 +117,22 @@ def test_the_loop_goes_on_while_a_task_waits(flag):
     assert asyncio.run(scenario())
 
 
-def test_a_task_that_is_cancelled_waits_no_more_and_others_do(flag):
+def test_a_cancelled_task_is_asked_no_more_and_others_are(flag):
     async def scenario():
         first, second = (asyncio.ensure_future(flag.wakeups.until(flag, LIMIT)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        asked = len(flag.owned)
+        asked = len(flag.locked)
         flag.set()
         assert await second
-        return len(flag.owned) - asked
+        return len(flag.locked) - asked
 
     assert asyncio.run(scenario()) == 1
 
 
-def test_a_loop_that_was_closed_while_a_task_waited_is_no_hindrance(flag):
+def test_a_loop_that_was_closed_while_a_task_waited_does_not_stop_a_wake(flag):
     loop = asyncio.new_event_loop()
     task = loop.create_task(flag.wakeups.until(flag, None))
     loop.run_until_complete(asyncio.sleep(0))
@@ -137,7 +141,7 @@ def test_a_loop_that_was_closed_while_a_task_waited_is_no_hindrance(flag):
     flag.waited_for(3)
     flag.set()
     assert [result() for result in waiting] == [True, True]
-    task._log_destroy_pending = False
+    del task
 
 
 def test_it_shares_the_lock_that_it_is_given():
