@@ -1,4 +1,4 @@
-"""Users' callbacks: one after another, in a thread of their own, so that a slow one never holds up a heartbeat."""
+"""Runs users' callbacks one at a time, in a thread of their own, so that a slow one never delays a heartbeat."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class GroupEvent:
 
     group: str
     epoch: Epoch | None
-    """``(incarnation, counter)``; None when this member is no part of the group any more."""
+    """``(incarnation, counter)``; None when this member has left the group."""
     joined: tuple[str, ...]
-    """Ids that came, sorted. Another process under the same id is no change."""
+    """Ids that joined, sorted. Another process under the same id is no change."""
     left: tuple[str, ...]
-    """Ids that went, sorted; this member's own where it is out."""
+    """Ids that left, sorted; this member's own when it has left."""
 
 
 class Callback:
-    """A user's function. One that returns an awaitable runs on the event loop on which it was registered."""
+    """A user's function. If it returns an awaitable, that runs on the event loop on which it was registered."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -40,7 +40,7 @@ class Callback:
             self._loop = None
 
     def __call__(self, argument: Any) -> None:
-        """Run it to its end; what it raises is logged."""
+        """Run it to its end, and log what it raises."""
         try:
             result = self._function(argument)
             if inspect.isawaitable(result):
@@ -57,9 +57,9 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 class CallbackQueue:
-    """Jobs in order, each run once: by the queue's own thread or, if sooner, by `run_pending` in the caller's.
+    """Runs jobs in order, each once: in its own thread or, if sooner, in the thread that calls `run_pending`.
 
-    The thread starts with the first job.
+    Its own thread starts with the first job.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,7 +71,7 @@ class CallbackQueue:
         self._closed = False
 
     def post(self, job: Callable[[], None]) -> None:
-        """Let `job` be run soon; what it raises is logged. Any thread may call this."""
+        """Run `job` soon, and log what it raises. Any thread may call this."""
         with self._arrived:
             if self._closed:
                 return
@@ -82,9 +82,9 @@ class CallbackQueue:
             self._arrived.notify()
 
     def run_pending(self) -> None:
-        """Run what is pending here and now, after the job that is running.
+        """Run the pending jobs in this thread, after the job that is running.
 
-        In a thread whose event loop is running it does nothing: a job may need that loop, and would wait for its own
+        It does nothing in a thread whose event loop is running: a job may need that loop, and would wait for its own
         caller. The queue's thread runs the jobs then.
         """
         if not _on_running_loop():
@@ -96,13 +96,13 @@ class CallbackQueue:
                 pass
 
     def close(self) -> None:
-        """Run what is pending in the queue's thread, then end it; take no more until `open`."""
+        """Take no more jobs until `open`. The queue's thread runs the pending ones and ends."""
         with self._arrived:
             self._closed = True
             self._arrived.notify()
 
     def open(self) -> None:
-        """Take jobs again."""
+        """Take jobs again after a `close`."""
         with self._arrived:
             self._closed = False
 

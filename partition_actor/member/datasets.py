@@ -1,4 +1,4 @@
-"""A member's share of a Ray Data dataset, filtered by Ray Data itself, wherever its blocks are."""
+"""A member's share of a Ray Data dataset, which Ray Data filters where the blocks are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def is_dataset(items: object) -> bool:
-    """Whether `items` is a ``ray.data.Dataset``; it does not import Ray Data, which takes a second."""
+    """Whether `items` is a ``ray.data.Dataset``, without importing Ray Data, which takes a second."""
     return any(kind.__module__.startswith("ray.data.") and kind.__name__ == "Dataset" for kind in type(items).__mro__)
 
 
@@ -29,7 +29,7 @@ class DatasetPartition:
     """
 
     def __init__(self, group: str, dataset: ray.data.Dataset, column: str | None, share: Callable[[], Share]) -> None:
-        """Bind `dataset` to `group`. Raises ``InvalidArgument`` when `column` is none of its columns."""
+        """Bind `dataset` to `group`. Raises ``InvalidArgument`` when it has no such column."""
         self.group = group
         self._dataset = dataset
         self._column = check_text("column", column)
@@ -39,9 +39,9 @@ class DatasetPartition:
         self._share = share
 
     def rows(self) -> ray.data.Dataset:
-        """The rows that this member may work on by the view that it holds now: a lazy filter over the key's column.
+        """The rows that this member may work on now, as a lazy filter over the key's column.
 
-        It does not follow later changes: ask again after one.
+        It does not follow later changes: call it again after one.
         """
         share, column = self._share(), self._column
         if share.ring is None:

@@ -1,4 +1,4 @@
-"""Who leads a group: whoever holds the lock of that name in the leaders' namespace. Candidates are those who wait."""
+"""Who leads a group: whoever holds the lock named after it. Candidates are those who wait for that lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from partition_actor.core.messages import leader_name
 from partition_actor.member.callbacks import Callback
-from partition_actor.member.lock import Hold, Line
+from partition_actor.member.local_session import AnySession
+from partition_actor.member.lock import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,47 +24,53 @@ class Elected:
 
 @dataclass(slots=True)
 class Candidacy:
-    """One group that this process would lead."""
+    """One group that this process wants to lead."""
 
     hold: Hold
     callbacks: list[Callback] = field(default_factory=list)
     announced: int = 0
-    """The token of the leadership that the callbacks were last told of."""
+    """The token of the leadership that the callbacks were told of last."""
 
 
 class Elections:
-    """The candidacies of one member. `post` has a callback run in the thread for callbacks."""
+    """The candidacies of one member. `post` runs a job in the thread for callbacks.
 
-    def __init__(self, line: Line, post: Callable[[Callable[[], None]], None]) -> None:
-        self._line = line
+    In the single-instance mode this process leads every group.
+    """
+
+    def __init__(self, session: AnySession, post: Callable[[Callable[[], None]], None]) -> None:
+        self._session = session
         self._post = post
         self._candidacies: dict[str, Candidacy] = {}
 
     def elect(self, group: str, on_elected: Callable[[Elected], Any] | None) -> None:
         """Be a candidate from now on. Raises ``NotStarted``."""
-        with self._line.lock:
+        if self._session.is_local:
+            if on_elected is not None:
+                self._post(partial(Callback(on_elected), Elected(group, 0)))
+            return
+        with self._session.lock:
             candidacy = self._candidacies.get(group)
             if candidacy is None or candidacy.hold.state is None:
                 callbacks = candidacy.callbacks if candidacy else []
-                candidacy = self._candidacies[group] = Candidacy(Hold(self._line, leader_name(group)), callbacks)
+                candidacy = self._candidacies[group] = Candidacy(Hold(self._session, leader_name(group)), callbacks)
             if on_elected is not None:
                 candidacy.callbacks.append(Callback(on_elected))
                 candidacy.announced = 0
-        self.look()
+        self.update()
 
     def is_leader(self, group: str) -> bool:
         """Whether this process leads the group now. Never waits."""
-        return self.token(group) > 0
-
-    def token(self, group: str) -> int:
-        """The fencing token of the leadership; 0 without it."""
-        with self._line.lock:
+        with self._session.lock:
             candidacy = self._candidacies.get(group)
-            return 0 if candidacy is None else candidacy.hold.token
+            return self._session.is_local or (candidacy is not None and candidacy.hold.held)
 
-    def step_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        """Let the next candidate lead. Whether this process did, and the question whether the partition actor knows."""
-        with self._line.lock:
+    def stand_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
+        """Let the next candidate lead.
+
+        Returns whether this process led, and a function that says whether the partition actor knows.
+        """
+        with self._session.lock:
             candidacy = self._candidacies.get(group)
             if candidacy is None:
                 return False, lambda: True
@@ -73,11 +80,11 @@ class Elections:
                 return led, candidacy.hold.drop()
             if led:
                 candidacy.hold.renew()
-            return led, candidacy.hold.tell()
+            return led, candidacy.hold.send()
 
-    def look(self) -> None:
-        """Announce what a reply has brought, and be a candidate again where the lead was lost."""
-        with self._line.lock:
+    def update(self) -> None:
+        """Announce the leads that a reply has brought, and be a candidate anew where the lead was lost."""
+        with self._session.lock:
             for group, candidacy in self._candidacies.items():
                 if candidacy.hold.state in ("lost", "refused"):
                     candidacy.hold.renew()
@@ -88,6 +95,6 @@ class Elections:
                         self._post(partial(callback, Elected(group, token)))
 
     def end(self) -> None:
-        """The session is over, and with it every candidacy."""
-        with self._line.lock:
+        """End every candidacy: the session is over."""
+        with self._session.lock:
             self._candidacies.clear()

@@ -1,9 +1,8 @@
 """Methods that run only where their key is owned: the worker's side of a ``Router``'s call.
 
-A router may be behind: a view has to reach it first. So the worker has the last word, and it has it twice. Before the
-method runs, this process must be permitted to work on the key (in exclusive groups by rule 4 of
-``docs/guarantees.md``). And while it runs in an exclusive group it counts as a callback for a lost key (rule 3): the
-next owner of the key starts when the method has returned.
+A router may hold an older view, so the worker checks each call. Before the method runs, this process must be permitted
+to work on the key (in exclusive groups by rule 4 of ``docs/guarantees.md``). While it runs in an exclusive group it
+counts as a callback for a lost key (rule 3): the next owner of the key starts when the method has returned.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member.connection import Connection
+from partition_actor.member.local_session import AnySession
 from partition_actor.member.notifier import Notifier
+from partition_actor.member.wakeups import Wakeups
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-LOOK_AGAIN = 0.1
-"""Seconds after which a callback that waits for calls looks whether its lease still runs."""
+LEASE_CHECK_INTERVAL = 0.1
+"""Seconds after which a hand-off that waits for calls checks whether the lease still runs."""
 
 _guards: dict[Guard, None] = {}
-"""Those of every ``PartitionCoordinator`` of this process that is started."""
+"""Those of the ``PartitionCoordinator`` objects of this process that are started, in order."""
 
 
 def owned_by(
@@ -40,7 +40,7 @@ def owned_by(
     each: bool = False,
     key: Callable[[Any], object] | None = None,
 ) -> Callable[[Method], Method]:
-    """Let a method of a worker run only when its worker may work on the key that `parameter` holds.
+    """Let a method of a worker run only when the worker may work on the key in `parameter`.
 
     ::
 
@@ -56,14 +56,16 @@ def owned_by(
             @owned_by("orders", group="tenants", each=True, key=lambda order: order.tenant)
             async def ship(self, orders): ...  # for Router.map
 
-    The method may be sync or async. `group` is a name, a function of the worker that returns one, or None for the only
-    group that this process has joined. With `each` the parameter holds many items, and all of their keys must be this
-    worker's. `key` makes a key of the parameter's value, or of each item; by default it is the key.
+    The method may be sync or async. `group` is a name, a function that takes the worker and returns one, or None for
+    the only group that this process has joined. With `each` the parameter holds many items, and the worker must own the
+    keys of all. `key` is a function that makes a key of the parameter's value, or of each item; by default that is the
+    key itself.
 
-    Otherwise the method does not run and ``NotOwner`` is raised. In an exclusive group a key that is lost meanwhile
-    goes to its next owner when the method has returned, or by force when that takes longer than `handoff_timeout`.
+    When the worker does not own the key, ``NotOwner`` is raised and the method does not run. In an exclusive group a
+    key that is lost while the method runs goes to its next owner when the method has returned, or after
+    `handoff_timeout`.
 
-    Raises ``InvalidArgument`` when it decorates no method with such a parameter, or a generator.
+    Raises ``InvalidArgument`` when what it decorates has no such parameter, or is a generator.
     """
     arguments.check_text("parameter", parameter)
 
@@ -89,7 +91,7 @@ def owned_by(
 
 
 class _Check:
-    """What `owned_by` finds out before a method runs."""
+    """Checks a call of one method before it runs."""
 
     def __init__(
         self,
@@ -111,13 +113,13 @@ class _Check:
         if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             arguments.refuse("parameter", parameter, "a parameter that takes one value")
         self._name = parameter
-        self._at = sys.maxsize if kind is inspect.Parameter.KEYWORD_ONLY else names.index(parameter)
+        self._position = sys.maxsize if kind is inspect.Parameter.KEYWORD_ONLY else names.index(parameter)
         self._default = parameters[parameter].default
         self._method, self._group, self._each, self._key = method.__name__, group, each, key
 
     @contextmanager
     def permit(self, worker: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-        """A time in which the method may run. Raises ``NotOwner``."""
+        """Run the method within this. Raises ``NotOwner``."""
         keys = self._keys(args, kwargs)
         group = self._group(worker) if callable(self._group) else self._group
         call = _admit(group, keys)
@@ -128,14 +130,14 @@ class _Check:
         try:
             yield
         except NotOwner as error:
-            error.task = None  # raised by what the method called: some of it has run
+            error.task = None  # raised by a call within the method, part of which has run
             raise
         finally:
             if call is not None:
                 call.end()
 
     def _keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        value = kwargs.get(self._name, args[self._at] if self._at < len(args) else self._default)
+        value = kwargs.get(self._name, args[self._position] if self._position < len(args) else self._default)
         if value is inspect.Parameter.empty:
             raise TypeError(f"{self._method}() missing 1 required argument: {self._name!r}")
         items = arguments.check_items(value) if self._each else [value]
@@ -143,38 +145,38 @@ class _Check:
 
 
 class Guard:
-    """Lets calls run by what one ``PartitionCoordinator`` may do; one that `is_alone` may do everything."""
+    """Permits calls by what one ``PartitionCoordinator`` may work on."""
 
-    def __init__(self, connection: Connection, notifier: Notifier, *, is_alone: bool) -> None:
-        self.is_alone = is_alone
-        self._connection = connection
+    def __init__(self, session: AnySession, notifier: Notifier) -> None:
+        self.is_local = session.is_local
+        self._session = session
         self._notifier = notifier
-        self._running: dict[str, CallsUnderWay] = {}
+        self._running: dict[str, RunningCalls] = {}
 
     def enter(self) -> None:
         """Let calls ask this member."""
         _guards[self] = None
 
     def leave(self) -> None:
-        """Let calls ask this member no more."""
+        """Let calls no longer ask this member."""
         _guards.pop(self, None)
 
     def groups(self) -> list[str]:
-        """The groups that it has joined, or waits to."""
-        if not self._connection.was_started:
+        """The groups of which it is a member, or waits to be one."""
+        if not self._session.was_started:
             return []
-        groups = list(self._connection.member_state.groups.items())
+        groups = list(self._session.member_state.groups.items())
         return [name for name, held in groups if held.state in ("joining", "member")]
 
     def epoch(self, group: str) -> Epoch | None:
         """The epoch of the view that it holds."""
-        view = self._connection.member_state.view(group)
+        view = self._session.view(group)
         return None if view is None else view.epoch
 
     def begin(self, group: str, keys: list[Any]) -> Call | None:
-        """A call on these keys that may run, or None."""
-        with self._connection.lock:
-            member_state, now = self._connection.member_state, clock.now()
+        """Begin a call on these keys; None if it is not permitted."""
+        with self._session.lock:
+            member_state, now = self._session.member_state, clock.now()
             view = member_state.acting(now, group)
             if view is None or not member_state.may_act(now, group, *keys):
                 return None
@@ -182,79 +184,75 @@ class Guard:
                 return Call(keys, None)
             running = self._running.get(group)
             if running is None:
-                running = self._running[group] = CallsUnderWay(group, self._connection)
-                self._notifier.add(running)
+                running = self._running[group] = RunningCalls(group, self._session)
+                self._notifier.add_listener(running)
             return running.begin(keys)
 
 
 class Call:
     """One call that runs on its keys, in the thread that began it or on its event loop."""
 
-    def __init__(self, keys: list[Any], running: CallsUnderWay | None) -> None:
+    def __init__(self, keys: list[Any], running: RunningCalls | None) -> None:
         self.keys = keys
         self.thread = threading.get_ident()
         self._running = running
 
     def end(self) -> None:
-        """It has returned."""
+        """Note that it has returned."""
         if self._running is not None:
             self._running.end(self)
 
 
-class CallsUnderWay:
-    """The calls that run on keys of one exclusive group: to the notifier, callbacks for the keys among them lost."""
+class RunningCalls:
+    """The calls that run on keys of one exclusive group; the notifier lets a hand-off wait for those on lost keys."""
 
-    def __init__(self, group: str, connection: Connection) -> None:
+    def __init__(self, group: str, session: AnySession) -> None:
         self.group = group
-        self._connection = connection
-        self._ended = threading.Condition(connection.lock)
+        self._session = session
+        self._ended = Wakeups(session.lock)
         self._calls: dict[Call, None] = {}
 
     def begin(self, keys: list[Any]) -> Call:
-        """Note a call, while holding the connection's lock: no view is taken in between the check and this."""
+        """Note a call. The caller holds the session's lock, so that no view comes between its check and this."""
         call = Call(keys, self)
         self._calls[call] = None
         return call
 
     def end(self, call: Call) -> None:
         """Note that a call has returned."""
-        with self._ended:
+        with self._session.lock:
             del self._calls[call]
-            self._ended.notify_all()
+            self._ended.wake()
 
     @property
-    def is_watched(self) -> bool:
-        """Whether there is any call to wait for."""
+    def is_listening(self) -> bool:
+        """Whether any call runs."""
         return bool(self._calls)
 
     def tell_lost(self) -> None:
-        """Wait until no call runs on a lost key, or the lease is over: rule 6 sees to it that it is, some time."""
-        with self._ended:
-            while self._holds_lost_keys():
-                self._ended.wait(LOOK_AGAIN)
+        """Wait until no call runs on a lost key, or the lease is over: the wait ends, by rule 6."""
+        while not self._ended.wait(self._may_hand_off, LEASE_CHECK_INTERVAL):
+            pass
 
     def tell_gained(self) -> None:
         """Nothing to do."""
 
-    def _holds_lost_keys(self) -> bool:
-        member_state, here = self._connection.member_state, threading.get_ident()
+    def _may_hand_off(self) -> bool:
+        member_state, here, now = self._session.member_state, threading.get_ident(), clock.now()
         view = member_state.view(self.group)
-        now = clock.now()
         if view is None or now >= member_state.acts_until(view):
-            return False
-        # Nobody can wait here for the end of a call that runs this very method, by `run_watchers`.
-        return any(
-            call.thread != here and not member_state.may_act(now, self.group, *call.keys) for call in self._calls
-        )
+            return True
+        # A call in this very thread runs the callbacks itself, by `run_watchers`: nobody can wait for its end here.
+        return all(call.thread == here or member_state.may_act(now, self.group, *call.keys) for call in self._calls)
 
 
 def _admit(group: str | None, keys: list[Any]) -> Call | NotOwner | None:
-    """A call that may run, the refusal, or None where one process alone owns everything."""
+    """The call that has begun, the refusal, or None in the single-instance mode, which owns everything."""
     joined = {guard: groups for guard in list(_guards) if (groups := guard.groups())}
     names = sorted({name for groups in joined.values() for name in groups})
     if group is None and len(names) > 1:
-        raise InvalidArgument(f"group: got None, expected one of those that this process has joined: {names}")
-    if not names and any(guard.is_alone for guard in list(_guards)):
+        raise InvalidArgument(f"group: got None, expected the name of a group that this process has joined: {names}")
+    if not names and any(guard.is_local for guard in list(_guards)):
         return None
     if group is None and not names:
         return NotOwner("this process is no member of any group")

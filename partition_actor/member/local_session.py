@@ -1,90 +1,188 @@
-"""Locks in the single-instance mode, without Ray: they hold between the threads and tasks of one process."""
+"""The session of the single-instance mode, without Ray: every key is this process's own.
+
+Locks hold between the threads and tasks of the process, in all of its ``PartitionCoordinator`` objects.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
+from partition_actor.core.share import Share
+from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
-from partition_actor.member.lock import until
+from partition_actor.member.session import Session
+from partition_actor.member.wakeups import Wakeups
+from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
 
-_KEY = ("alone", "")
+_KEY = ("local", "")
 _making = threading.Lock()
 
 
-class LocalSession:
-    """The locks of one process: a ``locking.Line`` whose partition actor is a ``LockTable`` beside it.
+class _ProcessLocks:
+    """The locks of one process: a lock table, and the state machine of the one session that uses it.
 
     Its lease never ends. Tokens grow from process to process with the wall clock.
     """
 
-    patience = 0.0
-    active = True
-    failure: PartitionError | None = None
-    _one: LocalSession | None = None
+    _current: _ProcessLocks | None = None
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.pid = os.getpid()
+        self.wakeups = Wakeups()
         self.member_state = MemberState(*_KEY, Settings())
         self.member_state.exclusive_until = float("inf")
-        self._changed = threading.Condition(self.lock)
-        self._listeners: set[Callable[[], None]] = set()
         self._table = LockTable(set())
         self._epoch = (incarnation_at(time.time()), 0)
-        self._process = os.getpid()
 
     @classmethod
-    def of_this_process(cls) -> LocalSession:
-        """The one of this process; a forked one has its own."""
+    def of_this_process(cls) -> _ProcessLocks:
+        """Those of this process; a forked process has its own."""
         with _making:
-            if cls._one is None or cls._one._process != os.getpid():
-                cls._one = cls()
-            return cls._one
+            if cls._current is None or cls._current.pid != os.getpid():
+                cls._current = cls()
+            return cls._current
 
-    def forget_failure(self) -> None:
-        """There are none."""
-
-    def send_now(self) -> None:
-        """Let the table take in what has changed, and tell what came of it."""
-        with self._changed:
+    def exchange(self) -> None:
+        """Let the table take in what has changed, and the state machine what came of it."""
+        with self.wakeups.lock:
             locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
             self._table.grant(lambda _: True, self._next_epoch)
             locks.take(self._table.answers(_KEY))
             self.member_state.answered += 1
-            self._changed.notify_all()
-            for listener in self._listeners:
-                listener()
+            self.wakeups.wake()
 
-    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done`."""
-        with self._changed:
-            return self._changed.wait_for(done, timeout)
-
-    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done`, for asyncio."""
-        return await until(self, done, timeout, self._listeners)
-
-    def ask_now(self, method: str, *arguments: Any) -> Any:
-        """Answer as the actor's method of this name does: `break_lock` alone is asked for."""
-        with self.lock:
-            broken = self._table.break_(0.0, *arguments)
-            self.send_now()
-            self.send_now()  # which says that the holders know
+    def break_lock(self, name: str) -> int:
+        """Take a lock from those who hold it; returns how many did."""
+        with self.wakeups.lock:
+            broken = self._table.break_(0.0, name)
+            self.exchange()
+            self.exchange()  # which says that the holders know
             return len(broken)
-
-    async def aask_now(self, method: str, *arguments: Any) -> Any:
-        """`ask_now`, for asyncio."""
-        return await asyncio.to_thread(self.ask_now, method, *arguments)
 
     def _next_epoch(self) -> Epoch:
         self._epoch = (self._epoch[0], self._epoch[1] + 1)
         return self._epoch
+
+
+class EveryKey(Share):
+    """The share of a process that owns every key; no key is hashed."""
+
+    def has(self, key: object) -> bool:
+        """True."""
+        return True
+
+    def of(self, keys: Iterable[Any]) -> list[Any]:
+        """All of `keys`."""
+        return list(keys)
+
+    def of_index(self, index: KeyIndex[Any]) -> list[Any]:
+        """All keys of the index."""
+        return list(index)
+
+
+class LocalSession:
+    """What ``Session`` is in the single-instance mode. It is never active, and its locks are always there."""
+
+    is_local = True
+    active = False
+    was_started = False
+    failure: PartitionError | None = None
+    call_timeout = 0.0
+
+    def __init__(self, member_id: str) -> None:
+        self.member_id = member_id
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Guards `member_state`."""
+        return _ProcessLocks.of_this_process().wakeups.lock
+
+    @property
+    def member_state(self) -> MemberState:
+        """The state machine for locks, one for the process; it knows no group."""
+        return _ProcessLocks.of_this_process().member_state
+
+    @cached_property
+    def _share(self) -> Share:
+        return EveryKey(self.member_id, Ring([self.member_id]))
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def stop(self) -> bool:
+        """Nothing to do: there is nobody to hear that this member is out."""
+        return False
+
+    def close_session(self, ended: MemberState | None = None) -> None:
+        """Nothing to do."""
+
+    def check_active(self) -> None:
+        """Nothing to do: locks are always there."""
+
+    def forget_failure(self) -> None:
+        """Nothing to do: nothing is ever refused."""
+
+    def state(self, group: str) -> str | None:
+        """None: no group is ever joined."""
+        return None
+
+    def is_out(self, group: str) -> bool:
+        """True."""
+        return True
+
+    def view(self, group: str) -> View | None:
+        """None."""
+        return None
+
+    def members(self, group: str) -> list[str]:
+        """This member."""
+        return [self.member_id]
+
+    def owner(self, group: str, key: object) -> str | None:
+        """This member."""
+        return self.member_id
+
+    def share(self, group: str) -> Share:
+        """Every key."""
+        return self._share
+
+    def token(self, group: str) -> int:
+        """0, which storage that checks fencing tokens always refuses."""
+        return 0
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Whether it is done: there is nothing to wait for."""
+        return self.wait_for(done, self.call_timeout)
+
+    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `done()`, at most `timeout` seconds; None: without end. Returns whether it is."""
+        return _ProcessLocks.of_this_process().wakeups.wait(done, timeout)
+
+    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """`wait_for`, for asyncio."""
+        return await _ProcessLocks.of_this_process().wakeups.until(done, timeout)
+
+    def send_now(self) -> None:
+        """Take in what has changed in locks."""
+        _ProcessLocks.of_this_process().exchange()
+
+    def send_ack(self, ackers: int) -> None:
+        """Nothing to do."""
+
+    def ask_now(self, method: str, *arguments: Any) -> Any:
+        """What the partition actor's method would return; the only one ever asked for is ``break_lock``."""
+        return _ProcessLocks.of_this_process().break_lock(*arguments)
+
+
+AnySession: TypeAlias = Session | LocalSession
+"""What ``PartitionCoordinator`` and its parts ask; mypy checks that both kinds answer."""

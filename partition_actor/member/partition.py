@@ -1,4 +1,4 @@
-"""Keys bound to a group: ask again after a change, or be told what came and what went."""
+"""Keys bound to a group: which of them are this member's, and callbacks for those it gains and loses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Partition:
         partition.on_lost(lambda keys: [stop(key) for key in keys])
         for tenant in partition: ...
 
-    The keys are hashed and sorted once; asking costs the member's share of the ring and its keys, not all keys.
+    The keys are hashed and sorted once. Asking again costs time for this member's keys, not for all keys.
     """
 
     def __init__(
@@ -49,22 +49,23 @@ class Partition:
         return len(self.keys())
 
     def add(self, keys: Iterable[Any]) -> None:
-        """Take more keys in. Raises ``InvalidArgument`` when `keys` cannot be iterated."""
+        """Add keys. Raises ``InvalidArgument`` when `keys` cannot be iterated."""
         with self._lock:
             self._index.add(keys)
         self._changed()
 
     def discard(self, keys: Iterable[Any]) -> None:
-        """Forget keys, every occurrence of each. Raises ``InvalidArgument`` when `keys` cannot be iterated."""
+        """Remove every occurrence of each of `keys`. Raises ``InvalidArgument`` when `keys` cannot be iterated."""
         with self._lock:
             self._index.discard(keys)
         self._changed()
 
     def on_gained(self, callback: Callable[[list[Any]], Any]) -> None:
-        """Call `callback` with a list of keys whenever this member may begin to work on them; with those it has, soon.
+        """Call `callback` with a list of keys whenever this member may begin to work on them.
 
-        Callbacks run one at a time in a thread of their own; one that raises is logged. One that returns an awaitable
-        runs on the event loop on which it was registered. Raises ``InvalidArgument``.
+        The first call, soon, is for the keys that it has already. Callbacks run one at a time in a thread of their own.
+        What one raises is logged. If one returns an awaitable, that runs on the event loop on which it was registered.
+        Raises ``InvalidArgument``.
         """
         self._gained.append(Callback(check_callback(callback)))
         self._changed()
@@ -72,20 +73,19 @@ class Partition:
     def on_lost(self, callback: Callable[[list[Any]], Any]) -> None:
         """Call `callback` with a list of keys that this member has lost.
 
-        In an exclusive group the next owner of these keys starts when this callback has returned, and the keys are lost
-        by force when it takes longer than `handoff_timeout`. It is called as well when the lease ends, and with `stop`.
-        Raises ``InvalidArgument``.
+        In an exclusive group their next owner starts when this callback has returned, or after `handoff_timeout`. It is
+        also called when the lease ends, and by `stop`. Runs as those of `on_gained` do. Raises ``InvalidArgument``.
         """
         self._lost.append(Callback(check_callback(callback)))
         self._changed()
 
     @property
-    def is_watched(self) -> bool:
-        """Whether somebody wants to be told."""
+    def is_listening(self) -> bool:
+        """Whether there are callbacks."""
         return bool(self._gained or self._lost)
 
     def tell_lost(self) -> None:
-        """Run the callbacks for keys that were this member's when callbacks last ran, and are not now."""
+        """Run the callbacks for keys that were this member's when callbacks last ran and are not now."""
         mine = {str(key): key for key in self.keys()}
         lost = [key for identity, key in self._told.items() if identity not in mine]
         for identity in [identity for identity in self._told if identity not in mine]:
@@ -95,7 +95,7 @@ class Partition:
                 callback(lost)
 
     def tell_gained(self) -> None:
-        """Run the callbacks for keys that are this member's now, and were not when callbacks last ran."""
+        """Run the callbacks for keys that are this member's now and were not when callbacks last ran."""
         gained = {str(key): key for key in self.keys()}
         for identity in [identity for identity in gained if identity in self._told]:
             del gained[identity]

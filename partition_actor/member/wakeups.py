@@ -1,14 +1,15 @@
-"""Waiting until something has come true, in threads and on event loops, for all who wait for one thing to change."""
+"""Waiting for a condition, in threads and on event loops; everybody who waits asks again after each change."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
 
 class Wakeups:
-    """Whoever waits asks again after each `wake`. `lock` guards what they ask about; the caller of `wake` holds it."""
+    """Those who wait for something to change. `lock` guards what their conditions read."""
 
     def __init__(self, lock: threading.RLock | None = None) -> None:
         self.lock = threading.RLock() if lock is None else lock
@@ -16,21 +17,24 @@ class Wakeups:
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
 
     def wake(self) -> None:
-        """Let everybody ask again."""
+        """Let everybody who waits ask again. Any thread may call this, with or without the lock."""
         with self.lock:
             self._changed.notify_all()
             for waiter, loop in self._waiting.items():
-                if not loop.is_closed():
+                with contextlib.suppress(RuntimeError):  # its loop has been closed
                     loop.call_soon_threadsafe(_finish, waiter)
             self._waiting.clear()
 
     def wait(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done()`, asked under the lock, at most `timeout` seconds; None: without end. Whether it is."""
+        """Wait until `done()`, which is called under the lock, at most `timeout` seconds; None: without end.
+
+        Returns whether it is done.
+        """
         with self._changed:
             return self._changed.wait_for(done, timeout)
 
     async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """`wait`, on an event loop, which goes on meanwhile. One that is cancelled waits no more."""
+        """`wait`, for asyncio."""
         loop = asyncio.get_running_loop()
         end = None if timeout is None else loop.time() + timeout
         while True:

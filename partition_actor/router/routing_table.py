@@ -22,7 +22,7 @@ from partition_actor.core.member import Change
 from partition_actor.core.views import View
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionError
 from partition_actor.member.background import background_loop
-from partition_actor.member.connection import Connection
+from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
@@ -104,7 +104,7 @@ class GroupFollower:
         self.group = group
         self.table = RoutingTable()
         self._limit = limit
-        self._session = Connection(f"router-{uuid.uuid4().hex}", actor, namespace, settings, self._on_changes)
+        self._session = Session(f"router-{uuid.uuid4().hex}", actor, namespace, settings, self._on_changes)
         self._wakeups = Wakeups()
         self._known_upto = -1
         """The registration number up to which handles are known; -1: fetch all."""

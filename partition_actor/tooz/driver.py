@@ -37,8 +37,8 @@ from partition_actor.core.messages import leader_name
 from partition_actor.deployment import deploy
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnavailable, PartitionError
 from partition_actor.member.background import run_in_background
-from partition_actor.member.connection import Connection
 from partition_actor.member.lock import Hold, Lock
+from partition_actor.member.session import Session
 from partition_actor.tooz.lock import RayLock
 from partition_actor.tooz.results import CompletedResult, tooz_errors
 from partition_actor.tooz.url import RayUrl, connect_to_ray
@@ -106,9 +106,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         self._text_id = text_of(member_id)
         super().__init__(self._text_id.encode(), parsed_url, options)
         self.url = RayUrl.of(parsed_url, options)
-        self._session = Connection(
-            self._text_id, self.url.name, self.url.namespace, self.url.settings, self._on_changes
-        )
+        self._session = Session(self._text_id, self.url.name, self.url.namespace, self.url.settings, self._on_changes)
         self._last_read: dict[bytes, set[bytes]] = {}
         """By group, the members that the program last read: its watchers are told what has changed since then."""
         self._joined: dict[str, tuple[bytes, Any]] = {}
@@ -244,7 +242,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         if session.failure is not None:
             raise session.failure
         raise PartitionActorUnavailable(
-            f"the partition actor did not confirm within {session.patience} s that this member joined {group!r}"
+            f"the partition actor did not confirm within {session.call_timeout} s that this member joined {group!r}"
         )
 
     def leave_group(self, group_id: bytes) -> CompletedResult[None]:
@@ -264,7 +262,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 session.send_now()
                 if not session.wait(lambda: session.is_out(group)):
                     raise PartitionActorUnavailable(
-                        f"the partition actor did not confirm within {session.patience} s"
+                        f"the partition actor did not confirm within {session.call_timeout} s"
                         f" that this member left {group!r}"
                     )
             else:
@@ -327,7 +325,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             session.send_now()
             if not session.wait(lambda: session.member_state.answered >= seq):
                 raise PartitionActorUnavailable(
-                    f"the partition actor did not confirm within {session.patience} s that capabilities changed"
+                    f"the partition actor did not confirm within {session.call_timeout} s that capabilities changed"
                 )
             self._joined[group] = (group_id, capabilities)
 
@@ -356,7 +354,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
                 hold, told = self._candidacies.get(group_id) or (Hold(self._session, leader_name(text_of(group_id))), 0)
                 if hold.state not in ("waiting", "held"):
                     hold.renew()
-                self._session.wait(hold.tell())
+                self._session.wait(hold.send())
                 token = hold.token
                 self._candidacies[group_id] = (hold, token or told)
                 if token and token != told:
@@ -376,7 +374,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         if hold is None or not hold.held:
             return False
         hold.renew()
-        self._session.wait(hold.tell())
+        self._session.wait(hold.send())
         return True
 
     def get_leader(self, group_id: bytes) -> CompletedResult[Any]:

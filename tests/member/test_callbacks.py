@@ -1,3 +1,5 @@
+"""The thread in which users' callbacks run, and the loops of those that are async."""
+
 import asyncio
 import threading
 
@@ -17,14 +19,14 @@ def queue():
 
 
 def drained(queue):
-    """Wait until the queue's own thread has run all that was posted before."""
+    """Wait until the queue's own thread has run all that was posted so far."""
     done = threading.Event()
     queue.post(done.set)
     return done.wait(LIMIT)
 
 
 def ended():
-    """Wait until the queue's thread is no more."""
+    """Wait until the queue's thread has ended."""
     for thread in threading.enumerate():
         if thread.name == NAME:
             thread.join(LIMIT)
@@ -181,7 +183,7 @@ def test_an_async_callback_outlives_the_loop_on_which_it_was_registered():
 
 
 def test_run_pending_on_the_loop_of_an_async_callback_does_not_wait_for_itself(queue):
-    """A loop in the seed's style inside an asyncio actor: the callback needs the very loop that would wait for it."""
+    """As in a loop in the seed's style in an asyncio actor: the callback needs the loop that would wait for it."""
 
     async def scenario():
         begun, go_on, seen = threading.Event(), threading.Event(), asyncio.Queue()

@@ -1,4 +1,4 @@
-"""``PartitionCoordinator`` in every kind of process, and what its users rely on."""
+"""``PartitionCoordinator`` on a real cluster, in every kind of process."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ json.dump([hash("key"), subsets], sys.stdout)
 
 
 def subset_of_all(members, group, items):
-    """What each member's subset is, once all of them know of all."""
+    """Each member's subset, once each of them knows all members."""
     names = sorted(member.my_id for member in members)
     wait_until(lambda: all(member.members(group) == names for member in members))
     return {member.my_id: member.extract_my_subset(group, items) for member in members}
@@ -102,7 +102,7 @@ def test_sync_and_threaded_actors_stay_members_while_they_are_busy(make_deployme
     assert sorted(ray.get(sync.subset.remote(ITEMS), timeout=LIMIT) + mine) == sorted(ITEMS)
 
 
-def test_an_asyncio_actor_goes_on_while_it_waits_for_the_coordinator(steady, group, spawn):
+def test_an_asyncio_actor_goes_on_while_it_waits_for_the_partition_actor(steady, group, spawn):
     worker = spawn(AsyncWorker, *steady.worker_arguments("asyncio", group))
     mine, turned = ray.get(worker.work.remote(ITEMS), timeout=LIMIT)
     assert mine == ITEMS
@@ -205,7 +205,7 @@ def test_before_start_it_says_so_and_after_stop_it_owns_nothing(steady, group):
         assert member.extract_my_subset(group, ITEMS) == ITEMS
 
 
-def test_a_coordinator_that_cannot_be_reached_at_start_is_logged_and_found_later(make_deployment, group, caplog):
+def test_a_partition_actor_that_cannot_be_reached_at_start_is_logged_and_found_later(make_deployment, group, caplog):
     deployment = make_deployment()
     member = deployment.member("early", settings=BRIEF)
     assert member.is_active()
@@ -278,7 +278,7 @@ def test_another_process_under_the_same_id_takes_over(steady, group, caplog):
     assert second.extract_my_subset(group, ITEMS) == ITEMS
 
 
-def test_a_full_coordinator_refuses_a_member_and_has_room_after_another_stops(make_deployment, group):
+def test_a_full_partition_actor_refuses_a_member_and_has_room_after_another_stops(make_deployment, group):
     deployment = make_deployment(Settings(ttl=60.0, hold=1.0, max_members=2))
     deployment.deploy()
     a, b, c = (deployment.member(name) for name in "abc")

@@ -31,15 +31,15 @@ def test_a_member_that_may_not_act_gets_no_rows(steady, group, dataset):
     assert steady.member("member").partition(group, dataset, column="value").rows().count() == 0
 
 
-def test_alone_every_row_is_ours(cluster, dataset):
+def test_in_the_single_instance_mode_every_row_is_ours(cluster, dataset):
     assert PartitionCoordinator(actor=None).partition("group", dataset, column="tenant").rows().count() == 2000
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(cluster, dataset):
-    alone = PartitionCoordinator(actor=None)
+    local = PartitionCoordinator(actor=None)
     with pytest.raises(InvalidArgument, match=r"column: got 'tenand', .*tenant, value"):
-        alone.partition("group", dataset, column="tenand")
+        local.partition("group", dataset, column="tenand")
     with pytest.raises(InvalidArgument, match="column"):
-        alone.partition("group", dataset)
+        local.partition("group", dataset)
     with pytest.raises(InvalidArgument, match="column"):
-        alone.partition("group", [1, 2], column="tenant")
+        local.partition("group", [1, 2], column="tenant")

@@ -1,4 +1,4 @@
-"""Exclusive groups through the actor and its clients, on a real cluster; the chaos tests attack them in earnest."""
+"""Exclusive groups on a real cluster; the chaos tests attack them harder."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from members import ExclusiveWorker
 from partition_actor import Settings
 
 KEYS = [f"key-{number}" for number in range(60)]
-# Members here must not expire by themselves, and what a hand-off forces must come soon.
+# Leases long enough that no member expires by itself; a hand-off that is not acknowledged is forced soon.
 QUICK = Settings(ttl=4.0, hold=0.4, handoff_timeout=0.8, node_proof_interval=0.4, max_members=100)
 
 
@@ -71,7 +71,7 @@ def test_the_next_owner_starts_when_on_lost_has_returned(steady, group):
     wait_until(lambda: sorted(gained) == sorted(lost) == sorted(owned(second, group)))
 
 
-def test_one_who_does_not_let_go_in_time_loses_its_lease_and_comes_back(quick, group):
+def test_a_member_that_does_not_let_go_in_time_loses_its_lease_and_comes_back(quick, group):
     first, second = quick.member("first"), quick.member("second")
     finish, events = threading.Event(), []
     first.partition(group, KEYS).on_lost(lambda keys: finish.wait(LIMIT))
@@ -149,7 +149,7 @@ def test_a_worker_that_ray_restarts_under_its_id_moves_no_key(steady, group, spa
     assert changes == []
 
 
-def test_the_coordinator_is_killed_and_no_key_moves_no_epoch_goes_back_and_newcomers_are_admitted_later(quick, group):
+def test_the_partition_actor_is_killed_and_no_key_moves_no_epoch_goes_back_and_newcomers_come_later(quick, group):
     first, second = quick.member("first"), quick.member("second")
     for member in (first, second):
         member.join_group(group, exclusive=True)

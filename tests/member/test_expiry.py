@@ -1,4 +1,4 @@
-"""How members go: expired, stopped, killed, out of scope; and how they come back."""
+"""How members leave (expired, stopped, killed, out of scope), and how they come back."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from partition_actor.core.member import MemberState
 
 ITEMS = [f"item-{n}" for n in range(300)]
 SOON = 30.0
-"""Seconds; half of the steady leases, so that no lease can have ended by then."""
+"""Seconds: half of a steady lease, so no lease can have ended by then."""
 
 
 def test_a_stopped_agent_leaves_after_its_ttl_and_comes_back_by_itself(hasty, group, spawn):
@@ -64,7 +64,7 @@ def test_a_bare_caller_that_asks_no_more_expires(hasty, group):
     assert hasty.call("get_subset", group, "bare", ITEMS) == ITEMS
 
 
-def test_when_the_coordinator_is_away_a_subset_is_kept_until_the_lease_ends(make_deployment, group, caplog):
+def test_when_the_partition_actor_is_away_a_subset_is_kept_until_the_lease_ends(make_deployment, group, caplog):
     deployment = make_deployment(Settings(ttl=6.0, hold=0.5))
     deployment.deploy()
     member = deployment.member("a")

@@ -1,4 +1,4 @@
-"""Methods that run only where their key is owned: who may run what, and that a hand-off waits for what runs."""
+"""`owned_by`: which calls may run, and that a hand-off waits for those that run."""
 
 from __future__ import annotations
 
@@ -6,44 +6,49 @@ import asyncio
 import inspect
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 from machines import KEYS, World, beat
 
-from partition_actor import PartitionCoordinator, owned_by
+from partition_actor import PartitionCoordinator, Ring, owned_by
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member import guard as owned
+from partition_actor.member import guard
 from partition_actor.member.guard import Guard
 
 LIMIT = 30.0
 
 
 class Process:
-    """A process with one member, by its state machine alone."""
+    """A process with one member: its state machine stands for the session, and it notes what listens for keys."""
 
     def __init__(self, member):
         self.lock = threading.RLock()
         self.member_state = member.member_state
         self.was_started = True
         self.added = []
-        self.guard = Guard(self, self, is_alone=False)
+        self.is_local = False
+        self.guard = Guard(self, self)
         self.guard.enter()
 
-    def add(self, running):
+    def view(self, group):
+        return self.member_state.view(group)
+
+    def add_listener(self, running):
         self.added.append(running)
 
 
 @pytest.fixture
 def world(monkeypatch):
     made = World()
-    monkeypatch.setattr(owned.clock, "now", lambda: made.now)
-    monkeypatch.setattr(owned, "_guards", {})
+    monkeypatch.setattr(guard.clock, "now", lambda: made.now)
+    monkeypatch.setattr(guard, "_guards", {})
     return made
 
 
 @pytest.fixture
 def two(world):
-    """Two members of an exclusive group, of which the first is this process's."""
+    """Two members of an exclusive group. The first one is this process's."""
     a, b = world.member("a"), world.member("b")
     beat(a, b)
     return a, b, Process(a)
@@ -91,13 +96,21 @@ def test_a_call_runs_where_its_key_is_owned(two):
             call()
 
 
-def test_a_default_counts(two):
-    a, _, _ = two
-    if "key-0" in a.works_on:
-        assert Worker().one(1) == (1, "key-0")
-    else:
-        with pytest.raises(NotOwner):
-            Worker().one(1)
+def test_the_key_may_be_a_default(two):
+    a, b, _ = two
+
+    class Defaults:
+        @owned_by("key")
+        def mine(self, key=a.works_on[0]):
+            return key
+
+        @owned_by("key")
+        def theirs(self, key=b.works_on[0]):
+            return key
+
+    assert Defaults().mine() == a.works_on[0]
+    with pytest.raises(NotOwner, match=repr(b.works_on[0])):
+        Defaults().theirs()
 
 
 def test_a_keyword_is_not_taken_for_one_of_the_rest(two):
@@ -135,11 +148,11 @@ def test_nothing_runs_once_the_lease_is_over(two, world):
 def test_a_gained_key_waits_for_its_last_holder(world):
     a = world.member("a")
     a.beat()
-    Process(a)
+    process_of_a = Process(a)
     b = world.member("b")
     b.beat()
     newcomer = Process(b)
-    del owned._guards[next(iter(owned._guards))]  # from here on this is the process of b
+    process_of_a.guard.leave()  # from here on this is the process of b
     view = b.member_state.view("g")
     theirs = [key for key in KEYS if view.ring(b.world.settings).owner(key) == "b"]
     with pytest.raises(NotOwner):
@@ -166,70 +179,82 @@ def test_the_group_must_be_named_where_there_are_several(two, world):
         Worker().elsewhere("key")
 
 
-def test_one_process_alone_owns_everything(world):
-    with PartitionCoordinator("alone", actor=None):
+def test_in_the_single_instance_mode_every_method_runs(world):
+    with PartitionCoordinator("local", actor=None):
         assert Worker().one(1, "key") == (1, "key")
         assert Worker().elsewhere("key") == "key"
     with pytest.raises(NotOwner):
         Worker().elsewhere("key")
 
 
-def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(two, world):
-    a, b, process = two
-    kept, lost = a.works_on, b.works_on[0]
-    begun, go_on = threading.Event(), threading.Event()
+class Slow:
+    """Calls on keys, each in a thread of its own, that return when they are told to."""
 
-    class Slow:
-        @owned_by("key")
-        def work(self, key):
-            begun.set()
-            go_on.wait(LIMIT)
+    def __init__(self):
+        self.go_on = {}
+        self.threads = {}
 
-    working = threading.Thread(target=Slow().work, args=(kept[0],))
-    working.start()
-    assert begun.wait(LIMIT)
+    def begin(self, key):
+        begun, self.go_on[key] = threading.Event(), threading.Event()
+        self.threads[key] = threading.Thread(target=self.work, args=(key, begun))
+        self.threads[key].start()
+        assert begun.wait(LIMIT)
+
+    def end(self, key):
+        self.go_on[key].set()
+        self.threads[key].join(LIMIT)
+        assert not self.threads[key].is_alive()
+
+    @owned_by("key")
+    def work(self, key, begun):
+        begun.set()
+        self.go_on[key].wait(LIMIT)
+
+
+@pytest.fixture
+def losing(world):
+    """A member with a slow call on a key that it keeps and another on one that it loses to a newcomer."""
+    both = Ring(["a", "b"], vnodes=world.settings.vnodes)
+    kept, lost = (both.subset(member, KEYS)[0] for member in ("a", "b"))
+    a = world.member("a")
+    a.beat()
+    process, slow = Process(a), Slow()
+    slow.begin(kept)
+    slow.begin(lost)
+    a.adopts = False
+    world.member("b").beat(1)
+    a.beat(1)
+    assert kept in a.works_on
+    assert lost not in a.works_on
     (running,) = process.added
-    assert running.is_watched
-    running.tell_lost()  # nothing is lost: does not wait
-    a.member_state.leave("g")
-    a.adopts = False
-    a.beat()
-    assert a.works_on == []
-    waiting = threading.Thread(target=running.tell_lost)
-    waiting.start()
-    waiting.join(3 * owned.LOOK_AGAIN)
-    assert waiting.is_alive()
-    go_on.set()
-    waiting.join(LIMIT)
-    working.join(LIMIT)
-    assert not waiting.is_alive()
-    assert not running.is_watched
-    assert lost not in kept
+    yield SimpleNamespace(running=running, slow=slow, kept=kept, lost=lost)
+    for event in slow.go_on.values():
+        event.set()
 
 
-def test_a_hand_off_waits_no_longer_than_the_lease(two, world):
-    a, _, process = two
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_hand_off_waits_for_the_calls_on_lost_keys_and_for_no_others(losing, monkeypatch):
+    monkeypatch.setattr(guard, "LEASE_CHECK_INTERVAL", 3600.0)  # only the end of a call ends the wait
+    handing_off = threading.Thread(target=losing.running.tell_lost)
+    handing_off.start()
+    handing_off.join(0.1)
+    assert handing_off.is_alive()
+    losing.slow.end(losing.lost)
+    handing_off.join(LIMIT)
+    assert not handing_off.is_alive()
+    assert losing.running.is_listening  # the call on the key that is kept still runs
+    losing.slow.end(losing.kept)
+    assert not losing.running.is_listening
 
-    class Slow:
-        @owned_by("key")
-        def work(self, key):
-            begun.set()
-            go_on.wait(LIMIT)
 
-    working = threading.Thread(target=Slow().work, args=(a.works_on[0],))
-    working.start()
-    assert begun.wait(LIMIT)
-    a.member_state.leave("g")
-    a.adopts = False
-    a.beat()
-    waiting = threading.Thread(target=process.added[0].tell_lost)
-    waiting.start()
+def test_a_hand_off_waits_no_longer_than_the_lease(losing, world, monkeypatch):
+    monkeypatch.setattr(guard, "LEASE_CHECK_INTERVAL", 0.01)
+    handing_off = threading.Thread(target=losing.running.tell_lost)
+    handing_off.start()
     world.clock.advance(11.0)
-    waiting.join(LIMIT)
-    assert not waiting.is_alive()
-    go_on.set()
-    working.join(LIMIT)
+    handing_off.join(LIMIT)
+    assert not handing_off.is_alive()
+    losing.slow.end(losing.lost)
+    losing.slow.end(losing.kept)
 
 
 def test_a_call_that_runs_the_callbacks_itself_does_not_wait_for_itself(two):

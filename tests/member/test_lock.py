@@ -1,4 +1,4 @@
-"""Locks and leaders through the actor and its clients, on a real cluster; the chaos test attacks them in earnest."""
+"""Locks and leaders on a real cluster; the chaos tests attack them harder."""
 
 import asyncio
 import os
@@ -133,7 +133,7 @@ def test_a_stop_releases_everything_and_wakes_who_waits(steady, name):
     with pytest.raises(NotStarted):
         lock.acquire()
     with pytest.raises(NotStarted):
-        PartitionCoordinator("never", steady.name, steady.namespace).lock(name).acquire()
+        PartitionCoordinator("not started", steady.name, steady.namespace).lock(name).acquire()
 
 
 def test_the_lock_of_a_killed_worker_is_free_long_before_its_lease_ends(steady, name, spawn):
@@ -160,7 +160,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_has_lost_its_lock_a
     assert not ray.get(worker.release.remote(), timeout=LIMIT)
 
 
-def test_the_coordinator_is_killed_and_no_lock_changes_hands(make_deployment, name):
+def test_the_partition_actor_is_killed_and_no_lock_changes_hands(make_deployment, name):
     deployment = make_deployment(Settings(ttl=12.0, hold=0.5))
     deployment.deploy()
     first, second = deployment.member("first").lock(name), deployment.member("second").lock(name)
@@ -184,8 +184,8 @@ def test_the_coordinator_is_killed_and_no_lock_changes_hands(make_deployment, na
     assert second.fencing_token > token
 
 
-def test_without_a_coordinator_one_who_does_not_wait_is_told_so(make_deployment, name):
-    member = make_deployment().member("alone", settings=Settings(call_timeout=0.3))
+def test_without_a_partition_actor_one_who_does_not_wait_is_told_so(make_deployment, name):
+    member = make_deployment().member("a", settings=Settings(call_timeout=0.3))
     with pytest.raises(PartitionActorUnavailable, match="who has the lock"):
         member.lock(name).acquire(blocking=False)
     assert not member.lock(name).acquire(timeout=0.1)
@@ -193,7 +193,7 @@ def test_without_a_coordinator_one_who_does_not_wait_is_told_so(make_deployment,
         member.lock(name).break_()
 
 
-def test_a_full_coordinator_says_so(make_deployment, name):
+def test_a_full_partition_actor_says_so(make_deployment, name):
     deployment = make_deployment(Settings(max_members=1))
     deployment.deploy()
     assert deployment.member("first").lock(name).acquire()

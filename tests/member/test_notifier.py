@@ -1,4 +1,4 @@
-"""What members are told: watchers, and what a partition has gained and lost."""
+"""What users' callbacks are told: changes of groups, and keys gained and lost."""
 
 import asyncio
 import threading
@@ -80,9 +80,9 @@ def test_a_slow_callback_holds_nothing_up_but_other_callbacks(steady, group):
         go_on.set()
 
 
-def test_run_watchers_delivers_in_the_callers_thread_and_returns(steady, group):
+def test_run_watchers_returns_when_the_callbacks_have_run(steady, group):
     a, b = steady.member("a"), steady.member("b")
-    begun, go_on, threads = threading.Event(), threading.Event(), []
+    begun, go_on, joined = threading.Event(), threading.Event(), []
 
     def hold_the_thread_up(_event):
         begun.set()
@@ -91,11 +91,11 @@ def test_run_watchers_delivers_in_the_callers_thread_and_returns(steady, group):
     a.watch_group(group, hold_the_thread_up)
     a.join_group(group)
     assert begun.wait(LIMIT)
-    a.watch_group(group, lambda event: threads.append(threading.get_ident()))
+    a.watch_group(group, lambda event: joined.append(event.joined))
     b.join_group(group)
     wait_until(lambda: a.members(group) == ["a", "b"])
     go_on.set()
-    wait_until(lambda: (a.run_watchers(), threads)[1])
+    wait_until(lambda: (a.run_watchers(), ("b",) in joined)[1])
 
 
 def test_async_callbacks_run_on_the_loop_on_which_they_were_registered(steady, group):
@@ -125,7 +125,7 @@ def test_async_callbacks_run_on_the_loop_on_which_they_were_registered(steady, g
 
 
 class Told:
-    """What a partition has told, and the keys that follow from it."""
+    """What a partition has told its callbacks, and the keys that follow from it."""
 
     def __init__(self, partition):
         self.partition = partition
@@ -224,7 +224,7 @@ def test_callbacks_work_again_for_a_member_that_was_stopped_and_started(steady, 
     assert list(told.partition) == ITEMS
 
 
-def test_a_member_that_stops_while_the_coordinator_is_away_tells_what_it_loses(make_deployment, group):
+def test_a_member_that_stops_while_the_partition_actor_is_away_tells_what_it_loses(make_deployment, group):
     deployment = make_deployment()
     deployment.deploy()
     a = deployment.member("a")

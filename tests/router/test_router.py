@@ -13,7 +13,7 @@ from teams import KEYS, AsyncWorker, Peer, Worker
 
 from partition_actor import Router, errors, owned_by
 from partition_actor.member.background import background_loop
-from partition_actor.member.connection import Connection
+from partition_actor.member.session import Session
 from partition_actor.router import routing_table
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -157,7 +157,7 @@ def behind(monkeypatch):
     def make(team):
         held, is_behind = [], False
 
-        class HeldBack(Connection):
+        class HeldBack(Session):
             def __init__(self, *args):
                 *others, on_changes = args
                 super().__init__(*others, lambda changes: held.append(changes) if is_behind else on_changes(changes))
@@ -165,7 +165,7 @@ def behind(monkeypatch):
 
         made = []
         with monkeypatch.context() as patch:
-            patch.setattr(routing_table, "Connection", lambda *args: made.append(HeldBack(*args)) or made[0])
+            patch.setattr(routing_table, "Session", lambda *args: made.append(HeldBack(*args)) or made[0])
             router = team.router()
         is_behind = True
 

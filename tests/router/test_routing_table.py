@@ -95,7 +95,7 @@ class Followed:
     def __init__(self, monkeypatch):
         made = []
         monkeypatch.setattr(routing_table, "FETCH_PAUSES", (0.001, 0.002))
-        monkeypatch.setattr(routing_table, "Connection", lambda *args: made.append(FakeSession(*args)) or made[0])
+        monkeypatch.setattr(routing_table, "Session", lambda *args: made.append(FakeSession(*args)) or made[0])
         self.follower = GroupFollower("g", "name", "namespace", Settings(), 10)
         (self.session,) = made
 
