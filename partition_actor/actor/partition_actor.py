@@ -344,7 +344,7 @@ class PartitionActor:
         for waiter, result in actions.results:
             if waiter.done():
                 continue
-            if isinstance(result, PartitionError):
+            if isinstance(result, Exception):
                 waiter.set_exception(result)
             else:
                 waiter.set_result(result)

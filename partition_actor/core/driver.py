@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
-from partition_actor.errors import PartitionError
 
 
 @dataclass(slots=True)
@@ -25,7 +24,7 @@ class Actions:
     answer: list[SessionKey] = field(default_factory=list)
     """Sessions whose held heartbeat is to be answered now, with `MembershipDriver.reply`."""
     results: list[tuple[Any, Any]] = field(default_factory=list)
-    """``(call, result)`` of calls that wait no more; a result that is a ``PartitionError`` is to be raised."""
+    """``(call, result)`` of calls that wait no more; a result that is an exception is to be raised."""
     unwatch: list[SessionKey] = field(default_factory=list)
     """Sessions that are over: nobody need watch their processes any more."""
     prove: bool = False
@@ -34,26 +33,11 @@ class Actions:
     """When to call `MembershipDriver.timer` at the latest, on the partition actor's clock."""
 
 
-class _Published(NamedTuple):
-    """Until everything asked for so far in a group is published."""
+_Wait = Callable[[float], bool]
+"""What a call waits for: asked with the time, it says whether the wait is over."""
 
-    group: str
-
-
-class _Proven(NamedTuple):
-    """Until there is a proof from `since` or later."""
-
-    since: float
-
-
-class _Until(NamedTuple):
-    """Until `holds(now)`."""
-
-    holds: Callable[[float], bool]
-
-
-_Wait = _Published | _Proven | _Until
-_Steps = Generator[_Wait, None, Any]
+T = TypeVar("T")
+_Steps = Generator[_Wait, None, T]
 """A call in steps: it yields what it waits for, and returns its result. Meanwhile time goes on: see `_now`."""
 
 
@@ -64,9 +48,9 @@ class MembershipDriver:
         self.membership = membership
         self._held: dict[SessionKey, int] = {}
         """The `seq` of the heartbeat that is held for each session."""
-        self._published: dict[str, list[tuple[Any, _Steps]]] = {}
-        """By group, the calls that wait for it to be published."""
-        self._waiting: list[tuple[_Proven | _Until, Any, _Steps]] = []
+        self._waiting: list[tuple[_Wait, Any, _Steps[Any]]] = []
+        self._proof_needed: float | None = None
+        """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
         self._now = 0.0
         """The time at which a call takes its present step."""
@@ -83,7 +67,8 @@ class MembershipDriver:
         membership, self._stepped = self.membership, False
         while self._resume(now):
             pass
-        actions = Actions(results=self._results, prove=any(isinstance(wait, _Proven) for wait, _, _ in self._waiting))
+        prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
+        actions = Actions(results=self._results, prove=prove)
         self._results = []
         for key in sorted(membership.take_news()):
             if key not in membership.sessions:
@@ -177,13 +162,14 @@ class MembershipDriver:
 
     def _get_subset(
         self, group: str, key: SessionKey, weight: int, exclusive: bool | None
-    ) -> Generator[_Wait, None, ViewMessage | None]:
+    ) -> _Steps[ViewMessage | None]:
         received = self._now
         if not self.membership.is_drained(group, key):
             self.membership.join(received, group, key, weight, None, exclusive)
-        yield _Published(group)
+        yield self._published(group)
         if self._needs_proof(group):
-            yield _Proven(received)
+            self._proof_needed = received
+            yield lambda _: self.membership.proven_since(received)
         return self.membership.use(self._now, group, key)
 
     def _needs_proof(self, group: str) -> bool:
@@ -196,9 +182,11 @@ class MembershipDriver:
         """The result is ``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
         self._begin(now, call, self._join(group, key, weight, metadata, exclusive))
 
-    def _join(self, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None) -> _Steps:
+    def _join(
+        self, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None
+    ) -> _Steps[dict[str, Any]]:
         self.membership.join(self._now, group, key, weight, metadata, exclusive)
-        yield _Published(group)
+        yield self._published(group)
         found = self.membership.find(group)
         token = fencing_token(found.epoch) if found.epoch else 0
         return {"epoch": found.epoch, "token": token, "exclusive": found.exclusive, "members": dict(found.members)}
@@ -209,22 +197,22 @@ class MembershipDriver:
         """The result is the ``Group``, once it is published."""
         self._begin(now, call, self._find(group))
 
-    def _find(self, group: str) -> Generator[_Wait, None, Group]:
+    def _find(self, group: str) -> _Steps[Group]:
         membership = self.membership
         if membership.restarted and group not in membership.groups:  # its members may have still to report
-            yield _Until(lambda now: group in membership.groups or not membership.recovering(now))
+            yield lambda now: group in membership.groups or not membership.recovering(now)
         membership.find(group)
-        yield _Published(group)
+        yield self._published(group)
         return membership.find(group)
 
     def change(self, now: float, call: Any, name: str, group: str, *arguments: Any) -> None:
         """`leave`, `drain` or `forget` of ``Membership``; the result is the epoch that shows the change, or None."""
         self._begin(now, call, self._change(name, group, *arguments))
 
-    def _change(self, name: str, group: str, *arguments: Any) -> Generator[_Wait, None, Epoch | None]:
+    def _change(self, name: str, group: str, *arguments: Any) -> _Steps[Epoch | None]:
         yield from self._find(group)
         getattr(self.membership, name)(self._now, group, *arguments)
-        yield _Published(group)
+        yield self._published(group)
         found = self.membership.groups.get(group)
         return None if found is None else found.epoch
 
@@ -237,7 +225,7 @@ class MembershipDriver:
         """The result is that of ``Membership.delete_group``."""
         self._begin(now, call, self._delete_group(group))
 
-    def _delete_group(self, group: str) -> Generator[_Wait, None, bool]:
+    def _delete_group(self, group: str) -> _Steps[bool]:
         yield from self._find(group)
         return self.membership.delete_group(self._now, group)
 
@@ -247,67 +235,56 @@ class MembershipDriver:
         """The result is how many held the lock, once they know that they do not, or have lost their lease."""
         self._begin(now, call, self._break_lock(name))
 
-    def _break_lock(self, name: str) -> Generator[_Wait, None, int]:
+    def _break_lock(self, name: str) -> _Steps[int]:
         yield self._lock_known(name)
         broken = self.membership.break_lock(self._now, name)
         holders = self.membership.locks.holders
-        yield _Until(lambda _: not any(claim is holder for claim in broken for holder in holders(name)))
+        yield lambda _: not any(claim is holder for claim in broken for holder in holders(name))
         return len(broken)
 
     def get_leader(self, now: float, call: Any, group: str) -> None:
         """The result is the ``SessionKey`` of the session that leads a group, or None."""
         self._begin(now, call, self._get_leader(leader_name(group)))
 
-    def _get_leader(self, name: str) -> Generator[_Wait, None, SessionKey | None]:
+    def _get_leader(self, name: str) -> _Steps[SessionKey | None]:
         yield self._lock_known(name)
         leaders = [claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None]
         return leaders[0] if leaders else None
 
-    def _lock_known(self, name: str) -> _Until:
-        """After a restart somebody may hold a lock and have still to report it."""
-        membership = self.membership
-        return _Until(lambda _: not membership.locks_unknown or bool(membership.locks.holders(name)))
-
     # -- calls that wait ----------------------------------------------------------------------------------------
 
-    def _begin(self, now: float, call: Any, steps: _Steps) -> None:
+    def _published(self, group: str) -> _Wait:
+        """Until everything asked for so far in a group is published."""
+        return lambda _: self.membership.is_published(group)
+
+    def _lock_known(self, name: str) -> _Wait:
+        """Until nobody may hold a lock who has still to report it, as after a restart."""
+        membership = self.membership
+        return lambda _: not membership.locks_unknown or bool(membership.locks.holders(name))
+
+    def _begin(self, now: float, call: Any, steps: _Steps[Any]) -> None:
         self._stepped = True
         self._go_on(now, call, steps)
 
-    def _go_on(self, now: float, call: Any, steps: _Steps) -> None:
+    def _go_on(self, now: float, call: Any, steps: _Steps[Any]) -> None:
         """Take the steps of a call until it has to wait."""
         self._now = now
         try:
-            wait = next(steps)
-            while self._is_over(now, wait):
-                wait = next(steps)
+            while (wait := next(steps))(now):
+                pass
         except StopIteration as end:
             self._results.append((call, end.value))
-        except PartitionError as error:
+        except Exception as error:
             self._results.append((call, error))
         else:
-            if isinstance(wait, _Published):
-                self._published.setdefault(wait.group, []).append((call, steps))
-            else:
-                self._waiting.append((wait, call, steps))
-
-    def _is_over(self, now: float, wait: _Wait) -> bool:
-        if isinstance(wait, _Published):
-            return self.membership.is_published(wait.group)
-        if isinstance(wait, _Proven):
-            return self.membership.proven_since(wait.since)
-        return wait.holds(now)
+            self._waiting.append((wait, call, steps))
 
     def _resume(self, now: float) -> bool:
-        """Go on with the calls whose wait is over; whether there were any."""
-        ready = [
-            call
-            for group in [group for group in self._published if self.membership.is_published(group)]
-            for call in self._published.pop(group)
-        ]
-        if self._waiting:
-            ready += [(call, steps) for wait, call, steps in self._waiting if self._is_over(now, wait)]
-            self._waiting = [waiting for waiting in self._waiting if not self._is_over(now, waiting[0])]
-        for call, steps in ready:
+        """Go on with the calls whose wait is over; returns whether there were any."""
+        waiting, self._waiting = self._waiting, []
+        over: list[tuple[_Wait, Any, _Steps[Any]]] = []
+        for each in waiting:
+            (over if each[0](now) else self._waiting).append(each)
+        for _, call, steps in over:
             self._go_on(now, call, steps)
-        return bool(ready)
+        return bool(over)

@@ -140,7 +140,7 @@ class SimulatedPartitionActor(Process):
         for call, result in actions.results:
             if isinstance(call, tuple):
                 self._answer_caller(result, *call)
-            elif isinstance(result, PartitionError):
+            elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time
             self._ask_gcs()
@@ -151,7 +151,7 @@ class SimulatedPartitionActor(Process):
 
     def _answer_caller(self, result: Any, caller: Client, number: int, group: str, keys: tuple[str, ...]) -> None:
         mine = []
-        if result is not None and not isinstance(result, PartitionError):
+        if result is not None and not isinstance(result, Exception):
             mine = Share.by(View.of(result), caller.member_id, self.world.settings).of(keys)
         self.world.send(self, caller, caller.on_subset, number, group, mine)
 

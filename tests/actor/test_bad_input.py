@@ -271,7 +271,7 @@ def test_settings_are_settings(settings):
             call()
 
 
-def test_a_handle_of_something_else_is_no_coordinator(spawn):
+def test_a_handle_of_something_else_is_no_partition_actor(spawn):
     stranger = spawn(SilentPartitionActor)
     with pytest.raises(
         InvalidArgument, match=r"^actor: got .*, expected the partition actor's name, its handle or None"
@@ -282,7 +282,7 @@ def test_a_handle_of_something_else_is_no_coordinator(spawn):
 @pytest.mark.parametrize("call", ["deploy", "connect", "shutdown"])
 @pytest.mark.parametrize("name", ["name", "namespace"])
 @pytest.mark.parametrize("kind", BAD_TEXTS)
-def test_coordinators_have_good_names(unchanged, call, name, kind):
+def test_partition_actors_have_good_names(unchanged, call, name, kind):
     with pytest.raises(InvalidArgument, match=rf"^{name}: got "):
         getattr(partition_actor, call)(**{name: BAD_TEXTS[kind]})
 

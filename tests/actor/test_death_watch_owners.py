@@ -14,7 +14,7 @@ def owner(reference, process="process"):
     return ProcessIdentity(None, NODE, "", "worker", process, [reference])
 
 
-def test_the_kernel_of_the_coordinators_own_node_is_believed_at_once():
+def test_the_kernel_of_the_partition_actors_own_node_is_believed_at_once():
     async def scenario():
         ray, owned = Ray(alive=[], here=True), asyncio.get_running_loop().create_future()
         ray.watch.watch(KEY, owner(owned))

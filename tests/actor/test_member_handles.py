@@ -1,4 +1,4 @@
-"""The handles of a group's members, at the coordinator."""
+"""The handles of a group's members."""
 
 from machines import World, beat
 

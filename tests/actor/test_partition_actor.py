@@ -198,7 +198,7 @@ def test_a_mode_conflict_names_both_modes_and_leaves_nothing_behind(steady, grou
     assert after["groups"][group]["epoch"] == before["groups"][group]["epoch"]
 
 
-def test_a_full_coordinator_refuses_and_has_room_again_after_a_leave(make_deployment):
+def test_a_full_partition_actor_refuses_and_has_room_again_after_a_leave(make_deployment):
     small = make_deployment(Settings(ttl=60.0, hold=1.0, max_members=2))
     small.deploy()
     for name in ("a", "b"):

@@ -44,7 +44,7 @@ def test_a_group_that_members_made_is_forgotten_when_it_is_empty(world):
     assert world.membership.groups == {}
 
 
-def test_one_that_is_polite_joins_only_a_group_that_exists(world):
+def test_one_that_is_conditional_joins_only_a_group_that_exists(world):
     member = conditional(world, "a")
     member.beat()
     assert member.state == "missing"
@@ -56,7 +56,7 @@ def test_one_that_is_polite_joins_only_a_group_that_exists(world):
     assert member.state == "member"
 
 
-def test_one_that_is_polite_takes_no_id_away(world):
+def test_one_that_is_conditional_takes_no_id_away(world):
     first, second = world.member("a", exclusive=False), conditional(world, "a")
     first.beat()
     second.beat()
@@ -70,7 +70,7 @@ def test_one_that_is_polite_takes_no_id_away(world):
     assert second.state == "member"
 
 
-def test_one_that_is_polite_joins_a_restarted_coordinator_as_any_other_and_still_takes_no_id_away(world):
+def test_one_that_is_conditional_joins_a_restarted_partition_actor_as_any_other_and_still_takes_no_id_away(world):
     first, other = world.member("a", exclusive=False), conditional(world, "b", group="empty")
     first.beat()
     world.restart()
@@ -82,7 +82,7 @@ def test_one_that_is_polite_joins_a_restarted_coordinator_as_any_other_and_still
     assert (first.state, second.state, other.state) == ("member", "taken", "member")
 
 
-def test_metadata_that_changes_is_told_once_the_coordinator_has_it_it_is_not_repeated(world):
+def test_metadata_that_changes_is_told_once_the_partition_actor_has_it_it_is_not_repeated(world):
     member = world.member("a", exclusive=False, metadata={"version": 1})
     member.beat()
     seat = world.membership.find("g").participants[member.key]

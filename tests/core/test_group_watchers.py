@@ -261,7 +261,7 @@ def test_who_watches_what_is_what_each_said_last(calls):
     assert vars(watchers) == vars(GroupWatchers())  # nothing is left behind
 
 
-def test_a_coordinator_that_may_not_be_the_first_shows_groups_that_are_not_exclusive_at_once():
+def test_a_partition_actor_that_may_not_be_the_first_shows_groups_that_are_not_exclusive_at_once():
     world = World()
     world.membership = Membership(PLAIN, 5, world.now)
     world.membership.prove(world.now)

@@ -177,7 +177,7 @@ def test_a_late_request_brings_no_hold_back_that_has_ended(world, whole):
     assert holds(b, other)
 
 
-def test_a_session_with_a_lock_ends_only_by_a_proven_coordinator(world):
+def test_a_session_with_a_lock_ends_only_by_a_proven_partition_actor(world):
     a, b, _ = members(world)
     want(a)
     other = want(b)
@@ -229,7 +229,7 @@ def test_who_does_not_confirm_the_end_of_a_broken_hold_loses_its_lease(world):
     assert holds(b, other)
 
 
-def test_a_crash_of_the_coordinator_takes_no_lock_from_its_holder_and_gives_none_away(world):
+def test_a_crash_of_the_partition_actor_takes_no_lock_from_its_holder_and_gives_none_away(world):
     a, b, c = members(world)
     ticket, shared = want(a), want(b, "s", shared=True)
     waiting, together = want(c), want(c, "s", shared=True)
@@ -262,7 +262,7 @@ def test_who_asks_without_waiting_is_refused_while_former_holders_may_still_repo
     assert holds(a, ticket)
 
 
-def test_no_lock_is_given_away_after_a_restart_before_the_coordinator_is_proven(world):
+def test_no_lock_is_given_away_after_a_restart_before_the_partition_actor_is_proven(world):
     world.restart()
     a, *_ = members(world, "a")
     ticket = want(a)
@@ -275,7 +275,7 @@ def test_no_lock_is_given_away_after_a_restart_before_the_coordinator_is_proven(
     assert holds(a, ticket)
 
 
-def test_a_coordinator_that_may_have_been_replaced_gives_no_lock_away_when_its_wait_is_over(world):
+def test_a_partition_actor_that_may_have_been_replaced_gives_no_lock_away_when_its_wait_is_over(world):
     a, *_ = members(world, "a")
     world.restart()
     a.beat()
@@ -293,7 +293,7 @@ def test_a_coordinator_that_may_have_been_replaced_gives_no_lock_away_when_its_w
     assert holds(a, ticket)
 
 
-def test_a_restarted_coordinator_believes_no_hold_that_was_stated_before_its_start(world):
+def test_a_restarted_partition_actor_believes_no_hold_that_was_stated_before_its_start(world):
     a, *_ = members(world, "a")
     ticket = want(a)
     until = a.member_state.exclusive_until
@@ -312,7 +312,7 @@ def test_a_restarted_coordinator_believes_no_hold_that_was_stated_before_its_sta
     assert a.member_state.exclusive_until > until
 
 
-def test_a_lock_granted_by_a_coordinator_of_the_past_is_learnt_though_it_was_known_to_be_waited_for(world):
+def test_a_lock_granted_by_a_partition_actor_of_the_past_is_learnt_though_it_was_known_to_be_waited_for(world):
     """The member states its wish to the new partition actor, and then gets the lock from the one that is being
     replaced."""
     a, b, _ = members(world)

@@ -1,4 +1,4 @@
-"""Random replies to the member's state machine, by hypothesis: late, repeated, from any coordinator."""
+"""Random replies to the member's state machine, by hypothesis: late, repeated, from any partition actor."""
 
 from __future__ import annotations
 

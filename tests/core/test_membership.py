@@ -18,7 +18,7 @@ def test_keys_are_shared_out_and_each_has_one_owner():
     assert all(member.works_on for member in members)
 
 
-def test_a_recovering_coordinator_brings_no_lapsed_lease_back():
+def test_a_recovering_partition_actor_brings_no_lapsed_lease_back():
     world = World()
     cut_off, other = world.member("a"), world.member("b")
     beat(cut_off, other)
@@ -37,7 +37,7 @@ def test_a_recovering_coordinator_brings_no_lapsed_lease_back():
     assert cut_off.works_on
 
 
-def test_a_recovering_coordinator_lets_those_go_on_whose_lease_runs():
+def test_a_recovering_partition_actor_lets_those_go_on_whose_lease_runs():
     world = World()
     members = [world.member(name) for name in "ab"]
     beat(*members)
@@ -93,7 +93,7 @@ def test_an_expired_member_gets_no_lease_before_its_next_view():
     assert late.works_on
 
 
-def test_no_lease_is_ended_by_a_coordinator_that_may_have_been_replaced():
+def test_no_lease_is_ended_by_a_partition_actor_that_may_have_been_replaced():
     world = World()
     silent, other = world.member("a"), world.member("b")
     beat(silent, other)
@@ -121,7 +121,7 @@ def test_a_member_that_comes_back_before_its_lease_is_ended_keeps_its_keys():
     assert silent.works_on == mine
 
 
-def test_the_wait_after_a_restart_ends_once_the_coordinator_is_proven():
+def test_the_wait_after_a_restart_ends_once_the_partition_actor_is_proven():
     world = World()
     outlived = world.member("a")
     outlived.beat()
@@ -198,7 +198,7 @@ def test_metadata_outlives_an_expiry():
     assert world.membership.groups["g"].participants[member.key].metadata == {"zone": "north"}
 
 
-def test_an_incarnation_of_the_past_is_outbid_once_the_coordinator_is_proven():
+def test_an_incarnation_of_the_past_is_exceeded_once_the_partition_actor_is_proven():
     world = World()
     member = world.member("a")
     member.beat()
@@ -214,7 +214,7 @@ def test_an_incarnation_of_the_past_is_outbid_once_the_coordinator_is_proven():
     assert member.works_on == KEYS
 
 
-def test_an_old_coordinator_does_not_outbid_the_one_that_took_its_place():
+def test_an_old_partition_actor_does_not_exceed_the_one_that_took_its_place():
     world = World()
     member = world.member("a")
     member.beat()

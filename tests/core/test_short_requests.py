@@ -67,7 +67,7 @@ def test_a_member_with_a_lock_says_its_locks_once(world):
     assert [claim.key for claim in world.membership.locks.holders("l")] == [a.key]
 
 
-def test_a_coordinator_that_does_not_know_what_was_said_asks_for_it_and_grants_nothing(world):
+def test_a_partition_actor_that_does_not_know_what_was_said_asks_for_it_and_grants_nothing(world):
     a, b = world.members
     until, works_on = a.member_state.exclusive_until, a.works_on
     world.wait(1.0)
