@@ -21,7 +21,7 @@ from _report import Target, arguments, save, show, show_targets
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import Reply, Request, ShortRequest
+from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest
 from partition_actor.settings import Settings
 
 JUST_BEFORE = 0.05
@@ -121,23 +121,30 @@ class Crowd:
     def _batch(self, members: list[MemberState], per_heartbeat: float) -> float:
         requests = [received(member.request(self.now + at * per_heartbeat)) for at, member in enumerate(members, 1)]
         replies: list[Reply | None] = []
-        took = cpu_seconds(lambda: self._serve(requests, per_heartbeat, replies))
+        keys = [(member.member_id, member.session) for member in members]
+        took = cpu_seconds(lambda: self._serve(keys, requests, per_heartbeat, replies))
         for member, reply in zip(members, replies, strict=True):
             if accept(member, reply):
                 raise SystemExit(f"{member.member_id} received news: that was not an idle heartbeat")
         return took
 
-    def _serve(self, requests: list[Request | ShortRequest], per_heartbeat: float, replies: list[Reply | None]) -> None:
+    def _serve(
+        self,
+        keys: list[SessionKey],
+        requests: list[Request | ShortRequest],
+        per_heartbeat: float,
+        replies: list[Reply | None],
+    ) -> None:
         """What ``PartitionActor.sync`` does with held heartbeats without news, but for the wait."""
         driver = self.driver
-        for request in requests:
+        for key, request in zip(keys, requests, strict=True):
             self.advance(per_heartbeat)
             if self.now >= self._wake_at:
                 self.step()
             driver.request(self.now, request)
             if driver.has_actions:
                 self._act()
-            replies.append(driver.reply(self.now, (request["member"], request["session"]), request["seq"]))
+            replies.append(driver.reply(self.now, key, request["seq"]))
 
     def expire(self, silent: int, groups: int) -> float:
         """Let leases of `silent` members of the first `groups` end; returns the CPU seconds of the steps that end them.

@@ -8,12 +8,12 @@ for how long, and what a call waits for is decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.group import Group
-from partition_actor.core.membership import Membership
+from partition_actor.core.membership import UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
 
 
@@ -21,15 +21,15 @@ from partition_actor.core.messages import Reply, Request, SessionKey, ShortReque
 class Actions:
     """What to do after an event."""
 
-    answer: list[SessionKey] = field(default_factory=list)
+    answer: list[SessionKey]
     """Sessions whose held heartbeat is to be answered now, with `MembershipDriver.reply`."""
-    results: list[tuple[Any, Any]] = field(default_factory=list)
+    results: list[tuple[Any, Any]]
     """``(call, result)`` of calls that wait no more; a result that is an exception is to be raised."""
-    unwatch: list[SessionKey] = field(default_factory=list)
+    unwatch: list[SessionKey]
     """Sessions that are over: nobody need watch their processes any more."""
-    prove: bool = False
+    prove: bool
     """Ask the GCS now whether it counts this node alive."""
-    wake_at: float = 0.0
+    wake_at: float
     """When to call `MembershipDriver.timer` at the latest, on the partition actor's clock."""
 
 
@@ -46,44 +46,38 @@ class MembershipDriver:
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
-        self._held: dict[SessionKey, int] = {}
-        """The `seq` of the heartbeat that is held for each session."""
+        self.has_actions = True
+        """Whether there may be something to do since the last `actions`: not after a heartbeat without news."""
         self._waiting: list[tuple[_Wait, Any, _Steps[Any]]] = []
         self._proof_needed: float | None = None
         """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
         self._now = 0.0
         """The time at which a call takes its present step."""
-        self._stepped = True
-        """Whether an event has come since the last `actions` that may have changed something."""
-
-    @property
-    def has_actions(self) -> bool:
-        """Whether there may be something to do since the last `actions`: not after a heartbeat without news."""
-        return self._stepped or self.membership.has_work
 
     def actions(self, now: float) -> Actions:
         """What to do now."""
-        membership, self._stepped = self.membership, False
-        while self._resume(now):
+        membership, self.has_actions = self.membership, False
+        while self._waiting and self._resume(now):
             pass
-        prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
-        actions = Actions(results=self._results, prove=prove)
-        self._results = []
+        results, self._results = self._results, []
+        answer: list[SessionKey] = []
+        unwatch: list[SessionKey] = []
         for key in sorted(membership.take_news()):
-            if key not in membership.sessions:
-                actions.unwatch.append(key)
-            if key in self._held and membership.has_news(key):
-                actions.answer.append(key)
-        actions.wake_at = membership.deadline()
-        return actions
+            session = membership.sessions.get(key)
+            if session is None:
+                unwatch.append(key)
+            if session is None or (session.held and membership.has_news(key)):
+                answer.append(key)
+        prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
+        return Actions(answer, results, unwatch, prove, membership.deadline())
 
     # -- time and proofs ----------------------------------------------------------------------------------------
 
     def timer(self, now: float) -> None:
         """The moment `Actions.wake_at` has come."""
         self.membership.tick(now)
-        self._stepped = True
+        self.has_actions = True
 
     def proof(self, now: float, at: float) -> None:
         """The GCS counted this partition actor's node alive at or after `at`: rule 8."""
@@ -98,27 +92,26 @@ class MembershipDriver:
         It overtakes one of the same session that is still held. Raises what ``Membership.sync`` raises.
         """
         membership = self.membership
-        session = membership.renew(now, request) if "same" in request else None
-        if session is None:
-            session = membership.sync(now, request)
-            self._stepped = True
-        key = (request["member"], request["session"])
+        if "same" in request and (session := membership.renew(now, request)) is not None:
+            session.held = True
+            return min(membership.interval, session.interval)
+        self.has_actions = True
+        session = membership.sync(now, request)
         if session is None:  # a dead process is held off, an overtaken request has its answer
-            return membership.interval if membership.is_dead(key) else 0.0
+            return membership.interval if membership.is_dead((request["member"], request["session"])) else 0.0
         seconds = membership.hold_for(session)
-        if seconds:
-            self._held[key] = request["seq"]
+        session.held = seconds > 0
         return seconds
 
     def reply(self, now: float, key: SessionKey, seq: int) -> Reply | None:
         """The answer to heartbeat `seq` of a session; None when a later one has overtaken it."""
-        membership = self.membership
-        if self._held.get(key) == seq:
-            del self._held[key]
-        session = membership.session(key)
-        if membership.is_dead(key) or (key in membership.sessions and session.seq != seq):
+        session = self.membership.sessions.get(key)
+        if session is None:
+            return None if self.membership.is_dead(key) else self.membership.reply(now, UNKNOWN_SESSION, seq)
+        if session.seq != seq:
             return None
-        return membership.reply(now, session, seq)
+        session.held = False
+        return self.membership.reply(now, session, seq)
 
     def is_accepted(self, key: SessionKey) -> bool:
         """Whether the latest heartbeat of a session was taken in, so that its process is to be watched."""
@@ -135,23 +128,23 @@ class MembershipDriver:
     def died(self, now: float, key: SessionKey) -> None:
         """The process of a session is certainly dead: rule 5."""
         self.membership.died(now, key)
-        self._stepped = True
+        self.has_actions = True
 
     def ending(self, now: float, key: SessionKey) -> None:
         """The process of a session is about to end."""
         self.membership.ending(now, key)
-        self._stepped = True
+        self.has_actions = True
 
     def close(self, now: float, key: SessionKey) -> None:
         """A session says that it has stopped working, and will not come back."""
         self.membership.close(now, key)
-        self._stepped = True
+        self.has_actions = True
 
     # -- calls of a bare handle ---------------------------------------------------------------------------------
 
     def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
         """Renew the lease of a bare caller; see ``Membership.heartbeat``."""
-        self._stepped = True
+        self.has_actions = True
         return self.membership.heartbeat(now, key)
 
     def get_subset(
@@ -218,7 +211,7 @@ class MembershipDriver:
 
     def make_group(self, now: float, group: str) -> bool:
         """See ``Membership.make_group``."""
-        self._stepped = True
+        self.has_actions = True
         return self.membership.make_group(now, group)
 
     def delete_group(self, now: float, call: Any, group: str) -> None:
@@ -263,7 +256,7 @@ class MembershipDriver:
         return lambda _: not membership.locks_unknown or bool(membership.locks.holders(name))
 
     def _begin(self, now: float, call: Any, steps: _Steps[Any]) -> None:
-        self._stepped = True
+        self.has_actions = True
         self._go_on(now, call, steps)
 
     def _go_on(self, now: float, call: Any, steps: _Steps[Any]) -> None:

@@ -57,13 +57,10 @@ class SessionRecord:
     """By group: joins asked for up to this `seq` do not count, since an operator has drained the member."""
     prompt: bool = False
     """Its latest request is to be answered at once."""
+    held: bool = False
+    """Its latest request is held, to be answered when there is news."""
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
-
-    @property
-    def whole_seq(self) -> int:
-        """The `seq` of its latest whole request; -1 before the first."""
-        return -1 if self.whole is None else self.whole["seq"]
 
     @property
     def want_views(self) -> bool:
@@ -74,6 +71,10 @@ class SessionRecord:
     def resync(self) -> bool:
         """Whether it is to send its next request at once."""
         return any(state.resync for state in self.states.values())
+
+
+UNKNOWN_SESSION = SessionRecord(("", ""), joined_at=0.0, needs_resync=True)
+"""In place of one that is not known: it is to say everything."""
 
 
 class Membership:
@@ -335,10 +336,6 @@ class Membership:
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
 
-    def session(self, key: SessionKey) -> SessionRecord:
-        """The session; if there is none, a record that knows nothing and is not kept."""
-        return self.sessions.get(key) or SessionRecord(key, joined_at=0.0, needs_resync=True)
-
     def is_dead(self, key: SessionKey) -> bool:
         """Whether the process of this session is known to be dead."""
         return key in self._dead
@@ -380,7 +377,7 @@ class Membership:
             self._advance_incarnation(now, request["incarnation"])
         session = self.sessions.get(key)
         if session is None and "same" in request:
-            return self.session(key)  # the reply asks for a whole request
+            return UNKNOWN_SESSION  # the reply asks for a whole request
         session = session or self._admit(key, now)
         if request["seq"] <= session.seq:
             return None
@@ -473,11 +470,6 @@ class Membership:
         )
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
-
-    @property
-    def has_work(self) -> bool:
-        """Whether something has changed for somebody since `take_news`, or a lock might be granted."""
-        return bool(self._news or self.locks.due)
 
     def take_news(self) -> set[SessionKey]:
         """The sessions for which something has changed since the last call."""

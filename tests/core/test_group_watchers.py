@@ -200,7 +200,7 @@ def test_a_late_view_does_not_take_a_watcher_back():
     beat(world.member("b"), a, watcher)
     request = watcher.member_state.request(world.now)
     world.membership.sync(world.now, request)
-    reply = world.membership.reply(world.now, world.membership.session(watcher.key), request["seq"])
+    reply = world.driver.reply(world.now, watcher.key, request["seq"])
     assert watcher.member_state.receive({**reply, "groups": {"g": {"view": late}}}) == []
     assert members_seen(watcher) == {"a": 1, "b": 1}
 

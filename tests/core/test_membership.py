@@ -263,10 +263,10 @@ def test_no_heartbeat_is_held_for_longer_than_the_member_expects():
         world.member(f"m{number}", "h").beat()
     request = first.send()
     assert world.membership.interval == 8.0
-    assert world.membership.hold_for(world.membership.session(first.key)) == 2.0
+    assert world.membership.hold_for(world.membership.sessions[first.key]) == 2.0
     assert first.fetch(request)["interval"] == 8.0
     first.send()
-    assert world.membership.hold_for(world.membership.session(first.key)) == 8.0
+    assert world.membership.hold_for(world.membership.sessions[first.key]) == 8.0
 
 
 def test_a_lapsed_member_of_a_recovering_exclusive_group_goes_on_in_the_others():
@@ -290,7 +290,7 @@ def test_the_pace_slows_with_the_members_and_quickens_again_when_they_go():
     beat(*few, *many)
     assert (world.membership.interval, world.membership.ttl) == (10.0, 50.0)
     assert few[0].member_state.interval == 10.0
-    assert world.membership.hold_for(world.membership.session(few[0].key)) == 10.0
+    assert world.membership.hold_for(world.membership.sessions[few[0].key]) == 10.0
     for member in many:
         member.member_state.leave("g")
         member.beat()

@@ -86,13 +86,13 @@ def test_a_member_that_has_dropped_its_view_asks_again_and_gets_a_whole_one():
     first.beat()
     world.member("b").beat()
     request = first.send()
-    reply = world.membership.reply(world.now, world.membership.session(first.key), request["seq"])
+    reply = world.driver.reply(world.now, first.key, request["seq"])
     assert reply["groups"]["g"]["view"]["base"] == first.member_state.view("g").epoch
     first.member_state.take_settings(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
     assert first.member_state.receive(reply) == []
     assert first.member_state.view("g") is None
     world.membership.sync(world.now, again := first.member_state.request(world.now))
-    whole = world.membership.reply(world.now, world.membership.session(first.key), again["seq"])["groups"]["g"]["view"]
+    whole = world.driver.reply(world.now, first.key, again["seq"])["groups"]["g"]["view"]
     assert again["groups"]["g"]["rev"] == WHOLE
     assert (whole["base"], whole["changed"]) == (None, {"a": 1, "b": 1})
 

@@ -203,7 +203,7 @@ def lease_for_an_unknown_request(patch: Any) -> None:
 
     def sync(self, now, request):
         session = self.sessions.get((request["member"], request["session"]))
-        if "same" in request and (session is None or session.whole_seq != request["same"]):
+        if "same" in request and (session is None or session.whole is None or session.whole["seq"] != request["same"]):
             request = {**request, "interval": self.interval, "leased": True, "groups": {}}
             del request["same"]
         return _sync(self, now, request)
