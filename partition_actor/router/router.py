@@ -57,9 +57,8 @@ class Router:
     that reference, so it is `get` that retries; `acall` and `map` retry by themselves.
 
     `actor` is the partition actor's name or handle, in `namespace`. `settings` are those of ``PartitionCoordinator``.
-    Any thread may call any method. A worker must not wait for a call to itself: it asks `owner` first.
-
-    Raises ``InvalidArgument``.
+    Any thread may call any method. A worker must not wait for a call to itself: it asks `owner` first. The constructor
+    raises ``InvalidArgument``.
     """
 
     def __init__(
@@ -251,7 +250,7 @@ class Router:
         batches = Batches(self._follower, lambda key: self._retry_state(key, method), method, key, in_flight, chunk)
         return batches.run(values, progress_bar(method, len(values), progress), return_exceptions)
 
-    # -- insides ------------------------------------------------------------------------------------------------
+    # -- insides; what waits exists for threads and for asyncio -------------------------------------------------
 
     def _retry_state(
         self, key: object, method: str, sent_to: str | None = None, *, repeatable: bool | None = None
@@ -268,8 +267,6 @@ class Router:
         self._remembered[reference.binary()] = call
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
-
-    # -- waiting, for threads and for asyncio -------------------------------------------------------------------
 
     def _find(self, state: RetryState, *, needs_room: bool = True) -> tuple[MemberActor, RoutingTable]:
         while True:

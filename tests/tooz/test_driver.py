@@ -19,7 +19,7 @@ pytest.importorskip("tooz")
 
 from tooz import ToozError, coordination, hashring
 
-from partition_actor.ring.hash_space import hash_function_named, member_points
+from partition_actor.ring.hash_space import hash_function_named, virtual_nodes
 from partition_actor.tooz.driver import RayDriver
 
 TOOZ = Path(__file__).parent
@@ -192,7 +192,7 @@ def test_a_killed_members_place_lock_and_leadership_are_free_long_before_its_lea
 
 def test_ids_that_repeat_each_other_share_no_points_in_our_ring():
     function = hash_function_named("xxh3")
-    ours = [set(member_points(member, 1, 160, function).tolist()) for member in ("a", "aa")]
+    ours = [set(virtual_nodes(member, 1, 160, function).tolist()) for member in ("a", "aa")]
     assert not ours[0] & ours[1]
     assert [len(points) for points in ours] == [160, 160]
     theirs = [set(hashring.HashRing([member])._ring) for member in ("a", "aa")]
