@@ -58,10 +58,7 @@ def text_of(name: bytes | str) -> str:
 
 
 def _packed(capabilities: Any) -> tuple[int, dict[str, str]]:
-    """Capabilities as a member's weight and metadata: text that the partition actor passes on and never unpickles.
-
-    tooz's partitioner passes the weight as a capability.
-    """
+    """A weight, which tooz's partitioner sets as a capability; metadata, which the partition actor never unpickles."""
     weight = capabilities.get("weight", 1) if isinstance(capabilities, dict) else 1
     valid = isinstance(weight, int) and 1 <= weight <= MAX_WEIGHT
     return weight if valid else 1, {"tooz": b85encode(pickle.dumps(capabilities)).decode()}
