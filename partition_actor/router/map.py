@@ -7,7 +7,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from itertools import count, zip_longest
 from typing import Any
 
@@ -44,103 +47,75 @@ class Batch:
         if len(parts) == 1:
             self.table = table
             return [self]
-        return [self._part(indices, table) for indices in parts]
-
-    def _part(self, indices: list[int], table: RoutingTable) -> Batch:
-        keys = [self.keys[index] for index in indices]
-        return Batch([self.items[index] for index in indices], keys, self.state.for_part(keys[0]), table)
-
-
-@dataclass(eq=False, slots=True)
-class Sent:
-    """A batch that is under way."""
-
-    batch: Batch
-    actor: MemberActor
-    table: RoutingTable
+        batches = []
+        for part in parts:
+            keys = [self.keys[index] for index in part]
+            batches.append(Batch([self.items[index] for index in part], keys, self.state.for_part(keys[0]), table))
+        return batches
 
 
-class Progress:
-    """A bar on standard error, if rich is installed. `wanted` None: only if standard error is a terminal."""
+@contextmanager
+def progress_bar(title: str, total: int, wanted: bool | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if rich is installed. `wanted` None: only if standard error is a terminal.
 
-    def __init__(self, title: str, total: int, wanted: bool | None) -> None:
-        self._title, self._total = title, total
-        self._bar: Any = None
-        if wanted or (wanted is None and sys.stderr.isatty()):
-            try:
-                from rich.console import Console
-                from rich.progress import Progress as Bar
-            except ImportError:
-                return
-            self._bar = Bar(console=Console(stderr=True))
+    Yields a function that shows that so many more items are done.
+    """
+    if (wanted or (wanted is None and sys.stderr.isatty())) and find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import Progress
 
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, items: int) -> None:
-        """Show that so many more items are done."""
-        if self._bar is not None:
-            self._bar.advance(self._task, items)
+        with Progress(console=Console(stderr=True)) as bar:
+            yield partial(bar.advance, bar.add_task(title, total=total))
+    else:
+        yield lambda _: None
 
 
+@dataclass(eq=False)
 class Batches:
     """The batches of one ``Router.map``: ready to be sent, delayed, and under way."""
 
-    def __init__(
-        self,
-        follower: GroupFollower,
-        retry_state: Callable[[Any], RetryState],
-        method: str,
-        key: Callable[[Any], object] | None,
-        in_flight: int,
-        chunk: int,
-    ) -> None:
-        self._follower = follower
-        self._retry_state = retry_state
-        self._method = method
-        self._key = key
-        self._in_flight = in_flight
-        self._chunk = chunk
-        self._ready: deque[Batch] = deque()
-        self._delayed: list[tuple[float, int, Batch]] = []
-        """A heap of (when to try it again, by ``time.monotonic``; a tie-breaker; the batch)."""
-        self._order = count()
-        self._sent: dict[ray.ObjectRef[Any], Sent] = {}
-        self._failed: deque[tuple[list[Any], Exception]] = deque()
+    follower: GroupFollower
+    retry_state: Callable[[Any], RetryState]
+    """The state of a new call with this key."""
+    method: str
+    key: Callable[[Any], object] | None
+    in_flight: int
+    chunk: int
+    _ready: deque[Batch] = field(default_factory=deque)
+    _delayed: list[tuple[float, int, Batch]] = field(default_factory=list)
+    """A heap of (when to try it again, by ``time.monotonic``; a tie-breaker; the batch)."""
+    _order: Iterator[int] = field(default_factory=count)
+    _sent: dict[ray.ObjectRef[Any], tuple[Batch, MemberActor, RoutingTable]] = field(default_factory=dict)
+    _failed: deque[tuple[list[Any], Exception]] = field(default_factory=deque)
 
-    def run(self, items: list[Any], progress: Progress, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
+    def run(
+        self, items: list[Any], bar: AbstractContextManager[Callable[[int], None]], return_exceptions: bool
+    ) -> Iterator[tuple[list[Any], Any]]:
         """Send everything, and yield what comes back; see ``Router.map``."""
-        keys = items if self._key is None else [self._key(item) for item in items]
+        keys = items if self.key is None else [self.key(item) for item in items]
         if items:
-            self._ready.append(Batch(items, keys, self._retry_state(keys[0])))
-        with progress:
+            self._ready.append(Batch(items, keys, self.retry_state(keys[0])))
+        with bar as advance:
             while self._ready or self._delayed or self._sent or self._failed:
                 self._send_ready()
-                yield from self._take_results(progress, return_exceptions)
-
-    # -- sending ------------------------------------------------------------------------------------------------
+                for done, result in self._results(return_exceptions):
+                    advance(len(done))
+                    yield done, result
 
     def _send_ready(self) -> None:
         now = time.monotonic()
         while self._delayed and self._delayed[0][0] <= now:
             self._ready.append(heapq.heappop(self._delayed)[2])
-        while self._ready and len(self._sent) < self._in_flight:
+        while self._ready and len(self._sent) < self.in_flight:
             batch = self._ready.popleft()
             try:
-                self._send(batch, self._follower.table)
+                self._send(batch, self.follower.table)
             except PartitionError as error:
                 self._failed.append((batch.items, error))
 
     def _send(self, batch: Batch, table: RoutingTable) -> None:
         if batch.table is not table and table.ring is not None and len(table.ring.members) > 0:
-            parts = batch.split(table, self._chunk)
+            parts = batch.split(table, self.chunk)
             if len(parts) > 1:
                 self._ready.extendleft(reversed(parts))
                 return
@@ -150,8 +125,7 @@ class Batches:
         elif not actor.has_room():
             self._delay(batch, CHECK_INTERVAL)  # at no cost of search time: map never raises TooManyCalls
         else:
-            reference = actor.send(self._method, (batch.items,), {})
-            self._sent[reference] = Sent(batch, actor, table)
+            self._sent[actor.send(self.method, (batch.items,), {})] = batch, actor, table
 
     def _wait(self, batch: Batch, seconds: float) -> None:
         batch.state.spend(seconds)
@@ -160,30 +134,26 @@ class Batches:
     def _delay(self, batch: Batch, seconds: float) -> None:
         heapq.heappush(self._delayed, (time.monotonic() + seconds, next(self._order), batch))
 
-    # -- taking results -----------------------------------------------------------------------------------------
-
-    def _take_results(self, progress: Progress, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
+    def _results(self, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
         for reference in self._returned():
-            sent = self._sent.pop(reference)
-            sent.actor.calls.pop(reference, None)
+            batch, actor, table = self._sent.pop(reference)
+            actor.calls.pop(reference, None)
             try:
                 result = ray.get(reference)
             except RayError as error:
-                self._retry(sent, error, reference)
+                self._retry(batch, error, reference, actor, table)
             else:
-                progress.advance(len(sent.batch.items))
-                yield sent.batch.items, result
+                yield batch.items, result
         while self._failed:
             items, failure = self._failed.popleft()
             if not return_exceptions:
                 raise failure
-            progress.advance(len(items))
             yield items, failure
 
     def _returned(self) -> list[ray.ObjectRef[Any]]:
         """Wait until a call returns or a delayed batch is due; the calls that have returned."""
         pause = max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
-        if self._failed or (self._ready and len(self._sent) < self._in_flight):
+        if self._failed or (self._ready and len(self._sent) < self.in_flight):
             pause = 0.0
         if not self._sent:
             time.sleep(pause or 0.0)
@@ -194,10 +164,11 @@ class Batches:
             returned, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
         return list(returned)
 
-    def _retry(self, sent: Sent, error: RayError, reference: ray.ObjectRef[Any]) -> None:
-        state = sent.batch.state
+    def _retry(
+        self, batch: Batch, error: RayError, reference: ray.ObjectRef[Any], actor: MemberActor, table: RoutingTable
+    ) -> None:
         try:
-            pause = state.failed(error, reference, sent.actor, sent.table)
-            self._wait(sent.batch, state.time_to_wait(pause) if pause else 0.0)
+            pause = batch.state.failed(error, reference, actor, table)
+            self._wait(batch, batch.state.time_to_wait(pause) if pause else 0.0)
         except (PartitionError, RayError) as failure:
-            self._failed.append((sent.batch.items, failure))
+            self._failed.append((batch.items, failure))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import random
-import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -27,39 +26,28 @@ def refusal(error: BaseException, reference: ray.ObjectRef[Any]) -> NotOwner | N
     return cause if isinstance(cause, NotOwner) and cause.task == reference.task_id().hex() else None
 
 
+@dataclass(eq=False)
 class RetryState:
-    """The tries of one call.
+    """The tries of one call."""
 
-    `search_time` is how many seconds the call may wait in all for an owner that may work on the key. `retries` is how
-    often it may be sent to another member, or repeated after an owner's death. `repeatable` says that it may run twice.
-    `sent_to` is where it has been sent already, if it has.
-    """
-
-    def __init__(
-        self,
-        group: str,
-        key: object,
-        method: str,
-        *,
-        search_time: float,
-        retries: int,
-        repeatable: bool,
-        sent_to: MemberActor | None = None,
-    ) -> None:
-        self.key = key
-        self.method = method
-        self._group = group
-        self._search_time = self._time_left = search_time
-        self._retries = self._retries_left = retries
-        self._repeatable = repeatable
-        self._sent_to = None if sent_to is None else sent_to.member_id
-        self._needed_epoch: Epoch | None = None
-        """The epoch by which a worker refused the call: an older view may name the same worker once more."""
-        self._problem = ""
-        self._cause: BaseException | None = None
-        self._pauses = 0
-
-    # -- where to send it ---------------------------------------------------------------------------------------
+    group: str
+    key: object
+    method: str
+    search_time: float
+    """Seconds that the call may wait in all for an owner that may work on the key."""
+    retries: int
+    """How often it may be sent to another member, or repeated after an owner's death."""
+    repeatable: bool
+    """Whether it may run twice."""
+    sent_to: str | None = None
+    """The member that the last try went to; None: there was no try, or the next one is counted already."""
+    _waited: float = 0.0
+    _retried: int = 0
+    _needed_epoch: Epoch | None = None
+    """The epoch by which a worker refused the call: an older view may name the same worker once more."""
+    _problem: str = ""
+    _cause: BaseException | None = None
+    _pauses: int = 0
 
     def find(self, table: RoutingTable) -> MemberActor | None:
         """The actor to send the call to; None when there is none for now.
@@ -79,34 +67,33 @@ class RetryState:
         elif actor.dead:
             self._problem = f"its owner {owner!r} is dead and has not been replaced yet"
         else:
-            if self._sent_to is not None and owner != self._sent_to:
+            if self.sent_to is not None and owner != self.sent_to:
                 self._use_retry()
                 self._pauses = 0
-            self._sent_to = owner
+            self.sent_to = owner
             return actor
         return None
 
     def _use_retry(self) -> None:
         """Use up one retry. Raises the last error when none is left."""
-        if self._retries_left == 0 and self._cause is not None:
+        if self._retried == self.retries and self._cause is not None:
             if isinstance(self._cause, PartitionError):
                 raise self._cause
-            raise CallMayHaveRun(f"{self}: its owner failed, after {self._retries} retries") from self._cause
-        self._retries_left -= 1
-
-    # -- when it fails ------------------------------------------------------------------------------------------
+            raise CallMayHaveRun(f"{self}: its owner failed, after {self.retries} retries") from self._cause
+        self._retried += 1
 
     def failed(
         self, error: RayError, reference: ray.ObjectRef[Any], actor: MemberActor | None, table: RoutingTable
     ) -> float:
         """Take in a failed try; returns the seconds to wait for another table before the next try.
 
-        Raises the error itself when it is the method's own, ``CallMayHaveRun``, and what ends the last retry.
+        Raises `error` itself unless it is a refusal or an owner's failure, ``CallMayHaveRun``, and what ends the last
+        retry.
         """
         refused = refusal(error, reference)
         if refused is not None:
             self._cause = refused
-            self._problem = f"the hand-off to its owner {self._sent_to!r} is still in progress"
+            self._problem = f"the hand-off to its owner {self.sent_to!r} is still in progress"
             if refused.epoch is not None and (table.epoch is None or refused.epoch > table.epoch):
                 self._needed_epoch = refused.epoch
                 return 0.0
@@ -115,12 +102,12 @@ class RetryState:
             raise error
         if actor is not None and isinstance(error, ActorDiedError):
             actor.dead = True
-        if not self._repeatable:
+        if not self.repeatable:
             raise CallMayHaveRun(f"{self}: its owner failed during the call: {error}") from error
         self._cause = error
-        self._problem = f"its owner {self._sent_to!r} cannot be reached"
+        self._problem = f"its owner {self.sent_to!r} cannot be reached"
         self._use_retry()
-        self._sent_to = None  # the next try is counted already
+        self.sent_to = None
         return self._next_pause()
 
     def _next_pause(self) -> float:
@@ -129,32 +116,25 @@ class RetryState:
         self._pauses += 1
         return longest * random.uniform(0.5, 1.0)
 
-    # -- how long it may wait -----------------------------------------------------------------------------------
-
     def time_to_wait(self, seconds: float | None = None) -> float:
         """`seconds`, or less if less search time is left; None: all that is left. Raises ``NoOwner`` if none is."""
         if self.is_out_of_time:
-            raise NoOwner(f"{self}: {self._problem} (waited {self._search_time:g} s)") from self._cause
-        return self._time_left if seconds is None else min(self._time_left, seconds)
+            raise NoOwner(f"{self}: {self._problem} (waited {self.search_time:g} s)") from self._cause
+        left = self.search_time - self._waited
+        return left if seconds is None else min(left, seconds)
 
     def spend(self, seconds: float) -> None:
         """Count so many seconds of waiting."""
-        self._time_left -= seconds
-
-    def waited(self, since: float) -> None:
-        """Count the time since `since`, by ``time.monotonic``, as waiting."""
-        self.spend(time.monotonic() - since)
+        self._waited += seconds
 
     @property
     def is_out_of_time(self) -> bool:
         """Whether no search time is left."""
-        return self._time_left <= 0
+        return self._waited >= self.search_time
 
     def for_part(self, key: object) -> RetryState:
         """A copy for a part of a batch: it has met all that the whole has."""
-        part = copy.copy(self)
-        part.key = key
-        return part
+        return replace(self, key=key)
 
     def __str__(self) -> str:
-        return f"{self.method} for key {self.key!r} of group {self._group!r}"
+        return f"{self.method} for key {self.key!r} of group {self.group!r}"

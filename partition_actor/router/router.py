@@ -15,13 +15,15 @@ from partition_actor import arguments
 from partition_actor.core.epochs import Epoch
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import NotStarted, TooManyCalls
-from partition_actor.router.map import Batches, Progress
+from partition_actor.router.map import Batches, progress_bar
 from partition_actor.router.retry import RetryState, refusal
 from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable
 from partition_actor.settings import Settings
 
 REMEMBERED = 10_000
 """How many of the latest calls of repeatable methods `get` can repeat."""
+SentCall = tuple[MemberActor, Any, str, tuple[Any, ...], dict[str, Any]]
+"""Where a call was sent, its key, method, and positional and keyword arguments."""
 
 
 class Router:
@@ -55,9 +57,8 @@ class Router:
     that reference, so it is `get` that retries; `acall` and `map` retry by themselves.
 
     `actor` is the partition actor's name or handle, in `namespace`. `settings` are those of ``PartitionCoordinator``.
-    Any thread may call any method. A worker must not wait for a call to itself: it asks `owner` first.
-
-    Raises ``InvalidArgument``.
+    Any thread may call any method. A worker must not wait for a call to itself: it asks `owner` first. The constructor
+    raises ``InvalidArgument``.
     """
 
     def __init__(
@@ -83,9 +84,7 @@ class Router:
         self._waits = when_full == "wait"
         limit = arguments.check_number("max_calls", max_calls, least=1)
         self._follower = GroupFollower(self.group, actor, namespace, settings or Settings(), limit)
-        self._remembered: OrderedDict[bytes, tuple[MemberActor, Any, str, tuple[Any, ...], dict[str, Any]]] = (
-            OrderedDict()
-        )
+        self._remembered: OrderedDict[bytes, SentCall] = OrderedDict()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -195,9 +194,7 @@ class Router:
             reference = actor.send(method, args, kwargs)
             try:
                 return ray.get(reference, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except GetTimeoutError:
-                raise
-            except RayError as error:
+            except RayError as error:  # `failed` raises GetTimeoutError as it is
                 pause = state.failed(error, reference, actor, table)
 
     async def acall(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -217,7 +214,7 @@ class Router:
                 result = await reference
             except RayError as error:
                 actor.calls.pop(reference, None)
-                state = state or self._retry_state(key, method, actor)
+                state = state or self._retry_state(key, method, actor.member_id)
                 pause = state.failed(error, reference, actor, table)
             else:
                 actor.calls.pop(reference, None)
@@ -251,36 +248,25 @@ class Router:
         arguments.check_number("chunk", chunk, least=1)
         self._check_started()
         batches = Batches(self._follower, lambda key: self._retry_state(key, method), method, key, in_flight, chunk)
-        return batches.run(values, Progress(method, len(values), progress), return_exceptions)
+        return batches.run(values, progress_bar(method, len(values), progress), return_exceptions)
 
-    # -- insides ------------------------------------------------------------------------------------------------
+    # -- insides; what waits exists for threads and for asyncio -------------------------------------------------
 
     def _retry_state(
-        self, key: object, method: str, sent_to: MemberActor | None = None, *, repeatable: bool | None = None
+        self, key: object, method: str, sent_to: str | None = None, *, repeatable: bool | None = None
     ) -> RetryState:
         self._check_started()
-        return RetryState(
-            self.group,
-            key,
-            method,
-            search_time=self._timeout,
-            retries=self._retries,
-            repeatable=method in self._repeatable if repeatable is None else repeatable,
-            sent_to=sent_to,
-        )
+        may_run_twice = method in self._repeatable if repeatable is None else repeatable
+        return RetryState(self.group, key, method, self._timeout, self._retries, may_run_twice, sent_to)
 
     def _check_started(self) -> None:
         if not self._follower.is_active:
             raise NotStarted(f"router of group {self.group!r}: call start() first, or use `with Router(...)`")
 
-    def _remember(
-        self, reference: ray.ObjectRef[Any], call: tuple[MemberActor, Any, str, tuple[Any, ...], dict[str, Any]]
-    ) -> None:
+    def _remember(self, reference: ray.ObjectRef[Any], call: SentCall) -> None:
         self._remembered[reference.binary()] = call
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
-
-    # -- waiting, for threads and for asyncio -------------------------------------------------------------------
 
     def _find(self, state: RetryState, *, needs_room: bool = True) -> tuple[MemberActor, RoutingTable]:
         while True:
@@ -293,7 +279,7 @@ class Router:
             else:
                 calls = list(actor.calls)
                 ray.wait(calls, num_returns=1, timeout=self._time_for_room(state, actor), fetch_local=False)
-                state.waited(since)
+                state.spend(time.monotonic() - since)
 
     async def _afind(self, state: RetryState) -> tuple[MemberActor, RoutingTable]:
         pause = 0.001
@@ -306,7 +292,7 @@ class Router:
                 return actor, table
             else:
                 await asyncio.sleep(min(pause, self._time_for_room(state, actor)))
-                state.waited(since)
+                state.spend(time.monotonic() - since)
                 pause = min(2 * pause, 0.05)
 
     def _time_for_room(self, state: RetryState, actor: MemberActor) -> float:
@@ -322,10 +308,10 @@ class Router:
         if pause != 0:
             since = time.monotonic()
             self._follower.wait(table, state.time_to_wait(pause))
-            state.waited(since)
+            state.spend(time.monotonic() - since)
 
     async def _await(self, state: RetryState, table: RoutingTable, pause: float | None = None) -> None:
         if pause != 0:
             since = time.monotonic()
             await self._follower.await_change(table, state.time_to_wait(pause))
-            state.waited(since)
+            state.spend(time.monotonic() - since)

@@ -116,7 +116,7 @@ class GroupFollower:
         return self._session.active
 
     def start(self) -> None:
-        """Begin to follow; waits at most `call_timeout` for the first news of the group. Raises ``GroupFull``."""
+        """Begin to follow; waits at most `call_timeout` for the first reply about the group. Raises ``GroupFull``."""
         session = self._session
         if session.active:
             return
@@ -127,8 +127,7 @@ class GroupFollower:
             session.forget_failure()
         session.send_now()
         session.wait(lambda: self.table.epoch is not None or watched.unknown or isinstance(session.failure, GroupFull))
-        failure = session.failure
-        if isinstance(failure, GroupFull) and watched.view is None:
+        if isinstance(failure := session.failure, GroupFull) and watched.view is None:
             self.stop()
             raise failure
 

@@ -1,8 +1,7 @@
 """The ``ray://`` backend of tooz: programs written for tooz run on Ray.
 
-``url`` reads the URL and connects the process to Ray; ``driver`` is tooz's driver on a member's session, and ``lock``
-its locks. tooz's calls come in, go to the session or to the partition actor, and come back as the results and errors
-of ``results``.
+``url`` reads the URL and connects the process to Ray; ``driver`` is tooz's driver on a member's session, with its
+locks. It passes tooz's calls to the session or the partition actor, and ``results`` makes what comes back tooz's own.
 
 Private: tooz finds it by the entry point ``ray``.
 """

@@ -15,8 +15,8 @@ lock_timeout               the same for its locks and leaderships only; default:
 call_timeout         5     how long a call waits for the partition actor before it raises ``OperationTimedOut``
 ttl, hold, …               every field of ``Settings``, for a partition actor that this driver deploys
 
-A process that stops, or is cut off, is out when its lease (`ttl`) ends; one that dies is out at once. A member that was
-out joins again with its next `heartbeat`.
+A process that stops, or is cut off, is out when its lease (`ttl`) ends; one that dies is out at once. A member that is
+out rejoins with its next `heartbeat`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import asyncio
 import logging
 import pickle
 from base64 import b85decode, b85encode
+from collections.abc import Callable
 from typing import Any
 
 import tooz
-from tooz import coordination
+from tooz import coordination, locking
 
 from partition_actor import clock
 from partition_actor.arguments import MAX_WEIGHT
@@ -39,8 +40,7 @@ from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnava
 from partition_actor.member.background import run_in_background
 from partition_actor.member.lock import Hold, Lock
 from partition_actor.member.session import Session
-from partition_actor.tooz.lock import RayLock
-from partition_actor.tooz.results import CompletedResult, tooz_errors
+from partition_actor.tooz.results import completed, tooz_errors
 from partition_actor.tooz.url import RayUrl, connect_to_ray
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,17 @@ SILENCE_CHECK_INTERVAL = 1.0
 
 def text_of(name: bytes | str) -> str:
     """An id or name as the partition actor knows it: tooz's users give bytes or str."""
-    if isinstance(name, str):
-        return name
     try:
-        return name.decode()
+        return name if isinstance(name, str) else name.decode()
     except UnicodeDecodeError:
         raise tooz.ToozError(f"id: got {name!r}, expected text in UTF-8") from None
 
 
-def _packed(capabilities: Any) -> dict[str, str]:
-    """Capabilities as a member's metadata: text that the partition actor passes on and never unpickles."""
-    return {"tooz": b85encode(pickle.dumps(capabilities)).decode()}
+def _packed(capabilities: Any) -> tuple[int, dict[str, str]]:
+    """A weight, which tooz's partitioner sets as a capability; metadata, which the partition actor never unpickles."""
+    weight = capabilities.get("weight", 1) if isinstance(capabilities, dict) else 1
+    valid = isinstance(weight, int) and 1 <= weight <= MAX_WEIGHT
+    return weight if valid else 1, {"tooz": b85encode(pickle.dumps(capabilities)).decode()}
 
 
 def _unpacked(metadata: Any) -> Any:
@@ -71,10 +71,50 @@ def _unpacked(metadata: Any) -> Any:
     return {} if capabilities is None else capabilities
 
 
-def _weight(capabilities: Any) -> int:
-    """The member's weight in the ring: tooz's partitioner passes it as a capability."""
-    weight = capabilities.get("weight", 1) if isinstance(capabilities, dict) else 1
-    return weight if isinstance(weight, int) and 1 <= weight <= MAX_WEIGHT else 1
+class RayLock(locking.Lock):
+    """A lock of the partition actor with tooz's methods and errors. Each `acquire` that succeeds needs one `release`.
+
+    `heartbeat` is the driver's: it keeps all its locks alive.
+    """
+
+    def __init__(self, name: bytes | str, lock: Lock, heartbeat: Callable[[], Any]) -> None:
+        super().__init__(name)  # type: ignore[arg-type]
+        self._lock = lock
+        self._heartbeat = heartbeat
+
+    def acquire(self, blocking: bool | float = True, shared: bool = False, timeout: float | None = None) -> bool:
+        """Take the lock; a number for `blocking` is a timeout in seconds. Waiters get it in the order of asking."""
+        if not isinstance(blocking, bool):
+            blocking, timeout = True, blocking
+        wait = blocking and (timeout is None or timeout > 0)
+        with tooz_errors():
+            return self._lock.acquire(wait, timeout if wait else None, shared)
+
+    def release(self) -> bool:
+        """Give the lock back; False if it was not held: never taken, broken or lapsed."""
+        with tooz_errors():
+            return self._lock.release()
+
+    def break_(self) -> bool:
+        """Take the lock from its holders; returns when they know, so that it is never held twice."""
+        with tooz_errors():
+            return self._lock.break_()
+
+    def is_still_owner(self) -> bool:
+        """Return whether the lock is held by this object."""
+        return self._lock.held
+
+    acquired = property(is_still_owner)
+
+    @property
+    def fencing_token(self) -> int:
+        """An int that grows with every hold of this lock; 0 while it is not held."""
+        return self._lock.fencing_token
+
+    def heartbeat(self) -> bool:
+        """Send the driver's heartbeat; returns whether the lock is held."""
+        self._heartbeat()
+        return self._lock.held
 
 
 class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
@@ -88,10 +128,9 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     - SEQUENTIAL, and so CAUSAL: a call returns when the partition actor has done what was asked, and it handles the
       requests of a session in their order.
 
-    What it does not claim: NON_TIMEOUT_BASED, because a process that is cut off is out when its lease ends;
-    LINEARIZABLE and those about partitions, because a partition actor that has been replaced and does not know it yet
-    may answer a reader with old members. Locks and leaders are exact even then (rules 8 and 10 of
-    ``docs/guarantees.md``).
+    It does not claim NON_TIMEOUT_BASED, because a process that is cut off is out when its lease ends; nor LINEARIZABLE
+    and those about partitions, because a partition actor that has been replaced and does not know it yet may answer a
+    reader with old members. Locks and leaders are exact even then (rules 8 and 10 of ``docs/guarantees.md``).
     """
 
     CHARACTERISTICS = (
@@ -105,8 +144,8 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     def __init__(self, member_id: bytes | str, parsed_url: Any, options: dict[str, Any]) -> None:
         self._text_id = text_of(member_id)
         super().__init__(self._text_id.encode(), parsed_url, options)
-        self.url = RayUrl.of(parsed_url, options)
-        self._session = Session(self._text_id, self.url.name, self.url.namespace, self.url.settings, self._on_changes)
+        self.url = url = RayUrl.of(parsed_url, options)
+        self._session = Session(self._text_id, url.name, url.namespace, url.settings, self._on_changes)
         self._last_read: dict[bytes, set[bytes]] = {}
         """By group, the members that the program last read: its watchers are told what has changed since then."""
         self._joined: dict[str, tuple[bytes, Any]] = {}
@@ -138,18 +177,11 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             self._session.close_session()
 
     def heartbeat(self) -> float:
-        """Keep this member's groups and locks, and join again the groups it is out of.
-
-        Returns the seconds until the next call is due.
-        """
+        """Keep this member's groups and locks, rejoin lost groups. Returns the seconds until the next call is due."""
         self._last_heartbeat = clock.now()
         for group, (group_id, capabilities) in list(self._joined.items()):
             if self._session.state(group) not in ("joining", "member", "superseded") and self._session.active:
-                log.warning(
-                    "member %r is out of group %r: heartbeat() was not called in time; joining again",
-                    self._text_id,
-                    group,
-                )
+                log.warning("member %r is out of group %r: heartbeat() came late; rejoining", self._text_id, group)
                 self._join(group_id, group, capabilities)
         return min(self.url.membership_timeout, self.url.lock_timeout)
 
@@ -178,23 +210,17 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
 
     # -- groups -------------------------------------------------------------------------------------------------
 
-    def create_group(self, group_id: bytes) -> CompletedResult[None]:
+    @completed
+    def create_group(self, group_id: bytes) -> None:
         """Make a group. Raises ``GroupAlreadyExist``."""
+        if not self._session.ask_now("make_group", text_of(group_id)):
+            raise coordination.GroupAlreadyExist(group_id)
 
-        def create() -> None:
-            if not self._session.ask_now("make_group", text_of(group_id)):
-                raise coordination.GroupAlreadyExist(group_id)
-
-        return CompletedResult(create)
-
-    def delete_group(self, group_id: bytes) -> CompletedResult[None]:
+    @completed
+    def delete_group(self, group_id: bytes) -> None:
         """Delete an empty group. Raises ``GroupNotEmpty`` and ``GroupNotCreated``."""
-
-        def delete() -> None:
-            if not self._ask("delete_group", group_id):
-                raise coordination.GroupNotEmpty(group_id)
-
-        return CompletedResult(delete)
+        if not self._ask("delete_group", group_id):
+            raise coordination.GroupNotEmpty(group_id)
 
     def _destroy_group(self, group_id: bytes) -> None:
         """Delete a group and its members, as tooz's tests ask of a driver."""
@@ -202,29 +228,25 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             self._ask("drain", group_id, member)
         self._ask("delete_group", group_id)
 
-    def get_groups(self) -> CompletedResult[list[bytes]]:
+    @completed
+    def get_groups(self) -> list[bytes]:
         """The ids of all groups."""
-        return CompletedResult(lambda: [name.encode() for name in self._session.ask_now("get_groups")])
+        return [name.encode() for name in self._session.ask_now("get_groups")]
 
-    def join_group(self, group_id: bytes, capabilities: Any = None) -> CompletedResult[None]:
+    @completed
+    def join_group(self, group_id: bytes, capabilities: Any = None) -> None:
         """Join a group. Raises ``GroupNotCreated`` and ``MemberAlreadyExist``."""
-
-        def join() -> None:
-            group = text_of(group_id)
-            if self._session.state(group) in ("joining", "member"):
-                raise coordination.MemberAlreadyExist(group_id, self._member_id)
-            self._join(group_id, group, capabilities)
-            self._joined[group] = (group_id, capabilities)
-
-        return CompletedResult(join)
+        group = text_of(group_id)
+        if not self._session.is_out(group):
+            raise coordination.MemberAlreadyExist(group_id, self._member_id)
+        self._join(group_id, group, capabilities)
+        self._joined[group] = (group_id, capabilities)
 
     def _join(self, group_id: bytes, group: str, capabilities: Any) -> None:
         session = self._session
         with session.lock:
             session.forget_failure()
-            session.member_state.join(
-                group, _weight(capabilities), _packed(capabilities), exclusive=False, conditional=True
-            )
+            session.member_state.join(group, *_packed(capabilities), exclusive=False, conditional=True)
         session.send_now()
         session.wait(lambda: session.state(group) != "joining" or isinstance(session.failure, GroupFull))
         state = session.state(group)
@@ -239,48 +261,34 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
             raise coordination.MemberAlreadyExist(group_id, self._member_id)
         if state == "conflict":
             raise tooz.ToozError(f"group {group!r} is exclusive: only a PartitionCoordinator can join it")
-        if session.failure is not None:
-            raise session.failure
-        raise PartitionActorUnavailable(
-            f"the partition actor did not confirm within {session.call_timeout} s that this member joined {group!r}"
-        )
+        raise session.failure or self._unconfirmed(f"this member joined {group!r}")
 
-    def leave_group(self, group_id: bytes) -> CompletedResult[None]:
+    @completed
+    def leave_group(self, group_id: bytes) -> None:
         """Leave a group, or drain the member that has this id there; every later answer shows it.
 
         Raises ``MemberNotJoined`` and ``GroupNotCreated``.
         """
+        group, session = text_of(group_id), self._session
+        if not session.is_out(group):
+            with session.lock:
+                session.member_state.leave(group)
+            session.send_now()
+            if not session.wait(lambda: session.is_out(group)):
+                raise self._unconfirmed(f"this member left {group!r}")
+        elif self._text_id in self._ask("get_members", group_id):
+            self._ask("drain", group_id, self._text_id)
+        else:
+            raise coordination.MemberNotJoined(group_id, self._member_id)
+        self._joined.pop(group, None)
+        self._joined_groups.discard(group_id)
 
-        def leave() -> None:
-            group, session = text_of(group_id), self._session
-            mine = session.state(group) in ("joining", "member")
-            if not mine and self._text_id not in self._ask("get_members", group_id):
-                raise coordination.MemberNotJoined(group_id, self._member_id)
-            if mine:
-                with session.lock:
-                    session.member_state.leave(group)
-                session.send_now()
-                if not session.wait(lambda: session.is_out(group)):
-                    raise PartitionActorUnavailable(
-                        f"the partition actor did not confirm within {session.call_timeout} s"
-                        f" that this member left {group!r}"
-                    )
-            else:
-                self._ask("drain", group_id, self._text_id)
-            self._joined.pop(group, None)
-            self._joined_groups.discard(group_id)
-
-        return CompletedResult(leave)
-
-    def get_members(self, group_id: bytes) -> CompletedResult[set[bytes]]:
+    @completed
+    def get_members(self, group_id: bytes) -> set[bytes]:
         """The ids of a group's members. Raises ``GroupNotCreated``."""
-
-        def read() -> set[bytes]:
-            members = {member.encode() for member in self._ask("get_members", group_id)}
-            self._last_read[group_id] = members
-            return set(members)
-
-        return CompletedResult(read)
+        members = {member.encode() for member in self._ask("get_members", group_id)}
+        self._last_read[group_id] = members
+        return set(members)
 
     def _init_watch_group(self, group_id: bytes) -> None:
         # A program that reads the members and then watches must be told who joined in between (gnocchi#185).
@@ -288,48 +296,43 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         members = self.get_members(group_id).get()
         self._group_members.setdefault(group_id, members if read is None else read)
 
-    def get_member_capabilities(self, group_id: bytes, member_id: bytes) -> CompletedResult[Any]:
+    @completed
+    def get_member_capabilities(self, group_id: bytes, member_id: bytes) -> Any:
         """The capabilities of a member. Raises ``MemberNotJoined`` and ``GroupNotCreated``."""
+        found = self._ask("get_metadata", group_id)
+        if text_of(member_id) not in found:
+            raise coordination.MemberNotJoined(group_id, member_id)
+        return _unpacked(found[text_of(member_id)])
 
-        def look() -> Any:
-            found = self._ask("get_metadata", group_id)
-            if text_of(member_id) not in found:
-                raise coordination.MemberNotJoined(group_id, member_id)
-            return _unpacked(found[text_of(member_id)])
-
-        return CompletedResult(look)
-
-    def get_members_with_capabilities(self, group_id: bytes) -> CompletedResult[dict[bytes, Any]]:
+    @completed
+    def get_members_with_capabilities(self, group_id: bytes) -> dict[bytes, Any]:
         """The capabilities of all members, by id. Raises ``GroupNotCreated``."""
-        return CompletedResult(
-            lambda: {
-                member.encode(): _unpacked(metadata) for member, metadata in self._ask("get_metadata", group_id).items()
-            }
-        )
+        found = self._ask("get_metadata", group_id)
+        return {member.encode(): _unpacked(metadata) for member, metadata in found.items()}
 
-    def get_member_info(self, group_id: bytes, member_id: bytes) -> CompletedResult[dict[str, Any]]:
+    @completed
+    def get_member_info(self, group_id: bytes, member_id: bytes) -> dict[str, Any]:
         """``{"capabilities": ...}`` of a member."""
-        return CompletedResult(lambda: {"capabilities": self.get_member_capabilities(group_id, member_id).get()})
+        return {"capabilities": self.get_member_capabilities(group_id, member_id).get()}
 
-    def update_capabilities(self, group_id: bytes, capabilities: Any) -> CompletedResult[None]:
+    @completed
+    def update_capabilities(self, group_id: bytes, capabilities: Any) -> None:
         """Change this member's capabilities; every later answer has the new ones. Raises ``MemberNotJoined``."""
+        group, session = text_of(group_id), self._session
+        if session.state(group) != "member":
+            self._ask("get_members", group_id)
+            raise coordination.MemberNotJoined(group_id, self._member_id)
+        with session.lock:
+            session.member_state.join(group, *_packed(capabilities))
+            seq = session.member_state.want_reply()
+        session.send_now()
+        if not session.wait(lambda: session.member_state.answered >= seq):
+            raise self._unconfirmed("capabilities changed")
+        self._joined[group] = (group_id, capabilities)
 
-        def update() -> None:
-            group, session = text_of(group_id), self._session
-            if session.state(group) != "member":
-                self._ask("get_members", group_id)
-                raise coordination.MemberNotJoined(group_id, self._member_id)
-            with session.lock:
-                session.member_state.join(group, _weight(capabilities), _packed(capabilities))
-                seq = session.member_state.want_reply()
-            session.send_now()
-            if not session.wait(lambda: session.member_state.answered >= seq):
-                raise PartitionActorUnavailable(
-                    f"the partition actor did not confirm within {session.call_timeout} s that capabilities changed"
-                )
-            self._joined[group] = (group_id, capabilities)
-
-        return CompletedResult(update)
+    def _unconfirmed(self, what: str) -> PartitionActorUnavailable:
+        seconds = self._session.call_timeout
+        return PartitionActorUnavailable(f"the partition actor did not confirm within {seconds} s that {what}")
 
     def _ask(self, method: str, group_id: bytes, *arguments: Any) -> Any:
         try:
@@ -347,19 +350,19 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         """Become a candidate in groups whose election is watched; call the watchers of those that this member leads."""
         self._elect()
 
+    @tooz_errors()
     def _elect(self) -> list[Any]:
         results = []
-        with tooz_errors():
-            for group_id in list(self._hooks_elected_leader):
-                hold, told = self._candidacies.get(group_id) or (Hold(self._session, leader_name(text_of(group_id))), 0)
-                if hold.state not in ("waiting", "held"):
-                    hold.renew()
-                self._session.wait(hold.send())
-                token = hold.token
-                self._candidacies[group_id] = (hold, token or told)
-                if token and token != told:
-                    event = coordination.LeaderElected(group_id, self._member_id)
-                    results += self._hooks_elected_leader[group_id].run(event)
+        for group_id in list(self._hooks_elected_leader):
+            hold, told = self._candidacies.get(group_id) or (Hold(self._session, leader_name(text_of(group_id))), 0)
+            if hold.state not in ("waiting", "held"):
+                hold.renew()
+            self._session.wait(hold.send())
+            token = hold.token
+            self._candidacies[group_id] = (hold, token or told)
+            if token and token != told:
+                event = coordination.LeaderElected(group_id, self._member_id)
+                results += self._hooks_elected_leader[group_id].run(event)
         return results
 
     def unwatch_elected_as_leader(self, group_id: bytes, callback: Any) -> None:
@@ -377,14 +380,11 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         self._session.wait(hold.send())
         return True
 
-    def get_leader(self, group_id: bytes) -> CompletedResult[Any]:
+    @completed
+    def get_leader(self, group_id: bytes) -> Any:
         """The id of the group's leader, or None."""
-
-        def look() -> bytes | None:
-            leader = self._ask("get_leader", group_id)
-            return None if leader is None else leader[0].encode()
-
-        return CompletedResult(look)
+        leader = self._ask("get_leader", group_id)
+        return None if leader is None else leader[0].encode()
 
     def get_lock(self, name: bytes) -> RayLock:
         """A lock; see ``RayLock``."""

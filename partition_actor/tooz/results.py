@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import tooz
 from tooz import coordination
 
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -25,23 +28,17 @@ def tooz_errors() -> Iterator[None]:
         raise tooz.ToozError(str(error)) from error
 
 
-class CompletedResult(coordination.CoordAsyncResult[T]):
-    """The result of a call that has been made before this object exists: it is never pending."""
+def completed(method: Callable[P, T]) -> Callable[P, coordination.CoordAsyncResult[T]]:
+    """Let a method that blocks return tooz's asynchronous result, which is then always done."""
 
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._error: Exception | None = None
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> coordination.CoordAsyncResult[T]:
+        future: Future[T] = Future()
         try:
             with tooz_errors():
-                self._value = call()
+                future.set_result(method(*args, **kwargs))
         except tooz.ToozError as error:
-            self._error = error
+            future.set_exception(error)
+        return coordination.CoordinatorResult(future)
 
-    def get(self, timeout: float | None = None) -> T:
-        """Return the call's value or raise its error."""
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def done(self) -> bool:
-        """Return True: the call has been made."""
-        return True
+    return call

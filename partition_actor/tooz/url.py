@@ -45,11 +45,13 @@ class RayUrl:
         path = [part for part in url.path.split("/") if part]
         if len(path) > 2:
             raise tooz.ToozError(f"URL: got the path {url.path!r}, expected /[namespace/][name]")
-        given = {name: _value(value) for name, value in utils.collapse(options).items()}
-        unknown = sorted(given.keys() - {*TIMEOUTS, *Settings.model_fields})
-        if unknown:
-            known = ", ".join((*TIMEOUTS, *Settings.model_fields))
-            raise tooz.ToozError(f"option {unknown[0]}: there is no such option, expected one of {known}")
+        given = {
+            name: yaml.safe_load(value) if isinstance(value, str) else value
+            for name, value in utils.collapse(options).items()
+        }
+        known = (*TIMEOUTS, *Settings.model_fields)
+        if unknown := sorted(given.keys() - known):
+            raise tooz.ToozError(f"option {unknown[0]}: there is no such option, expected one of {', '.join(known)}")
         timeout = _seconds("timeout", given, TIMEOUT)
         try:
             settings = Settings(**{name: value for name, value in given.items() if name not in TIMEOUTS})
@@ -65,10 +67,6 @@ class RayUrl:
             settings,
             settings if given.keys() - {*TIMEOUTS, "call_timeout"} else None,
         )
-
-
-def _value(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else value
 
 
 def _seconds(name: str, given: dict[str, Any], default: float) -> float:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition_actor import Ring
-from partition_actor.router.map import Batch, Progress
+from partition_actor.router.map import Batch, progress_bar
 from partition_actor.router.retry import RetryState
 from partition_actor.router.routing_table import RoutingTable
 
@@ -44,14 +44,14 @@ def test_every_owner_has_its_first_batch_before_any_has_its_second():
 
 @pytest.mark.parametrize("wanted", [None, False])
 def test_no_bar_without_a_terminal(wanted, capsys):
-    with Progress("title", 3, wanted) as bar:
-        bar.advance(3)
+    with progress_bar("title", 3, wanted) as advance:
+        advance(3)
     assert capsys.readouterr().err == ""
 
 
 def test_a_wanted_bar_is_shown(capsys):
-    with Progress("title", 3, True) as bar:
-        bar.advance(3)
+    with progress_bar("title", 3, True) as advance:
+        advance(3)
     shown = capsys.readouterr().err
     assert "title" in shown
     assert "100%" in shown

@@ -161,7 +161,7 @@ def test_a_call_that_is_safe_to_repeat_is_repeated_as_often_as_the_retries_say()
 
 def test_a_call_that_was_sent_already_needs_a_retry_for_another_member():
     table = table_of("a")
-    state = retry_state(retries=0, sent_to=table.actors["a"])
+    state = retry_state(retries=0, sent_to="a")
     state.failed(refused(), HERE, table.actors["a"], table)
     with pytest.raises(NotOwner):
         state.find(table_of("b"))
