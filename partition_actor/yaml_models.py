@@ -17,9 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from partition_actor.errors import InvalidSettings
 
-Location = tuple[str | int, ...]
-"""The keys and indices that lead to a value."""
-
+Location = tuple[str | int, ...]  # the keys and indices that lead to a value
 Model = TypeVar("Model", bound=BaseModel)
 
 # A few aliases can stand for billions of values; no file written by hand has more than this.
@@ -62,12 +60,10 @@ class Rule(NamedTuple):
     expected: str
 
 
-def fill(
-    made: BaseModel, values: Mapping[str, Any], rules: Iterable[Rule] = (), context: Mapping[str, Any] | None = None
-) -> list[Problem]:
+def fill(made: BaseModel, values: Mapping[str, Any], rules: Iterable[Rule] = (), context: Any = None) -> list[Problem]:
     """Set the fields of `made`, which has none yet, or return the problems: pydantic's, then the broken rules.
 
-    Rules see the values and the model's defaults, but no field that has a problem already.
+    Rules see the values and the model's defaults, but no field that already has a problem. `context` is for validators.
     """
     problems = []
     try:
@@ -156,11 +152,7 @@ class Document:
             raise InvalidSettings(f"{self._name}:{_line_of(error, self._text)}: not YAML: {reason}") from error
 
     def load(
-        self,
-        model: type[Model],
-        overrides: Mapping[str, Any],
-        rules: Iterable[Rule] = (),
-        context: Mapping[str, Any] | None = None,
+        self, model: type[Model], overrides: Mapping[str, Any], rules: Iterable[Rule] = (), context: Any = None
     ) -> Model:
         """Return the model of the file's values, with the command line's values over them. Raises as ``refuse``."""
         made = model.__new__(model)
@@ -168,11 +160,10 @@ class Document:
         return made
 
     def refuse(self, problems: Iterable[Problem], overrides: Mapping[str, Any] | None = None) -> None:
-        """Raise an error that names every problem, those of the file included; do nothing if there is none.
+        """Raise ``InvalidSettings`` with a line for every problem, the file's own included; do nothing without any.
 
-        Raises:
-            InvalidSettings: a line for each problem, first ``--option value: expected ...`` for values from the
-                command line, then ``file:line: field: got ..., expected ...`` in the file's order.
+        First come values of the command line, as ``--option value: expected ...``, then ``file:line: field: got ...,
+        expected ...`` in the file's order.
         """
         placed = sorted(self._placed(problem, overrides or {}) for problem in [*self._twice, *problems])
         if placed:

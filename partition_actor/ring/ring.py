@@ -2,8 +2,7 @@
 
 A member has ``vnodes * weight`` virtual nodes. Virtual node ``i`` lies at the hash of ``f"{member_id}-{i}"``: its
 *point*, computed by uhashring. A key belongs to the member of the first point after the key's hash; after the last
-point, to the member of the first one. If members share a point, it belongs to the one whose id sorts last. Pure: no
-Ray, no clock.
+point, to the member of the first one. If members share a point, it belongs to the one whose id sorts last.
 """
 
 from __future__ import annotations
@@ -72,18 +71,11 @@ class Ring:
             refuse("vnodes", vnodes, "an int of at least 1")
         no_points = np.empty(0, hash_function_named(hash_function).dtype)
         wanted = _checked_members(members, "members")
-        self._set({}, [], vnodes, hash_function, no_points, np.empty(0, np.int32))
-        self._set(*self._fields_after([], wanted))
+        self._set(({}, [], vnodes, hash_function, no_points, np.empty(0, np.int32)))
+        self._set(self._fields_after([], wanted))
 
-    def _set(
-        self,
-        weights: dict[str, int],
-        ids: Sequence[str],
-        vnodes: int,
-        hash_function: str,
-        points: Hashes,
-        owners: npt.NDArray[np.int32],
-    ) -> None:
+    def _set(self, fields: _Fields) -> None:
+        weights, ids, vnodes, hash_function, points, owners = fields
         self._weights, self._ids = weights, tuple(ids)
         self._members: Mapping[str, int] | None = None
         self._vnodes, self._function = vnodes, hash_function_named(hash_function)
@@ -146,7 +138,11 @@ class Ring:
         Takes ``keys`` as ``subset`` does. Returns an array of shape ``(number of keys,)`` in the order of ``keys``.
         Raises ``InvalidArgument`` if ``keys`` is not iterable.
         """
-        parts = [self._owners_at(hash_keys(chunk, self._function)) for chunk in chunks(iterate_keys(keys))]
+        owners = self._owners if self._ids else np.array([-1], np.int32)
+        parts = [
+            owners.take(self._points.searchsorted(hash_keys(chunk, self._function), side="right"), mode="wrap")
+            for chunk in chunks(iterate_keys(keys))
+        ]
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def subset(self, member: str, keys: Iterable[Key], withheld: Withheld = ()) -> list[Key]:
@@ -172,13 +168,12 @@ class Ring:
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
         """The part of the hash space that ``member`` owns, without what is withheld (as in ``subset``).
 
-        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises
-        ``InvalidArgument`` if a withheld ring has another hash function.
+        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises as ``subset`` does.
         """
         return _arcs(self, member, tuple(withheld))
 
     def _arcs_of(self, members: Iterable[str]) -> Arcs:
-        chosen = [self._index_of(member) for member in members if member in self._weights]
+        chosen = [bisect_left(self._ids, member) for member in members if member in self._weights]
         if not chosen:
             return Arcs(np.empty(0, self._function.dtype), False)
         theirs = self._owners == chosen[0]
@@ -205,8 +200,7 @@ class Ring:
     def with_members(self, added: Members = (), removed: Iterable[str] = ()) -> Ring:
         """A new ring without ``removed`` (ids) and with ``added`` (as in the constructor).
 
-        Adding a member that is already on the ring changes its weight. Points of unchanged members are copied, not
-        hashed and sorted again.
+        Adding a member of the ring changes its weight. Points of other members are copied, not hashed and sorted again.
 
         Raises:
             InvalidArgument: an id or a weight is not as the constructor expects.
@@ -217,17 +211,17 @@ class Ring:
             raise MemberNotFound(f"an id in removed: got {member!r}, expected a member of this ring")
         come = {member: weight for member, weight in coming.items() if self._weights.get(member) != weight}
         moved = (leaving.keys() - coming.keys()) | (come.keys() & self._weights.keys())
-        return _ring(*self._fields_after(moved, come))
+        return _ring(self._fields_after(moved, come))
 
     def _fields_after(self, gone: Collection[str], come: Mapping[str, int]) -> _Fields:
-        """The arguments of ``_set`` for this ring without ``gone`` (members of it) and with ``come`` (not members)."""
+        """The fields of this ring without ``gone`` (members of it) and with ``come`` (not members)."""
         weights = self._weights.copy()
         for member in gone:
             del weights[member]
         weights.update(come)
         ids = sorted(weights)
         new_indexes = [bisect_left(ids, member) for member in come]
-        stay = np.delete(np.arange(len(self._ids)), [self._index_of(member) for member in gone])
+        stay = np.delete(np.arange(len(self._ids)), [bisect_left(self._ids, member) for member in gone])
         renumbered = np.full(len(self._ids), -1, np.int32)
         renumbered[stay] = np.delete(np.arange(len(ids)), new_indexes)
         points, owners = self._points, renumbered.take(self._owners) if self._ids else self._owners
@@ -239,19 +233,10 @@ class Ring:
             points, owners = merge_points(points, owners, np.concatenate(new), new_owners)
         return weights, ids, self._vnodes, self._function.name, points, owners
 
-    def _index_of(self, member: str) -> int:
-        return bisect_left(self._ids, member)
-
     def _make_lookup(self) -> tuple[Sequence[int], Sequence[int]]:
         owners = np.append(self._owners, self._owners[:1])
         self._lookup = hashes_to_numbers(self._points), int_sequence(owners)
         return self._lookup
-
-    def _owners_at(self, hashes: Hashes) -> npt.NDArray[np.int32]:
-        if not self._ids:
-            return np.full(len(hashes), -1, np.int32)
-        positions = self._points.searchsorted(hashes, side="right")
-        return self._owners.take(positions, mode="wrap")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ring):
@@ -270,12 +255,12 @@ class Ring:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The arrays are pickled out of band (protocol 5), so that Ray's readers share one copy of them.
-        return _ring, (self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners)
+        return _ring, ((self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners),)
 
 
-def _ring(*fields: Any) -> Ring:
+def _ring(fields: _Fields) -> Ring:
     ring = Ring.__new__(Ring)
-    ring._set(*fields)
+    ring._set(fields)
     return ring
 
 
@@ -347,6 +332,6 @@ def ring_of(members: tuple[tuple[str, int], ...], vnodes: int = 160, hash_functi
         ring = Ring(wanted, vnodes, hash_function)
     else:
         gone, come = nearest.members.items() - wanted.items(), wanted.items() - nearest.members.items()
-        ring = _ring(*nearest._fields_after(dict(gone), dict(come)))
+        ring = _ring(nearest._fields_after(dict(gone), dict(come)))
     _recent.append(ring)
     return ring
