@@ -6,8 +6,7 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
@@ -27,8 +26,6 @@ ANSWER_WITHIN = 60.0
 
 # Ray's `get_if_exists` is safe between processes, but not between threads of one process.
 _deploying = threading.Lock()
-
-T = TypeVar("T")
 
 
 def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | None = None) -> Any:
@@ -62,10 +59,7 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
 def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0) -> Any:
     """Return the handle of the running partition actor once it has answered.
 
-    Args:
-        name: the name that it was deployed under.
-        namespace: the Ray namespace of that name.
-        timeout: seconds to wait for it to be found, and then again to answer.
+    Waits up to `timeout` seconds to find it, and then as long for its answer.
 
     Raises:
         InvalidArgument: an argument has the wrong type or value.
@@ -104,14 +98,24 @@ def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
 
 
 def find(name: str, namespace: str, timeout: float) -> Any:
-    """Look the handle up without asking the actor. Takes at most `timeout` seconds; ``ray.get_actor`` can block for 60.
+    """Look up the handle without asking the actor, within `timeout` seconds; ``ray.get_actor`` can block for 60 s.
 
     Raises:
         PartitionActorNotFound: no partition actor has this name.
         PartitionActorUnavailable: Ray did not answer in time.
     """
+    found: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(ray.get_actor(name, namespace=namespace))
+        except BaseException as error:
+            found.set_exception(error)
+
+    # In a thread of its own, which is left behind after the timeout: the call cannot be interrupted.
+    threading.Thread(target=look_up, name="partition-actor-lookup", daemon=True).start()
     try:
-        return _run_with_timeout(timeout, lambda: ray.get_actor(name, namespace=namespace))
+        return found.result(timeout)
     except ValueError:
         raise PartitionActorNotFound(
             f"there is no partition actor {name!r} in namespace {namespace!r}: call deploy() first"
@@ -165,20 +169,3 @@ def _prepare(name: str, namespace: str) -> None:
     check_text("namespace", namespace)
     if not ray.is_initialized():
         ray.init()
-
-
-def _run_with_timeout(timeout: float, call: Callable[[], T]) -> T:
-    """Run a call that cannot be interrupted in a thread of its own; after `timeout` seconds leave the thread behind.
-
-    Raises what the call raises, and ``concurrent.futures.TimeoutError``.
-    """
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="partition-actor-lookup", daemon=True).start()
-    return future.result(timeout)

@@ -28,7 +28,7 @@ def own_process() -> str:
 
 
 def has_ended(process: str) -> bool | None:
-    """Whether a process of this node has ended with all its threads; None if this process cannot know."""
+    """Whether a process of this node has ended with all its threads; None if that cannot be told from here."""
     try:
         namespace, pid, start = process.split()
         if namespace != _namespace():  # in another container the same process has another pid
@@ -57,9 +57,9 @@ async def watch(process: str) -> bool:
     except (AttributeError, IndexError, OSError, ValueError):
         return False
     try:
-        known = has_ended(process)
-        if known is None or known:
-            return bool(known)
+        ended = has_ended(process)
+        if ended is not False:
+            return bool(ended)
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(descriptor, readable.set)
         try:
@@ -89,24 +89,15 @@ def _state_and_start(pid: int) -> tuple[str, str]:
     return fields[0], fields[19]
 
 
-def own_handle() -> Any:
-    """The handle of the actor that runs in this process. It does not keep the actor alive."""
-    return ray.get_runtime_context().current_actor
-
-
 class ProcessIdentity(NamedTuple):
     """The process of a session, by everything that others can watch: Ray's ids, in hex, and the kernel's."""
 
-    handle: Any
-    """The actor's handle; None for a task or a driver."""
+    handle: Any  # of the actor; None for a task or a driver
     node: str
-    actor: str
-    """Empty for a task or a driver."""
+    actor: str  # empty for a task or a driver
     worker: str
-    process: str
-    """What `own_process` returns."""
-    owned: Any = None
-    """For a task or a driver: a list of one pending reference, which its process owns and never fulfils."""
+    process: str  # what `own_process` returns
+    owned: Any = None  # for a task or a driver: a list of one reference, which its process owns and never fulfils
 
     @classmethod
     def of(cls, message: dict[str, Any]) -> ProcessIdentity:
@@ -120,12 +111,12 @@ def own_identity() -> ProcessIdentity | None:
         return None
     context = ray.get_runtime_context()
     actor = context.get_actor_id()
-    handle = None if actor is None else own_handle()
+    handle = None if actor is None else context.current_actor  # does not keep the actor alive
     return ProcessIdentity(handle, context.get_node_id(), actor or "", context.get_worker_id(), own_process())
 
 
 def pending_call(handle: Any, pending: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:
-    """A call to the actor that fails when the actor dies. Never sent: it waits here for its `pending` argument."""
+    """A call to the actor that fails when the actor dies. It is not sent: it waits here for its `pending` argument."""
     reference: ray.ObjectRef[Any] = handle.__ray_call__.remote(_noop, pending)
     return reference
 

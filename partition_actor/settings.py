@@ -1,7 +1,7 @@
 """The settings of a partition actor, with their units, defaults and reasons.
 
-Pass them once, to ``deploy(settings=...)``. Members have no settings of their own: the partition actor tells each
-of them its lease and when its next heartbeat is due.
+Pass them once, to ``deploy(settings=...)``. Members have no settings of their own: the partition actor tells each of
+them its lease and when its next heartbeat is due.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from partition_actor.errors import InvalidSettings
-from partition_actor.yaml_models import Document, Problem, Rule, clashes, explain
+from partition_actor.yaml_models import Document, Rule, fill
 
 # Actor calls cannot keep times below a millisecond, and nobody means to wait longer than a day.
 Seconds = Annotated[float, Field(ge=0.001, le=86_400.0)]
@@ -28,9 +28,8 @@ class Settings(BaseModel):
     To change one field: ``Settings(**{**settings.to_dict(), "ttl": 5.0})``.
 
     Raises:
-        InvalidSettings: a field is unknown, has the wrong type (neither ``True`` nor ``"5"`` is a number, but an
-            ``int`` is a ``float``) or is out of bounds, or two fields clash. The message has a line for every
-            problem.
+        InvalidSettings: a field is unknown, has the wrong type (``True`` and ``"5"`` are no numbers, but an ``int`` is
+            a ``float``) or is out of bounds, or two fields clash. The message has a line for every problem.
     """
 
     model_config = ConfigDict(
@@ -40,52 +39,50 @@ class Settings(BaseModel):
     ttl: Seconds = 10.0
     """Seconds. The lease: how long a member may act on its view, counted from sending an answered heartbeat.
 
-    It must exceed 2 * hold, so that one lost heartbeat costs no member its keys. A longer lease leaves keys
-    unserved for longer when a member's death can only be told from its silence. A shorter one expires workers
-    that hold the GIL for a few seconds. 10 s is a compromise.
+    More than 2 * hold, so that one lost heartbeat costs no member its keys. A longer lease leaves keys unserved for
+    longer if only silence tells of a death; a shorter one expires workers that hold the GIL for a few seconds.
     """
 
     hold: Seconds = 2.0
     """Seconds. The heartbeat interval: how long the partition actor holds a heartbeat when there is no news.
 
-    News is sent at once, so a shorter hold speeds up nothing but recovery from a lost reply. At 2 s a member
-    costs the partition actor half a call a second, and a lease spans five heartbeats.
+    News is sent at once, so a shorter hold speeds up nothing but recovery from a lost reply. At 2 s a member costs the
+    partition actor half a call a second, and a lease spans five heartbeats.
     """
 
     clock_rate_margin: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
     """Fraction of the ttl that the partition actor waits beyond it before it expires a lease.
 
-    It covers clocks that run at different rates. NTP slews a clock by at most 0.05 % and crystals drift by less.
-    2 % is far more than both, and costs 0.2 s at the default ttl.
+    It covers clocks that run at different rates. NTP slews a clock by at most 0.05 % and crystals drift by less. 2 % is
+    far more than both, and costs 0.2 s at the default ttl.
     """
 
     handoff_timeout: Seconds = 10.0
     """Seconds. In an exclusive group: how long an old owner may take to release the keys that it lost.
 
-    After that the partition actor stops renewing the old owner's lease. At least hold. The default is one ttl:
-    enough to finish a unit of work, while a key pauses for two leases at worst.
+    After that the partition actor stops renewing the old owner's lease. At least hold. The default is one ttl: enough
+    to finish a unit of work, while a key pauses for two leases at worst.
     """
 
     publish_window: Annotated[float, Field(ge=0.0, le=86_400.0)] = 0.02
     """Seconds. Membership changes within this window are published as one epoch; 0 publishes each by itself.
 
-    Less than hold. The first change after a quiet period is published at once. 20 ms is too short for a worker to
-    notice. In a large group the window grows, because every member must be told of each epoch: it lasts as long as
-    that takes at ``max_heartbeats_per_second``.
+    Less than hold. The first change after a quiet period is published at once; no worker notices 20 ms. In a large
+    group the window is as long as it takes to tell every member of an epoch, at ``max_heartbeats_per_second``.
     """
 
     max_members: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Sessions, over all groups. The most that the partition actor serves; one more join raises ``GroupFull``.
 
-    It determines the actor's ``max_concurrency``, because the actor holds one call of every member. A held call
-    takes about 65 kB, so 1,000 members can cost the actor 65 MB.
+    It determines the actor's ``max_concurrency``, because the actor holds one call of every member. A held call takes
+    about 65 kB, so 1,000 members can cost the actor 65 MB.
     """
 
     max_heartbeats_per_second: Annotated[float, Field(ge=1.0, le=1_000_000.0)] = 500.0
     """Heartbeats a second, over all members. With many members the interval and ttl grow to stay below it.
 
-    A call costs an actor about 0.65 ms of one core on a small machine. 500 take a third of that core and leave
-    room for joins and news.
+    A call costs an actor about 0.65 ms of one core on a small machine. 500 take a third of that core and leave room for
+    joins and news.
     """
 
     vnodes: Annotated[int, Field(ge=1, le=100_000)] = 160
@@ -103,8 +100,8 @@ class Settings(BaseModel):
     pin_to_head: bool = True
     """Whether the actor must run on Ray's head node.
 
-    Without its head there is no cluster, whereas an autoscaler may remove any worker node and the partition actor
-    with it. Turn it off if the head must not run actors.
+    Without its head there is no cluster, whereas an autoscaler may remove any worker node and the partition actor with
+    it. Turn it off if the head must not run actors.
     """
 
     call_timeout: Seconds = 5.0
@@ -123,7 +120,7 @@ class Settings(BaseModel):
     if not TYPE_CHECKING:  # a type checker sees the fields as keywords, as pydantic makes them
 
         def __init__(self, /, **data: Any) -> None:
-            if problems := self._fill(data):
+            if problems := fill(self, data, _RULES):
                 raise InvalidSettings("\n".join(map(str, problems)))
 
     @property
@@ -132,19 +129,18 @@ class Settings(BaseModel):
         return self.ttl_for(self.max_members)
 
     def interval_for(self, members: int) -> float:
-        """Return the heartbeat interval, in seconds, for so many sessions.
+        """Seconds: the heartbeat interval for so many sessions.
 
-        It is ``hold``, or longer if that is needed to stay below ``max_heartbeats_per_second``, as in the server
-        configuration of Nomad.
+        It is ``hold``, or as much longer as ``max_heartbeats_per_second`` demands; Nomad's servers do the same.
         """
         return max(self.hold, members / self.max_heartbeats_per_second)
 
     def ttl_for(self, members: int) -> float:
-        """Return the lease, in seconds, for so many sessions: ``ttl``, scaled as the interval is."""
+        """Seconds: the lease for so many sessions, which is ``ttl`` scaled as the interval is."""
         return self.ttl * (self.interval_for(members) / self.hold)
 
     def window_for(self, members: int) -> float:
-        """Return the publish window, in seconds, for a group of so many members; 0 stays 0."""
+        """Seconds: the publish window of a group of so many members; 0 stays 0."""
         return max(self.publish_window, members / self.max_heartbeats_per_second) if self.publish_window else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,9 +160,7 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Settings:
-        """Read the settings from a YAML file: one mapping of field names to values.
-
-        Missing fields get their defaults; an empty file sets none.
+        """Read a YAML file: one mapping of field names to values, or nothing. Missing fields get their defaults.
 
         Raises:
             InvalidSettings: the file cannot be read, is not a YAML mapping or has a field twice, or the class would
@@ -174,17 +168,8 @@ class Settings(BaseModel):
         """
         document = Document(path, example="ttl: 10")
         settings = cls.__new__(cls)
-        document.refuse(settings._fill(document.values))
+        document.refuse(fill(settings, document.values, _RULES))
         return settings
-
-    def _fill(self, data: Mapping[str, Any]) -> list[Problem]:
-        """Set the fields, or return the problems that prevent it."""
-        problems = []
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            problems = explain(error, type(self))
-        return problems + clashes(_RULES, type(self), data, problems)
 
 
 _RULES = (

@@ -9,7 +9,6 @@ import difflib
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,9 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from partition_actor.errors import InvalidSettings
 
-Location = tuple[str | int, ...]
-"""The keys and indices that lead to a value."""
-
+Location = tuple[str | int, ...]  # the keys and indices that lead to a value
 Model = TypeVar("Model", bound=BaseModel)
 
 # A few aliases can stand for billions of values; no file written by hand has more than this.
@@ -39,23 +36,14 @@ _EXPECTED = {
 }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a value.
-
-    Attributes:
-        location: the value's.
-        expected: what was expected; the whole message if there is no ``got``.
-        got: the value.
-        other: the field that the value clashes with.
-        line: 1-based; None: that of the location, or else of ``other``.
-    """
+class Problem(NamedTuple):
+    """What is wrong with a value."""
 
     location: Location
-    expected: str
+    expected: str  # the whole message if there is no `got`
     got: object = _NOTHING
-    other: str = ""
-    line: int | None = None
+    other: str = ""  # the field that the value clashes with
+    line: int | None = None  # 1-based; None: that of the location, or else of `other`
 
     def __str__(self) -> str:
         steps = (str(step) if str(step).isprintable() else repr(step) for step in self.location)
@@ -72,8 +60,27 @@ class Rule(NamedTuple):
     expected: str
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Return the problems that pydantic found with the fields of the model."""
+def fill(made: BaseModel, values: Mapping[str, Any], rules: Iterable[Rule] = (), context: Any = None) -> list[Problem]:
+    """Set the fields of `made`, which has none yet, or return the problems: pydantic's, then the broken rules.
+
+    Rules see the values and the model's defaults, but no field that already has a problem. `context` is for validators.
+    """
+    problems = []
+    try:
+        made.__pydantic_validator__.validate_python(values, self_instance=made, context=context)
+    except ValidationError as error:
+        problems = _explain(error, type(made))
+    wrong = {problem.location[:1] for problem in problems}
+    defaults = {name: info.default for name, info in type(made).model_fields.items()}
+    given = {name: value for name, value in {**defaults, **values}.items() if (name,) not in wrong}
+    return problems + [
+        Problem((name,), f"{expected}, and {other} is {given[other]}", given[name], other)
+        for name, other, holds, expected in rules
+        if name in given and other in given and not holds(given[name], given[other])
+    ]
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     problems = []
     for each in error.errors(include_url=False):
         location, kind, got, context = each["loc"], each["type"], each["input"], each.get("ctx", {})
@@ -95,85 +102,68 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     return problems
 
 
-def clashes(
-    rules: Iterable[Rule], model: type[BaseModel], values: Mapping[str, Any], problems: Iterable[Problem]
-) -> list[Problem]:
-    """Return the rules that the values and the model's defaults break, among fields that have no problem yet."""
-    wrong = {problem.location[:1] for problem in problems}
-    defaults = {name: info.default for name, info in model.model_fields.items()}
-    given = {name: value for name, value in {**defaults, **values}.items() if (name,) not in wrong}
-    return [
-        Problem((name,), f"{expected}, and {other} is {given[other]}", given[name], other)
-        for name, other, holds, expected in rules
-        if name in given and other in given and not holds(given[name], given[other])
-    ]
+def _known_names(location: Location, model: type[BaseModel]) -> str:
+    if len(location) > 1:
+        return "no such key here"
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[0]), known, n=1)
+    return f"the name of a setting: {f'did you mean {near[0]}?' if near else 'they are ' + ', '.join(known)}"
 
 
 class Document:
     """A YAML file that holds one mapping or nothing, and the line of everything in it.
 
-    Attributes:
-        values: the mapping, of builtins. A scalar that is no plain value, such as ``!!int x``, is an object that no
-            field takes.
+    ``values`` is the mapping, of builtins. A scalar that is no plain value, such as ``!!int x``, is an object that no
+    field takes.
+
+    Args:
+        path: the file's; None for an empty document.
+        example: a line of such a mapping, for the message.
+
+    Raises:
+        InvalidSettings: the file cannot be read, is not YAML, holds something else, or a value contains itself.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, example: str) -> None:
-        """Read the file.
-
-        Args:
-            path: the file's; None for an empty document.
-            example: a line of such a mapping, for the message.
-
-        Raises:
-            InvalidSettings: the file cannot be read, is not YAML, holds something else, or a value contains itself.
-        """
         self.values: dict[str, Any] = {}
-        self._name = "" if path is None else os.fspath(path)
-        self._text = "" if path is None else self._read()
+        self._name = self._text = ""
         self._lines: dict[Location, int] = {}  # 1-based
         self._sources: dict[Location, str] = {}  # of lists and mappings
         self._twice: list[Problem] = []  # keys that a mapping has twice
+        if path is None:
+            return
+        self._name = os.fspath(path)
         try:
+            self._text = Path(path).read_text(encoding="utf-8")
             self._loader = yaml.SafeLoader(self._text)
             node = self._loader.get_single_node()
             if node is None or node.tag == "tag:yaml.org,2002:null":  # nothing but comments, or a bare ---
                 return
             if not isinstance(node, yaml.MappingNode):
-                got = f"got {reprlib.repr(self._shown(node))}"
-                place = f"{self._name}:{_line(node)}"
-                raise InvalidSettings(f"{place}: {got}, expected a mapping of settings, such as {example!r}")
+                problem = f"got {reprlib.repr(self._shown(node))}, expected a mapping of settings, such as {example!r}"
+                raise InvalidSettings(f"{self._name}:{_line(node)}: {problem}")
             self.values = self._value(node, (), ())
+        except OSError as error:
+            raise InvalidSettings(f"{self._name}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidSettings(f"{self._name}: got bytes that are not UTF-8, expected a YAML file") from error
         except (yaml.YAMLError, RecursionError) as error:
             reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deeply"
             raise InvalidSettings(f"{self._name}:{_line_of(error, self._text)}: not YAML: {reason}") from error
 
     def load(
-        self,
-        model: type[Model],
-        overrides: Mapping[str, Any],
-        rules: Iterable[Rule] = (),
-        context: Mapping[str, Any] | None = None,
+        self, model: type[Model], overrides: Mapping[str, Any], rules: Iterable[Rule] = (), context: Any = None
     ) -> Model:
-        """Return the model of the file's values, with the command line's values over them.
-
-        Raises:
-            InvalidSettings: as ``refuse``.
-        """
-        given = {**self.values, **overrides}
-        try:
-            made, problems = model.model_validate(given, context=context), []
-        except ValidationError as error:
-            made, problems = None, explain(error, model)
-        self.refuse([*problems, *clashes(rules, model, given, problems)], overrides)
-        assert made is not None
+        """Return the model of the file's values, with the command line's values over them. Raises as ``refuse``."""
+        made = model.__new__(model)
+        self.refuse(fill(made, {**self.values, **overrides}, rules, context), overrides)
         return made
 
     def refuse(self, problems: Iterable[Problem], overrides: Mapping[str, Any] | None = None) -> None:
-        """Raise an error that names every problem, those of the file included; do nothing if there is none.
+        """Raise ``InvalidSettings`` with a line for every problem, the file's own included; do nothing without any.
 
-        Raises:
-            InvalidSettings: a line for each problem, first ``--option value: expected ...`` for values from the
-                command line, then ``file:line: field: got ..., expected ...`` in the file's order.
+        First come values of the command line, as ``--option value: expected ...``, then ``file:line: field: got ...,
+        expected ...`` in the file's order.
         """
         placed = sorted(self._placed(problem, overrides or {}) for problem in [*self._twice, *problems])
         if placed:
@@ -181,37 +171,28 @@ class Document:
 
     def _placed(self, problem: Problem, overrides: Mapping[str, Any]) -> tuple[int, str]:
         """Return the problem's line and its message; 0 for the command line."""
-        location = self._without_tags(problem.location)
+        location, line = self._found(problem.location)
         names = [*map(str, location[:1]), problem.other]
         name = next((name for name in names if name in overrides or (name,) in self._lines), "")
         if name in overrides and problem.line is None:
             expected = problem.expected if problem.got is _NOTHING else f"expected {problem.expected}"
             return 0, f"--{name} {overrides[name]}: {problem if name == problem.other else expected}"
         got = problem.got if problem.got is _NOTHING else self._sources.get(location, problem.got)
-        line = problem.line or self._line_at(location) or self._line_at((problem.other,)) or 1
+        line = problem.line or line or self._lines.get((problem.other,), 1)
         return line, f"{self._name}:{line}: {Problem(location, problem.expected, got)}"
 
-    def _line_at(self, location: Location) -> int:
-        """Return the line of the deepest value on the way to the location."""
-        while location and location not in self._lines:
-            location = location[:-1]
-        return self._lines[location] if location else 0
+    def _found(self, location: Location) -> tuple[Location, int]:
+        """Return the location without steps that lead nowhere, and the line of the deepest value on the way; 0: none.
 
-    def _without_tags(self, location: Location) -> Location:
-        """Drop the steps that lead nowhere: pydantic puts the tags of tagged unions among the keys."""
+        Pydantic puts the tags of tagged unions among the keys.
+        """
         kept: Location = ()
+        line = 0
         for n, step in enumerate(location, 1):
             if (*kept, step) in self._lines or n == len(location):
                 kept = (*kept, step)
-        return kept
-
-    def _read(self) -> str:
-        try:
-            return Path(self._name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InvalidSettings(f"{self._name}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InvalidSettings(f"{self._name}: got bytes that are not UTF-8, expected a YAML file") from error
+                line = self._lines.get(kept, line)
+        return kept, line
 
     def _value(self, node: yaml.Node, location: Location, inside: tuple[yaml.Node, ...]) -> Any:
         place = f"{self._name}:{self._lines.setdefault(location, _line(node))}"
@@ -257,15 +238,6 @@ class _Unreadable:
 
     def __repr__(self) -> str:
         return repr(self._source)
-
-
-def _known_names(location: Location, model: type[BaseModel]) -> str:
-    if len(location) > 1:
-        return "no such key here"
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[0]), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}"
-    return f"the name of a setting: {hint}"
 
 
 def _line(node: yaml.Node) -> int:

@@ -1,8 +1,8 @@
 """The partition actor: the Ray shell around ``core``'s membership.
 
-``partition_actor`` takes calls, hands them to ``core.membership`` and answers those that it names; ``timer_wheel``
-holds heartbeats; ``death_watch`` reports processes that are certainly dead; ``predecessor`` asks Ray whether another
-one ran under this name; ``member_handles`` keeps the handles of members that are actors. No worker imports this room.
+``partition_actor`` hands calls to ``core.driver`` and carries out its actions; ``timer_wheel`` holds heartbeats;
+``death_watch`` reports processes that are certainly dead; ``predecessor`` asks Ray whether another one ran under this
+name; ``member_handles`` keeps the handles of members that are actors. No worker imports this room.
 
 Private: what users import is in ``partition_actor``, ``.errors``, ``.settings`` and ``.testing``.
 """

@@ -1,28 +1,28 @@
-"""Notices that a member's process is dead, within milliseconds where that can be, without touching the member.
+"""Detects that a member's process is dead, within milliseconds where possible, and without a load on the member.
 
-- An actor: the watch is a call to it whose argument is never ready. It waits for its argument here, in the caller, so
-  the worker's own queue never sees it; when the worker's process dies, Ray fails it with ``ActorDiedError``.
-- A task or a driver: it owns a reference that is never ready, and the watch waits for that. When its process dies, Ray
-  fails that with ``OwnerDiedError``, about two seconds later. On the partition actor's own node the kernel tells at
-  once, by a ``pidfd``.
+- An actor: the watch calls it with an argument that is never ready. The call waits here, in the caller, so the worker's
+  queue never sees it. When the worker's process dies, Ray fails the call with ``ActorDiedError``.
+- A task or a driver: it owns a reference that is never ready, and the watch awaits that. When the process dies, Ray
+  fails the reference with ``OwnerDiedError``, about two seconds later. On the partition actor's own node a ``pidfd``
+  tells at once.
 
-Whoever is told "dead" may take the member's keys at once, so the verdict must be certain, and Ray's error is not:
+A dead member's keys may move at once, so a verdict must be certain, and Ray's error alone is not:
 
-- Ray gives it as well when it merely lost touch with a node; a worker on such a node may run on. Hence the node is
-  asked about, and of one that is lost nothing is concluded.
-- Of an actor that ends in an orderly way (terminated, killed by ``ray.kill``, out of scope) Ray gives it early. It is
-  *ending*, and dead when the kernel of its node says so. One that broke its connection to Ray, as ``kill -9`` and
-  crashes make it, is dead already.
+- Ray raises it also when it loses touch with a node, where the worker may run on. So the watch asks whether the node is
+  alive, and concludes nothing about a lost one.
+- Ray raises it early for an actor that ends in an orderly way (terminated, ``ray.kill``, out of scope). That one is
+  *ending*, and dead when its node's kernel says so. One whose connection to Ray broke (``kill -9``, a crash) is dead.
 
-The call to an actor outlives a restart of the actor by Ray, and says nothing then. But a session of the actor's new
-process tells that the former one is ending, if its node lives: an actor has one process at a time.
+If Ray restarts the actor, the call tells nothing. But an actor has one process at a time: once a session of its new
+process joins, the former process is ending, provided that its node is alive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,11 +36,10 @@ from partition_actor.processes import ProcessIdentity, pending_call
 
 log = logging.getLogger(__name__)
 
-
 CONNECTION_BROKE = "unexpectedly exits with a connection error"
-"""Ray's words for a process whose end the kernel told it, by closing its socket; the error has no field for it."""
+"""Ray's words for a process whose socket the kernel has closed; the error has no field for that."""
 LOOK_FOR = 30.0
-"""Seconds for which a task on another node waits for a process to end."""
+"""Seconds that a task on another node waits for a process to end."""
 
 
 async def alive_nodes() -> set[str]:
@@ -49,29 +48,37 @@ async def alive_nodes() -> set[str]:
     return {node["NodeID"] for node in nodes if node["Alive"]}
 
 
-async def watch_here(life: ProcessIdentity) -> bool:
-    """Wait until a process of this very node has ended; False at once when that cannot be told without polling."""
-    return life.node == ray.get_runtime_context().get_node_id() and await processes.watch(life.process)
+async def watch_here(identity: ProcessIdentity) -> bool:
+    """Wait until a process of this node has ended. False at once for another node, or if it takes polling to know."""
+    return identity.node == ray.get_runtime_context().get_node_id() and await processes.watch(identity.process)
 
 
-async def process_ended(life: ProcessIdentity) -> bool:
-    """Wait until the process of a life has ended, as the kernel of its node says. False: that cannot be told."""
-    if await watch_here(life):
+async def process_ended(identity: ProcessIdentity) -> bool:
+    """Wait until a process of any node has ended, according to the node's kernel. False if nobody can tell."""
+    if await watch_here(identity):
         return True
-    if life.node == ray.get_runtime_context().get_node_id():
-        while (ended := processes.has_ended(life.process)) is False:
+    if identity.node == ray.get_runtime_context().get_node_id():
+        while (ended := processes.has_ended(identity.process)) is False:
             await asyncio.sleep(processes.POLL)
         return bool(ended)
-    there = NodeAffinitySchedulingStrategy(life.node, soft=False)
+    there = NodeAffinitySchedulingStrategy(identity.node, soft=False)
     look = ray.remote(processes.wait_until_ended).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    return bool(await look.remote(life.process, LOOK_FOR))
+    return bool(await look.remote(identity.process, LOOK_FOR))
+
+
+@dataclass
+class _Watch:
+    identity: ProcessIdentity
+    task: asyncio.Task[None]
+    succeeded: bool = False
+    """Whether the actor's next process has joined."""
 
 
 class DeathWatch:
-    """One watch a session.
+    """One watch for each session.
 
-    `pending` is a reference that is never ready. `on_ending` hears, where there is time for that, that a process is
-    about to end, and `on_death` of each certain death once.
+    `pending` is a reference that is never ready. `on_ending` is called when a process is about to end, if that is known
+    in advance, and `on_death` once for each certain death. Tests replace the rest, which asks Ray and the kernel.
     """
 
     def __init__(
@@ -84,18 +91,11 @@ class DeathWatch:
         here: Callable[[ProcessIdentity], Awaitable[bool]] = watch_here,
         cancel: Callable[[Any], None] = ray.cancel,
     ) -> None:
-        self._pending = pending
-        self._on_ending = on_ending
-        self._on_death = on_death
-        self._nodes = nodes
-        self._ended = ended
-        self._here = here
-        self._cancel = cancel
-        self._watches: dict[SessionKey, asyncio.Task[None]] = {}
-        self._lives: dict[SessionKey, ProcessIdentity] = {}
+        self._pending, self._on_ending, self._on_death = pending, on_ending, on_death
+        self._nodes, self._ended, self._here, self._cancel = nodes, ended, here, cancel
+        self._watches: dict[SessionKey, _Watch] = {}
+        # By actor, or by worker for a task or a driver: the watched sessions of all its processes.
         self._sessions: dict[str, set[SessionKey]] = {}
-        """By actor, its sessions of all its processes."""
-        self._succeeded: set[SessionKey] = set()
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -103,59 +103,55 @@ class DeathWatch:
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._watches
 
-    def watch(self, key: SessionKey, life: ProcessIdentity) -> None:
-        """Watch the process that a session lives in; a second watch changes nothing."""
-        if key in self._watches:
-            return
-        self._sessions.setdefault(life.actor or life.worker, set()).add(key)
-        self._lives[key] = life
-        self._spawn(key, self._follow(key, life, self._by_actor if life.actor else self._by_owner))
+    def watch(self, key: SessionKey, identity: ProcessIdentity) -> None:
+        """Watch the process of a session. Does nothing if it is watched already."""
+        if key not in self._watches:
+            self._sessions.setdefault(identity.actor or identity.worker, set()).add(key)
+            task = self._spawn(key, identity, self._by_actor if identity.actor else self._by_owner)
+            self._watches[key] = _Watch(identity, task)
 
     def succeed(self, key: SessionKey) -> None:
-        """A watched session has taken its places: the processes that its actor had before are ending, if not ended."""
-        life = self._lives.get(key)
-        if life is None:
+        """A watched session has joined its groups: its actor's former processes are ending or have ended."""
+        watch = self._watches.get(key)
+        if watch is None:
             return
-        for former in list(self._sessions[life.actor or life.worker]):
-            if self._lives[former].worker != life.worker and former not in self._succeeded:
-                self._succeeded.add(former)
-                self._spawn(former, self._follow(former, self._lives[former], self._by_successor))
+        for former in self._sessions[watch.identity.actor or watch.identity.worker]:
+            before = self._watches[former]
+            if before.identity.worker != watch.identity.worker and not before.succeeded:
+                before.task.cancel()
+                before.task, before.succeeded = self._spawn(former, before.identity, self._by_successor), True
 
     def forget(self, key: SessionKey) -> None:
-        """Stop watching, for a session that is over."""
-        task = self._watches.pop(key, None)
-        if task is not None:
-            task.cancel()
-        self._succeeded.discard(key)
-        life = self._lives.pop(key, None)
-        if life is not None:
-            sessions = self._sessions[life.actor or life.worker]
+        """Stop watching a session."""
+        watch = self._watches.pop(key, None)
+        if watch is not None:
+            watch.task.cancel()
+            sessions = self._sessions[watch.identity.actor or watch.identity.worker]
             sessions.discard(key)
             if not sessions:
-                del self._sessions[life.actor or life.worker]
+                del self._sessions[watch.identity.actor or watch.identity.worker]
 
-    def _spawn(self, key: SessionKey, following: Coroutine[Any, Any, None]) -> None:
-        before = self._watches.pop(key, None)
-        if before is not None:
-            before.cancel()
-        task = self._watches[key] = asyncio.get_running_loop().create_task(following)
+    def _spawn(
+        self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[bool]]
+    ) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._follow(key, identity, by_ray))
         task.add_done_callback(partial(self._over, key))
+        return task
 
     def _over(self, key: SessionKey, task: asyncio.Task[None]) -> None:
-        if self._watches.get(key) is task:
+        if key in self._watches and self._watches[key].task is task:
             self.forget(key)
 
-    async def _follow(self, key: SessionKey, life: ProcessIdentity, by_ray: Callable[..., Awaitable[bool]]) -> None:
-        """Wait for the first certain verdict."""
-        verdicts = [asyncio.ensure_future(by_ray(key, life))]
-        if not life.actor:  # Ray may start an actor anew, whose next process then takes its keys over where they are
-            verdicts.append(asyncio.ensure_future(self._here(life)))
+    async def _follow(self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[bool]]) -> None:
+        verdicts = [asyncio.ensure_future(by_ray(key, identity))]
+        if not identity.actor:  # Ray may restart an actor, and its next process then keeps its keys
+            verdicts.append(asyncio.ensure_future(self._here(identity)))
         try:
             for verdict in asyncio.as_completed(verdicts):
                 if await self._is_dead(key, verdict):
                     self._on_death(key)
                     return
-            log.warning("nobody can tell whether the process of member %r runs, its lease decides", key[0])
+            log.warning("cannot tell whether the process of member %r still runs; its lease decides", key[0])
         finally:
             for verdict in verdicts:
                 verdict.cancel()
@@ -167,37 +163,37 @@ class DeathWatch:
             log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
             return False
 
-    async def _by_actor(self, key: SessionKey, life: ProcessIdentity) -> bool:
-        reference = pending_call(life.handle, self._pending)
+    async def _by_actor(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+        reference = pending_call(identity.handle, self._pending)
         try:
             await reference
         except asyncio.CancelledError:
-            self._cancel(reference)  # a call that waits holds about 9 kB
+            self._cancel(reference)  # a waiting call holds about 9 kB
             raise
         except ActorDiedError as error:
             if CONNECTION_BROKE in str(error):
-                return await self._on_living_node(key, life)
-            return await self._by_successor(key, life)
+                return await self._on_living_node(key, identity)
+            return await self._by_successor(key, identity)
         return False
 
-    async def _by_successor(self, key: SessionKey, life: ProcessIdentity) -> bool:
-        """Ray has given the actor up: its process ends, if it has not yet."""
-        if not await self._on_living_node(key, life):
+    async def _by_successor(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+        """The process of an actor that Ray has given up is ending or has ended."""
+        if not await self._on_living_node(key, identity):
             return False
         self._on_ending(key)
-        return await self._ended(life)
+        return await self._ended(identity)
 
-    async def _by_owner(self, key: SessionKey, life: ProcessIdentity) -> bool:
-        if not life.owned:
+    async def _by_owner(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+        if not identity.owned:
             return False
         try:
-            await life.owned[0]
+            await identity.owned[0]
         except OwnerDiedError:
-            return await self._on_living_node(key, life) and await self._ended(life)
+            return await self._on_living_node(key, identity) and await self._ended(identity)
         return False
 
-    async def _on_living_node(self, key: SessionKey, life: ProcessIdentity) -> bool:
-        if life.node in await self._nodes():
+    async def _on_living_node(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+        if identity.node in await self._nodes():
             return True
         log.warning("member %r was on a node that Ray lost; it may still run, so its lease decides", key[0])
         return False

@@ -1,6 +1,6 @@
-"""The handles of the members that are actors, at the partition actor, for those who want to call them.
+"""Keeps the handles of members that are actors, for those who want to call them.
 
-They come with heartbeats, for the death watch; none of them keeps an actor alive. Pure, but for what a handle is.
+Handles come with heartbeats, for the death watch. None of them keeps an actor alive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from partition_actor.core.messages import SessionKey
 class MemberHandles:
     """The handle of each session that has one.
 
-    Each registration has a number, so that whoever asks again is told of what is new alone. Numbers grow from one
-    partition actor to the next, as its incarnations do.
+    Each registration has a number, so that a caller can ask for newer ones only. Numbers grow from one partition actor
+    to the next, as incarnations do.
     """
 
     def __init__(self, incarnation: int) -> None:
@@ -26,18 +26,17 @@ class MemberHandles:
         self._handles: dict[SessionKey, tuple[int, Any]] = {}
 
     def register(self, key: SessionKey, handle: Any) -> None:
-        """Note the handle of the actor that a session lives in; None where it is a task or a driver."""
-        if handle is None:
-            return
-        self._latest = next(self._numbers)
-        self._handles[key] = (self._latest, handle)
+        """Store the handle of a session's actor; None for a task or a driver, which has none."""
+        if handle is not None:
+            self._latest = next(self._numbers)
+            self._handles[key] = (self._latest, handle)
 
     def forget(self, key: SessionKey) -> None:
-        """The session is over."""
+        """Drop the handle of a session that is over."""
         self._handles.pop(key, None)
 
     def of(self, group: Group, since: int) -> dict[str, Any]:
-        """The handles of a group's members that were registered after number `since`, as `get_actors` returns them."""
+        """The handles of a group's members with a registration number above `since`, as `get_actors` returns them."""
         sessions = dict(group.participants.keys()) if group.recovering else group.sessions
         known = {member: self._handles.get((member, session), (-1, None)) for member, session in sessions.items()}
         actors = {member: handle for member, (number, handle) in known.items() if number > since}

@@ -1,10 +1,9 @@
 """The partition actor as an asyncio Ray actor: the shell around ``core.driver``.
 
-It adds what a state machine must not have: the clock, waiting, the death watch, and the question to the GCS. ``deploy``
-makes it a detached named actor.
+It adds what a state machine must not have: the clock, waiting, the death watch and the question to the GCS.
 
 Arguments and replies are builtins, so whoever holds the handle can call it without importing this library. Every method
-may be repeated safely. Bad arguments raise ``InvalidArgument``, and the actor goes on serving.
+is safe to repeat. Bad arguments raise ``InvalidArgument`` and do not disturb other callers.
 """
 
 from __future__ import annotations
@@ -34,22 +33,28 @@ from partition_actor.core.share import Share
 from partition_actor.core.status import status_of
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
-from partition_actor.processes import ProcessIdentity, own_handle
+from partition_actor.processes import ProcessIdentity
 from partition_actor.settings import Settings
 from partition_actor.version import __version__
 
 log = logging.getLogger(__name__)
 
 COLLECT_AFTER = 100_000
-"""Objects made and not freed before Python looks for cycles (700 by default). Each search walks all that belongs to
-thousands of held heartbeats: at the default that is a twentieth of what they cost."""
+"""Allocations before Python searches for cycles (700 by default). Each search walks the objects of thousands of held
+heartbeats; at the default that is a twentieth of their cost."""
 
 
 class PartitionActor:
-    """Who is alive, and which keys are whose. Deploy it with ``partition_actor.deploy()``."""
+    """Knows which members are alive and which keys each owns. Deploy it with ``partition_actor.deploy()``."""
+
+    # Set by `_start`.
+    _node: str
+    _pending: ray.ObjectRef[Any]
+    _watch: DeathWatch
+    _handles: MemberHandles
 
     def __init__(self, name: str | None = None, settings: dict[str, Any] | None = None) -> None:
-        # An actor whose constructor raises is dead for good: every call says what is wrong instead.
+        # An actor whose constructor raises is dead for good, so calls raise the error instead.
         self._failure: PartitionError | None = None
         self._name = name
         try:
@@ -61,10 +66,6 @@ class PartitionActor:
         self._wheel = TimerWheel()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._watch: DeathWatch | None = None
-        self._pending: Any = None
-        self._handles = MemberHandles(0)
-        self._node = ""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proving: asyncio.Future[None] | None = None
 
@@ -73,15 +74,13 @@ class PartitionActor:
     async def get_subset(
         self, group: str, member_id: str, items: Any, weight: int = 1, session: Any = None
     ) -> list[Any]:
-        """Those of `items` that are this member's, in their order, each as often as it was given.
+        """Those of `items` that this member owns, in their order, each as often as it was given.
 
-        Joins if need be (it makes a group that does not exist, and that is not exclusive), counts as a heartbeat, and
-        says that the caller is done with its earlier subset. In an exclusive group the reply is good for one `ttl` from
-        the moment of the call: by then the caller must have asked again or have stopped working. A call that failed may
-        have run, so after it the earlier subset is over too. Keys that another member has still to hand over are left
-        out. Waits while the partition actor recovers from a crash, at most one longest lease.
-
-        Raises ``InvalidArgument``, and ``GroupFull`` when the partition actor already serves `max_members`.
+        Joins if necessary (a new group is not exclusive), counts as a heartbeat, and ends the caller's earlier subset.
+        A call that failed may have run, so it ends it too. In an exclusive group the reply is valid for one `ttl` from
+        the moment of the call: by then the caller must have called again or have stopped working. Keys that another
+        member has yet to hand over are left out. Waits while the partition actor recovers from a crash, at most one
+        longest lease. Raises ``InvalidArgument`` and ``GroupFull``.
         """
         driver, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
@@ -99,7 +98,7 @@ class PartitionActor:
         exclusive: bool | None = None,
         session: Any = None,
     ) -> dict[str, Any]:
-        """Become a member; makes the group if need be, exclusive if the call says so. Returns the view::
+        """Become a member; creates the group if necessary, exclusive if the call says so. Returns the view::
 
             {"epoch": (incarnation, counter), "token": int, "exclusive": bool, "members": {member_id: weight}}
 
@@ -114,9 +113,9 @@ class PartitionActor:
         return view
 
     async def heartbeat(self, member_id: str, session: Any = None) -> dict[str, Any]:
-        """Stay alive. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
+        """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
 
-        `next` is when the next heartbeat is due. `known` is False for a member that has expired or never joined.
+        The next heartbeat is due in `next` seconds. `known` is False for a member that has expired or never joined.
         """
         driver, key = self._start(), self._key(member_id, session)
         reply = driver.heartbeat(clock.now(), key)
@@ -124,7 +123,7 @@ class PartitionActor:
         return reply
 
     async def leave(self, group: str, member_id: str, session: Any = None) -> None:
-        """Be out, having stopped working; returns once the new epoch is published. Leaving twice is fine.
+        """Leave a group after having stopped working; returns once the new epoch is published. May be repeated.
 
         Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
@@ -135,14 +134,14 @@ class PartitionActor:
     async def sync(self, request: dict[str, Any], watch: dict[str, Any] | None = None) -> Reply | None:
         """The heartbeat of a ``PartitionCoordinator``; see ``core.messages``. Held until there is news or one is due.
 
-        `watch` holds the fields of a ``processes.ProcessIdentity``. Returns None for a request that a later one of the
-        same session has overtaken.
+        `watch` has the fields of a ``processes.ProcessIdentity``. Returns None if a later request of the session has
+        overtaken this one.
         """
         driver, checked = self._start(), check_request(request)
         arguments.check_watch(watch)
         key: SessionKey = (checked["member"], checked["session"])
         seconds = driver.request(clock.now(), checked)
-        if watch and self._watch is not None and driver.is_accepted(key):
+        if watch and driver.is_accepted(key):
             self._handles.register(key, watch["handle"])
             self._watch.watch(key, ProcessIdentity.of(watch))
             if driver.has_joined(key):
@@ -153,11 +152,14 @@ class PartitionActor:
         if driver.has_actions:
             self._act()
         if seconds:
-            await self._hold(key, seconds * random.uniform(0.9, 1.0))
+            timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
+            await timer
+            if self._held.get(key) is timer:
+                del self._held[key]
         return driver.reply(clock.now(), key, checked["seq"])
 
     async def close_session(self, member_id: str, session: Any = None) -> None:
-        """Forget a session that has stopped working and will not come back."""
+        """End a session that has stopped working and will not return."""
         driver, key = self._start(), self._key(member_id, session)
         driver.close(clock.now(), key)
         self._act()
@@ -178,20 +180,19 @@ class PartitionActor:
         }
 
     async def get_groups(self) -> list[str]:
-        """The names of the groups that have or lately had members, sorted."""
+        """The names of the groups that have or recently had members, sorted."""
         return sorted(self._start().membership.groups)
 
     async def get_owner(self, group: str, key: Any) -> str | None:
-        """The id of the member whose `key` is, by the ring; None in a group without members.
+        """The id of the member that owns `key` on the ring; None in a group without members.
 
-        In an exclusive group a hand-off may still be under way. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        In an exclusive group the hand-off to it may be under way. Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
         return (await self._find(group)).ring().owner(key)
 
     async def get_leader(self, group: str) -> SessionKey | None:
         """``(member_id, session)`` of the session that leads a group, or None. Raises ``InvalidArgument``."""
-        driver, name = self._start(), arguments.check_text("group", group)
-        leader: SessionKey | None = await self._call(driver.get_leader, name)
+        leader: SessionKey | None = await self._call(self._start().get_leader, arguments.check_text("group", group))
         return leader
 
     async def get_actors(self, group: str, since: int = -1) -> dict[str, Any]:
@@ -199,15 +200,14 @@ class PartitionActor:
 
             {"actors": {member_id: handle}, "upto": int, "complete": bool}
 
-        With the `upto` of an earlier reply as `since`, only what has been registered after that. Not `complete` while
-        the partition actor recovers: some members have still to report. Raises ``InvalidArgument`` and
-        ``GroupNotFound``.
+        With the `upto` of an earlier reply as `since`, returns only later registrations. Not `complete` while the
+        partition actor recovers and members have yet to report. Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
         found = self._start().membership.find(arguments.check_text("group", group))
         return self._handles.of(found, arguments.check_number("since", since))
 
     async def status(self) -> dict[str, Any]:
-        """Everything that an operator asks, as builtins; see ``core.status``."""
+        """The state for operators, as builtins; see ``core.status``."""
         driver = self._start()
         driver.timer(clock.now())
         self._act()
@@ -216,7 +216,7 @@ class PartitionActor:
             "version": __version__,
             "node": self._node,
             "pid": os.getpid(),
-            "watched": len(self._watch or ()),
+            "watched": len(self._watch),
             "settings": self._settings.to_dict(),
             **status_of(driver.membership, clock.now()),
         }
@@ -229,22 +229,22 @@ class PartitionActor:
     # -- operators ----------------------------------------------------------------------------------------------
 
     async def forget(self, group: str, member_id: str) -> Epoch | None:
-        """Take a member off the ring now, whatever its lease; returns the new epoch. If it lives, it comes back.
+        """Take a member off the ring now, whatever its lease; returns the new epoch. If it is alive, it rejoins.
 
-        In an exclusive group its keys wait until its lease has ended: an operator's word proves nothing.
-        Raises ``InvalidArgument``, ``GroupNotFound`` and ``MemberNotFound``.
+        In an exclusive group its keys wait until its lease has ended, because an operator's word proves nothing. Raises
+        ``InvalidArgument``, ``GroupNotFound`` and ``MemberNotFound``.
         """
         return await self._change("forget", group, member_id)
 
     async def drain(self, group: str, member_id: str) -> Epoch | None:
-        """Let a member hand its keys over, and leave; returns the new epoch. It stays out until it joins anew.
+        """Make a member hand its keys over and leave; returns the new epoch. It stays out until it joins again.
 
         Raises ``InvalidArgument``, ``GroupNotFound`` and ``MemberNotFound``.
         """
         return await self._change("drain", group, member_id)
 
     async def make_group(self, group: str) -> bool:
-        """Make a group that stays without members until it is deleted; False when there is one already.
+        """Create a group that stays, even without members, until it is deleted; False if it exists already.
 
         A crash of the partition actor forgets it if it has no members. Raises ``InvalidArgument``.
         """
@@ -253,31 +253,29 @@ class PartitionActor:
         return made
 
     async def delete_group(self, group: str) -> bool:
-        """Forget a group; False when it has members. Raises ``InvalidArgument`` and ``GroupNotFound``."""
-        driver, name = self._start(), arguments.check_text("group", group)
-        return bool(await self._call(driver.delete_group, name))
+        """Delete a group; False if it has members. Raises ``InvalidArgument`` and ``GroupNotFound``."""
+        return bool(await self._call(self._start().delete_group, arguments.check_text("group", group)))
 
     async def break_lock(self, name: str) -> int:
-        """Take a lock, by its name in the protocol, from its holders; returns how many there were.
+        """Take a lock, by its name in the protocol, from its holders; returns their number.
 
-        Returns when they know, or have lost their lease. Raises ``InvalidArgument``.
+        Returns once each holder knows or has lost its lease. Raises ``InvalidArgument``.
         """
-        driver = self._start()
-        return int(await self._call(driver.break_lock, arguments.check_text("name", name)))
+        return int(await self._call(self._start().break_lock, arguments.check_text("name", name)))
 
     # -- insides ------------------------------------------------------------------------------------------------
 
     async def pend(self) -> None:
-        """Never return: the argument that death watches wait for."""
+        """Never return: the result is the argument that death watches wait for."""
         await asyncio.get_running_loop().create_future()
 
     async def lend_pending_reference(self) -> list[Any]:
-        """A list with a reference that is never ready."""
+        """A list of one reference that is never ready."""
         self._start()
         return [self._pending]
 
     def _start(self) -> MembershipDriver:
-        """The state machine; made with the first call, because only then does the event loop run."""
+        """The state machine. The first call creates it, because the event loop does not run before."""
         if self._failure is not None:
             raise self._failure
         if self._driver is None:
@@ -287,32 +285,28 @@ class PartitionActor:
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
-            self._driver = MembershipDriver(membership)
             self._handles = MemberHandles(incarnation)
-            self._pending = own_handle().pend.remote()
+            self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
-            self._spawn(self._keep_proving())
+            self._driver = MembershipDriver(membership)
+            proving = asyncio.get_running_loop().create_task(self._keep_proving())
+            self._tasks.add(proving)
+            proving.add_done_callback(self._tasks.discard)
             self._act()
         return self._driver
 
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _call(self, begin: Callable[..., None], *arguments: Any) -> Any:
-        """The result of a call that the driver lets wait."""
+        """The result of a call that may wait in the driver."""
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         begin(clock.now(), waiter, *arguments)
         self._act()
         return await waiter
 
     async def _find(self, group: str) -> Group:
-        driver, name = self._start(), arguments.check_text("group", group)
-        found: Group = await self._call(driver.find, name)
+        found: Group = await self._call(self._start().find, arguments.check_text("group", group))
         return found
 
     async def _change(self, name: str, group: str, member_id: str) -> Epoch | None:
@@ -332,11 +326,10 @@ class PartitionActor:
         self._act()
 
     def _act(self) -> None:
-        """Carry out what follows from the last event."""
+        """Carry out the driver's actions after an event."""
         actions = self._start().actions(clock.now())
         for key in actions.unwatch:
-            if self._watch is not None:
-                self._watch.forget(key)
+            self._watch.forget(key)
             self._handles.forget(key)
         for key in actions.answer:
             if key in self._held:
@@ -351,24 +344,15 @@ class PartitionActor:
         if actions.prove:
             self._prove()
         if actions.wake_at < self._timer_at:
-            self._set_timer(actions.wake_at)
-
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - clock.now()), self._on_timer)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = actions.wake_at
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, self._timer_at - clock.now()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         self._start().timer(clock.now())
         self._act()
-
-    async def _hold(self, key: SessionKey, seconds: float) -> None:
-        timer = self._held[key] = self._wheel.timer(seconds)
-        await timer
-        if self._held.get(key) is timer:
-            del self._held[key]
 
     # -- rule 8: the proof that the GCS still counts this node alive ---------------------------------------------
 
@@ -378,7 +362,7 @@ class PartitionActor:
             await asyncio.sleep(self._settings.node_proof_interval)
 
     def _prove(self) -> asyncio.Future[None]:
-        """Ask the GCS; at most one question is under way at a time."""
+        """Ask the GCS, unless a question is under way."""
         if self._proving is None:
             self._proving = asyncio.ensure_future(self._ask_for_proof())
         return self._proving
@@ -388,9 +372,7 @@ class PartitionActor:
         try:
             alive = self._node in await asyncio.wait_for(alive_nodes(), self._settings.ttl)
             if not alive:
-                log.error(
-                    "the GCS counts this partition actor's node as dead: no lease of an exclusive group is renewed"
-                )
+                log.error("the GCS counts this node as dead: no lease of an exclusive group is renewed")
         except Exception as error:
             log.warning("the GCS does not answer (%r): no lease of an exclusive group is renewed", error)
         if not alive:

@@ -1,4 +1,4 @@
-"""Whether a partition actor of the same name ran before this one, as Ray knows."""
+"""Asks Ray whether a partition actor of the same name ran before this one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 def was_restarted() -> bool:
     """Whether Ray has restarted this actor."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's property warns about another one that it uses itself
+        warnings.simplefilter("ignore")  # the property warns about another one that it uses itself
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def was_first(name: str | None) -> bool:
-    """Whether the GCS remembers no other actor of this name; False when it cannot be asked."""
+    """Whether the GCS knows no other actor of this name, running or dead; False if it does not answer."""
     try:
         from ray._private import state
 

@@ -1,21 +1,21 @@
-"""A timer wheel for held heartbeats: thousands of timers for few turns of the event loop."""
+"""A timer wheel for held heartbeats: many timers fire in few turns of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 
 SLOT = 0.02
-"""Seconds. Timers that fire within one slot fire together, in one turn of the event loop."""
+"""Seconds. Timers that are due within one slot fire together."""
 
 
 class TimerWheel:
-    """Fires many timers in few turns of the event loop."""
+    """Groups timers by the slot in which they are due."""
 
     def __init__(self) -> None:
         self._slots: dict[int, list[asyncio.Future[None]]] = {}
 
     def timer(self, seconds: float) -> asyncio.Future[None]:
-        """A future that is done in `seconds`, up to one `SLOT` earlier, or when somebody calls `fire` on it."""
+        """A future that is done after `seconds`, up to one `SLOT` earlier, or when `fire` is called on it."""
         loop = asyncio.get_running_loop()
         made = loop.create_future()
         slot = int((loop.time() + seconds) / SLOT)
@@ -31,6 +31,6 @@ class TimerWheel:
 
 
 def fire(timer: asyncio.Future[None]) -> None:
-    """Let whoever awaits this timer go on now, if it has not fired."""
+    """Fire a timer now; does nothing if it has fired."""
     if not timer.done():
         timer.set_result(None)

@@ -1,7 +1,4 @@
-"""A member's keys out of many, for repeated look-ups: keys are hashed and sorted once.
-
-The index keeps the keys' hashes sorted, so an arc of the hash space is a slice of it. Pure: no Ray, no clock.
-"""
+"""A member's keys out of many, for repeated look-ups: keys are sorted by hash once, so that an arc is a slice."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import numpy.typing as npt
 from partition_actor.arguments import refuse
 from partition_actor.ring.hash_space import (
     CHUNK,
-    Arcs,
     Hashes,
     HashName,
     hash_function_named,
@@ -36,10 +32,9 @@ class KeyIndex(Generic[Key]):
     """All keys of a group, indexed so that finding a member's keys costs its arcs and its keys, not all keys.
 
     Results keep the order in which keys were given, and a key that was given twice is returned twice. The identity of a
-    key is ``str(key)``, which must not change.
-
-    Memory: at most 24 bytes per key beyond the keys themselves (8 for the hash, 4 for the position, 8 for the
-    reference, and room to grow). Not safe to use from other threads while one thread calls ``add`` or ``discard``.
+    key is ``str(key)``, which must not change. Takes at most 24 bytes per key beyond the keys themselves (8 for the
+    hash, 4 for the position, 8 for the reference, and room to grow). Not safe to use from other threads while one
+    thread calls ``add`` or ``discard``.
 
     Args:
         keys: any iterable, a one-dimensional numpy array or an Arrow array, as in ``Ring.subset``. The index keeps
@@ -94,7 +89,11 @@ class KeyIndex(Generic[Key]):
         """
         if ring.hash_function != self._function.name:
             refuse("ring", ring, f"a ring whose hash_function is {self._function.name!r}")
-        return self._within(ring.arcs(member, withheld))
+        arcs = ring.arcs(member, withheld)
+        bounds = self._count_below(arcs.boundaries)
+        if arcs.from_zero:
+            bounds = np.concatenate([[0], bounds, [len(self)]])
+        return self._keys_at(self._positions[_ranges(bounds[::2], bounds[1::2])])
 
     def gained(self, old: Ring, new: Ring, member: str) -> list[Key]:
         """The keys that ``member`` owns on ``new`` but not on ``old``. Raises as ``subset`` does."""
@@ -107,8 +106,7 @@ class KeyIndex(Generic[Key]):
     def add(self, keys: Iterable[Key]) -> None:
         """Add ``keys``, each as often as it occurs. Only the new keys are hashed and sorted.
 
-        Raises:
-            InvalidArgument: ``keys`` is not iterable, or the index would have 2**32 keys or more.
+        Raises ``InvalidArgument`` if ``keys`` is not iterable or the index would have 2**32 keys or more.
         """
         added = list(iterate_keys(keys))
         if self._used + len(added) > _MOST_KEYS:
@@ -126,10 +124,9 @@ class KeyIndex(Generic[Key]):
             self._hashes, self._positions = leading_64_bits(hashes), positions
 
     def discard(self, keys: Iterable[object]) -> None:
-        """Remove every occurrence of each of ``keys``. Keys that are not in the index are ignored.
+        """Remove every occurrence of each of ``keys``; ignore keys that are not in the index.
 
-        Raises:
-            InvalidArgument: ``keys`` is not iterable.
+        Raises ``InvalidArgument`` if ``keys`` is not iterable.
         """
         texts = {str(key) for key in iterate_keys(keys)}
         hashes = np.unique(leading_64_bits(hash_many(list(texts), self._function)))
@@ -141,13 +138,11 @@ class KeyIndex(Generic[Key]):
         self._hashes, self._positions = np.delete(self._hashes, gone), np.delete(self._positions, gone)
         # Up to a quarter of holes fits into the 24 bytes per key, and makes closing them cheap per discarded key.
         if self._used > len(self) * 1.25:
-            self._close_holes()
-
-    def _within(self, arcs: Arcs) -> list[Key]:
-        bounds = self._count_below(arcs.boundaries)
-        if arcs.from_zero:
-            bounds = np.concatenate([[0], bounds, [len(self)]])
-        return self._keys_at(self._positions[_ranges(bounds[::2], bounds[1::2])])
+            live = np.sort(self._positions)
+            renumbered = np.empty(self._used, np.uint32)
+            renumbered[live] = np.arange(len(live), dtype=np.uint32)
+            self._keys, self._used = self._keys[live], len(live)
+            self._positions = renumbered[self._positions]
 
     def _keys_at(self, positions: npt.NDArray[np.uint32]) -> list[Key]:
         positions = np.sort(positions)
@@ -176,13 +171,6 @@ class KeyIndex(Generic[Key]):
             alike = self._keys[self._positions[counts[at] : stops[at]]].tolist()
             counts[at] += (hash_keys(alike, self._function) < bounds[at]).sum()
         return counts
-
-    def _close_holes(self) -> None:
-        live = np.sort(self._positions)
-        renumbered = np.empty(self._used, np.uint32)
-        renumbered[live] = np.arange(len(live), dtype=np.uint32)
-        self._keys, self._used = self._keys[live], len(live)
-        self._positions = renumbered[self._positions]
 
 
 def _ranges(starts: npt.NDArray[np.intp], stops: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

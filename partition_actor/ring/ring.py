@@ -2,8 +2,7 @@
 
 A member has ``vnodes * weight`` virtual nodes. Virtual node ``i`` lies at the hash of ``f"{member_id}-{i}"``: its
 *point*, computed by uhashring. A key belongs to the member of the first point after the key's hash; after the last
-point, to the member of the first one. If members share a point, it belongs to the one whose id sorts last. Pure: no
-Ray, no clock.
+point, to the member of the first one. If members share a point, it belongs to the one whose id sorts last.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from partition_actor.errors import MemberNotFound
 from partition_actor.ring.hash_space import (
     Arcs,
     Hashes,
-    HashFunction,
     HashName,
     chunks,
     hash_function_named,
@@ -40,7 +38,7 @@ from partition_actor.ring.hash_space import (
 Key = TypeVar("Key")
 Members = Mapping[str, int] | Iterable[str]
 Withheld = Iterable[tuple["Ring", str]]
-_Fields = tuple[dict[str, int], Sequence[str], int, HashFunction, Hashes, npt.NDArray[np.int32]]
+_Fields = tuple[dict[str, int], Sequence[str], int, str, Hashes, npt.NDArray[np.int32]]
 
 _CACHE_SIZE = 32
 
@@ -68,41 +66,27 @@ class Ring:
     True
     """
 
-    _weights: dict[str, int]
-    _ids: tuple[str, ...]
-    _members: Mapping[str, int] | None
-    _vnodes: int
-    _function: HashFunction
-    # Every point of every member, sorted by point and then by descending member index. The owner of a shared point
-    # comes first and the others' arcs are empty; if the owner leaves, the next one takes over.
-    _points: Hashes
-    _owners: npt.NDArray[np.int32]
-    # For `owner`: the points as numbers, and the owner of each, with the first owner repeated at the end.
-    _lookup: tuple[Sequence[int], Sequence[int]] | None
-    _hash: int | None
-
     def __init__(self, members: Members, vnodes: int = 160, hash_function: HashName = "xxh3") -> None:
         if isinstance(vnodes, bool) or not isinstance(vnodes, int) or vnodes < 1:
             refuse("vnodes", vnodes, "an int of at least 1")
-        function = hash_function_named(hash_function)
+        no_points = np.empty(0, hash_function_named(hash_function).dtype)
         wanted = _checked_members(members, "members")
-        self._set({}, [], vnodes, function, np.empty(0, function.dtype), np.empty(0, np.int32))
-        self._set(*self._fields_after([], wanted))
+        self._set(({}, [], vnodes, hash_function, no_points, np.empty(0, np.int32)))
+        self._set(self._fields_after([], wanted))
 
-    def _set(
-        self,
-        weights: dict[str, int],
-        ids: Sequence[str],
-        vnodes: int,
-        function: HashFunction,
-        points: Hashes,
-        owners: npt.NDArray[np.int32],
-    ) -> None:
-        self._weights, self._ids, self._members = weights, tuple(ids), None
-        self._vnodes, self._function, self._of_text = vnodes, function, function.of_text
+    def _set(self, fields: _Fields) -> None:
+        weights, ids, vnodes, hash_function, points, owners = fields
+        self._weights, self._ids = weights, tuple(ids)
+        self._members: Mapping[str, int] | None = None
+        self._vnodes, self._function = vnodes, hash_function_named(hash_function)
+        self._of_text = self._function.of_text
+        # Every point of every member, sorted by point and then by descending member index. The owner of a shared point
+        # comes first and the others' arcs are empty; if the owner leaves, the next one takes over.
         points.flags.writeable = owners.flags.writeable = False
         self._points, self._owners = points, owners
-        self._lookup = self._hash = None
+        # For `owner`: the points as numbers, and the owner of each, with the first owner repeated at the end.
+        self._lookup: tuple[Sequence[int], Sequence[int]] | None = None
+        self._hash: int | None = None
 
     @property
     def members(self) -> Mapping[str, int]:
@@ -125,21 +109,20 @@ class Ring:
         """The id of the member that owns ``key``; ``None`` if the ring is empty."""
         if not self._ids:
             return None
-        _, owners = self._lookup or self._make_lookup()
-        return self._ids[owners[self._position(key)]]
+        points, owners = self._lookup or self._make_lookup()
+        return self._ids[owners[bisect_right(points, self._of_text(key if type(key) is str else str(key)))]]
 
     def owners(self, key: object, n: int) -> list[str]:
         """The owner of ``key`` and the members after it on the ring, at most ``n`` distinct ones: where replicas go.
 
-        The order is that of uhashring's ``HashRing.range(str(key), size=n)``.
-
-        Raises:
-            InvalidArgument: ``n`` is not an ``int`` of at least 1.
+        The order is that of uhashring's ``HashRing.range(str(key), size=n)``. Raises ``InvalidArgument`` if ``n`` is
+        not an ``int`` of at least 1.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             refuse("n", n, "an int of at least 1")
         count = len(self._points)
-        start = self._position(key)
+        points, _ = self._lookup or self._make_lookup()
+        start = bisect_right(points, self._of_text(str(key)))
         found: dict[int, None] = {}
         for at in chain(range(start, count), range(start)):
             if at and self._points[at] == self._points[at - 1]:
@@ -153,11 +136,13 @@ class Ring:
         """The owner of each key as an index into ``list(ring.members)``; -1 if the ring is empty.
 
         Takes ``keys`` as ``subset`` does. Returns an array of shape ``(number of keys,)`` in the order of ``keys``.
-
-        Raises:
-            InvalidArgument: ``keys`` is not iterable.
+        Raises ``InvalidArgument`` if ``keys`` is not iterable.
         """
-        parts = [self._owners_at(hash_keys(chunk, self._function)) for chunk in chunks(iterate_keys(keys))]
+        owners = self._owners if self._ids else np.array([-1], np.int32)
+        parts = [
+            owners.take(self._points.searchsorted(hash_keys(chunk, self._function), side="right"), mode="wrap")
+            for chunk in chunks(iterate_keys(keys))
+        ]
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def subset(self, member: str, keys: Iterable[Key], withheld: Withheld = ()) -> list[Key]:
@@ -183,13 +168,12 @@ class Ring:
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
         """The part of the hash space that ``member`` owns, without what is withheld (as in ``subset``).
 
-        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises
-        ``InvalidArgument`` if a withheld ring has another hash function.
+        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises as ``subset`` does.
         """
         return _arcs(self, member, tuple(withheld))
 
     def _arcs_of(self, members: Iterable[str]) -> Arcs:
-        chosen = [self._index_of(member) for member in members if member in self._weights]
+        chosen = [bisect_left(self._ids, member) for member in members if member in self._weights]
         if not chosen:
             return Arcs(np.empty(0, self._function.dtype), False)
         theirs = self._owners == chosen[0]
@@ -216,8 +200,7 @@ class Ring:
     def with_members(self, added: Members = (), removed: Iterable[str] = ()) -> Ring:
         """A new ring without ``removed`` (ids) and with ``added`` (as in the constructor).
 
-        Adding a member that is already on the ring changes its weight. Points of unchanged members are copied, not
-        hashed and sorted again.
+        Adding a member of the ring changes its weight. Points of other members are copied, not hashed and sorted again.
 
         Raises:
             InvalidArgument: an id or a weight is not as the constructor expects.
@@ -228,22 +211,17 @@ class Ring:
             raise MemberNotFound(f"an id in removed: got {member!r}, expected a member of this ring")
         come = {member: weight for member, weight in coming.items() if self._weights.get(member) != weight}
         moved = (leaving.keys() - coming.keys()) | (come.keys() & self._weights.keys())
-        return self._with(moved, come)
-
-    def _with(self, gone: Collection[str], come: Mapping[str, int]) -> Ring:
-        ring = Ring.__new__(Ring)
-        ring._set(*self._fields_after(gone, come))
-        return ring
+        return _ring(self._fields_after(moved, come))
 
     def _fields_after(self, gone: Collection[str], come: Mapping[str, int]) -> _Fields:
-        """The arguments of ``_set`` for this ring without ``gone`` (members of it) and with ``come`` (not members)."""
+        """The fields of this ring without ``gone`` (members of it) and with ``come`` (not members)."""
         weights = self._weights.copy()
         for member in gone:
             del weights[member]
         weights.update(come)
         ids = sorted(weights)
         new_indexes = [bisect_left(ids, member) for member in come]
-        stay = np.delete(np.arange(len(self._ids)), [self._index_of(member) for member in gone])
+        stay = np.delete(np.arange(len(self._ids)), [bisect_left(self._ids, member) for member in gone])
         renumbered = np.full(len(self._ids), -1, np.int32)
         renumbered[stay] = np.delete(np.arange(len(ids)), new_indexes)
         points, owners = self._points, renumbered.take(self._owners) if self._ids else self._owners
@@ -253,25 +231,12 @@ class Ring:
             new = [virtual_nodes(member, weight, self._vnodes, self._function) for member, weight in come.items()]
             new_owners = np.repeat(np.array(new_indexes, np.int32), [len(part) for part in new])
             points, owners = merge_points(points, owners, np.concatenate(new), new_owners)
-        return weights, ids, self._vnodes, self._function, points, owners
-
-    def _index_of(self, member: str) -> int:
-        return bisect_left(self._ids, member)
-
-    def _position(self, key: object) -> int:
-        numbers, _ = self._lookup or self._make_lookup()
-        return bisect_right(numbers, self._of_text(key if type(key) is str else str(key)))
+        return weights, ids, self._vnodes, self._function.name, points, owners
 
     def _make_lookup(self) -> tuple[Sequence[int], Sequence[int]]:
         owners = np.append(self._owners, self._owners[:1])
         self._lookup = hashes_to_numbers(self._points), int_sequence(owners)
         return self._lookup
-
-    def _owners_at(self, hashes: Hashes) -> npt.NDArray[np.int32]:
-        if not self._ids:
-            return np.full(len(hashes), -1, np.int32)
-        positions = self._points.searchsorted(hashes, side="right")
-        return self._owners.take(positions, mode="wrap")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ring):
@@ -290,14 +255,12 @@ class Ring:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The arrays are pickled out of band (protocol 5), so that Ray's readers share one copy of them.
-        return _restored, (self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners)
+        return _ring, ((self._weights, self._ids, self._vnodes, self._function.name, self._points, self._owners),)
 
 
-def _restored(
-    weights: dict[str, int], ids: tuple[str, ...], vnodes: int, name: str, points: Hashes, owners: npt.NDArray[np.int32]
-) -> Ring:
+def _ring(fields: _Fields) -> Ring:
     ring = Ring.__new__(Ring)
-    ring._set(weights, ids, vnodes, hash_function_named(name), points, owners)
+    ring._set(fields)
     return ring
 
 
@@ -362,15 +325,13 @@ def ring_of(members: tuple[tuple[str, int], ...], vnodes: int = 160, hash_functi
     Recent rings are cached, and a new ring is derived from the recent one with the most members in common. Raises as
     ``Ring`` does.
     """
-    ring = _derive_from_nearest(_checked_members(dict(members), "members"), vnodes, hash_function)
-    _recent.append(ring)
-    return ring
-
-
-def _derive_from_nearest(wanted: dict[str, int], vnodes: int, hash_function: HashName) -> Ring:
+    wanted = _checked_members(dict(members), "members")
     comparable = [ring for ring in tuple(_recent) if (ring.vnodes, ring.hash_function) == (vnodes, hash_function)]
     nearest = max(comparable, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
     if nearest is None:
-        return Ring(wanted, vnodes, hash_function)
-    gone = dict(nearest.members.items() - wanted.items())
-    return nearest._with(gone, dict(wanted.items() - nearest.members.items()))
+        ring = Ring(wanted, vnodes, hash_function)
+    else:
+        gone, come = nearest.members.items() - wanted.items(), wanted.items() - nearest.members.items()
+        ring = _ring(nearest._fields_after(dict(gone), dict(come)))
+    _recent.append(ring)
+    return ring
