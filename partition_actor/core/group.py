@@ -17,7 +17,6 @@ from partition_actor.core.messages import (
     GroupEntry,
     GroupReport,
     HeldView,
-    Laggard,
     Members,
     Request,
     SessionKey,
@@ -26,9 +25,6 @@ from partition_actor.core.messages import (
 from partition_actor.core.views import ChangeLog, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
-
-LATEST: Epoch = (1 << 63, 0)
-"""Later than every epoch."""
 
 
 @dataclass(slots=True)
@@ -197,7 +193,7 @@ class Group:
         """When to publish the next epoch: at once after a quiet time, else at the end of a window."""
         if self.changed_since is None or self.recovering:
             return None
-        return max(self.changed_since, self.published_at + self._window)
+        return max(self.changed_since, self.published_at + self.settings.window_for(len(self.participants)))
 
     @property
     def due(self) -> float | None:
@@ -210,23 +206,16 @@ class Group:
         """Whether everything asked for so far is part of the published epoch."""
         return not self.recovering and self.changed_since is None
 
-    @property
-    def _window(self) -> float:
-        return self.settings.window_for(len(self.participants))
-
     def tell_waiting(self, now: float) -> None:
         """Tell those who wait for several laggards that some are through, if that is due."""
         if self._waiting_news and self._tell_at is None:
-            self._tell_at = now + self._window
+            self._tell_at = now + self.settings.window_for(len(self.participants))
         if self._tell_at is None or now < self._tell_at:
             return
         for key in self._waiting_news:
             if key in self.participants:
                 self.participants[key].rev += 1
                 self._news.add(key)
-        self._all_told()
-
-    def _all_told(self) -> None:
         self._waiting_news.clear()
         self._tell_at = None
 
@@ -235,7 +224,8 @@ class Group:
         self._log.publish(epoch, {member: weight for member, (weight, _) in self.next_ring.items()})
         self.sessions = {member: session for member, (_, session) in self.next_ring.items()}
         self.published_at, self.changed_since = now, None
-        self._all_told()
+        self._waiting_news.clear()
+        self._tell_at = None
         self.empty_since = None if self.sessions else now
         for key, participant in self.participants.items():
             if self.sessions.get(key[0]) == key[1]:
@@ -257,7 +247,7 @@ class Group:
             return
         participant.acked = epoch
         if self.exclusive and not self.recovering:
-            self._handoff.acknowledged(key, participant)
+            self._handoff.release(key, participant)
             self._forget_if_done(key)
             self._handoff.trim(self.participants.values())
 
@@ -286,54 +276,45 @@ class Group:
 
     def view_for(self, key: SessionKey, have: Epoch | None = None) -> ViewMessage:
         """The view of a participant that holds the view of epoch `have`."""
-        changed = None if have is None else self._log.since(have)
-        base = None if changed is None else have
-        laggards: list[Laggard] = [
+        assert self.epoch is not None
+        view = self._view(self.epoch, self.members, have)
+        view["rev"] = self.participants[key].rev
+        view["mine"] = self.sessions.get(key[0]) == key[1]
+        view["awaited"] = self._handoff.awaited(key)
+        view["laggards"] = [
             {"member": other[0], "epochs": self._handoff.claims(self.participants[other])}
             for other in self._handoff.blockers(key)
         ]
-        claimed = {} if base == self.epoch else dict.fromkeys(at for laggard in laggards for at in laggard["epochs"])
-        assert self.epoch is not None
-        return {
-            "epoch": self.epoch,
-            "rev": self.participants[key].rev,
-            "exclusive": self.exclusive,
-            "mine": self.sessions.get(key[0]) == key[1],
-            "awaited": self._handoff.awaited(key),
-            "base": base,
-            "changed": self.members if changed is None else changed,
-            "laggards": laggards,
-            "rings": [self._handoff.ring_at(at) for at in claimed if at != base],
-        }
+        base = view["base"]
+        if base != self.epoch:
+            claimed = dict.fromkeys(at for laggard in view["laggards"] for at in laggard["epochs"])
+            view["rings"] = [self._handoff.ring_at(at) for at in claimed if at != base]
+        return view
 
     def view_for_watcher(self, known: ReportState) -> ViewMessage | None:
         """The view of a group watcher; None when it has heard of the latest.
 
         While the group recovers that is the latest view of the survivors: they work by it.
         """
-        epoch, members = self._watched()
+        epoch, members = self._handoff.latest() if self.recovering else (self.epoch, self.members)
         if epoch is None or (known.have is not None and known.have >= epoch):
             return None
-        whole = known.have is None or known.unknown or known.rev == WHOLE or self.recovering
-        changed = None if whole or known.have is None else self._log.since(known.have)
+        whole = known.unknown or known.rev == WHOLE or self.recovering
+        return self._view(epoch, members, None if whole else known.have)
+
+    def _view(self, epoch: Epoch, members: Members, have: Epoch | None) -> ViewMessage:
+        """A view without laggards: what has changed since the epoch `have`, or all `members`."""
+        changed = None if have is None else self._log.since(have)
         return {
             "epoch": epoch,
             "rev": 0,
             "exclusive": self.exclusive,
             "mine": False,
-            "base": None if changed is None else known.have,
+            "base": None if changed is None else have,
             "changed": members if changed is None else changed,
             "laggards": [],
             "rings": [],
         }
-
-    def has_view_for_watcher(self, known: ReportState) -> bool:
-        """Whether there is a later view than a group watcher has heard of."""
-        epoch, _ = self._watched()
-        return epoch is not None and (known.have is None or known.have < epoch)
-
-    def _watched(self) -> tuple[Epoch | None, Members]:
-        return self._handoff.latest() if self.recovering else (self.epoch, self.members)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
@@ -438,7 +419,8 @@ class Group:
         ):
             if participant.first is not None and participant.last is None and not participant.leaving:
                 self.next_ring[member] = (participant.weight, session)
-        for key, participant in sorted(self.joiners.items(), key=lambda item: item[1].reported or LATEST, reverse=True):
+        latest = (float("inf"), 0)
+        for key, participant in sorted(self.joiners.items(), key=lambda item: item[1].reported or latest, reverse=True):
             if participant.reported is None or self.session_of(key[0]) is None:
                 self.put_on_ring(key, participant, now)
         self.joiners.clear()

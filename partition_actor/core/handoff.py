@@ -83,16 +83,14 @@ class Handoff:
         for key, participant in participants.items():
             self._block(key, participant)
 
-    def acknowledged(self, key: SessionKey, participant: Participant) -> None:
-        """The participant has acknowledged a later epoch: it blocks fewer, or nobody."""
-        before = self._unblock(key)
-        self._block(key, participant)
+    def release(self, key: SessionKey, participant: Participant | None = None) -> None:
+        """The session blocks nobody any more; given the participant, only those by whose keys it may still act."""
+        before = self._blocks.pop(key, set())
         for target in before:
-            self._tell(target)
-
-    def release(self, key: SessionKey) -> None:
-        """The session claims nothing any more."""
-        for target in self._unblock(key):
+            self._blockers.get(target, {}).pop(key, None)
+        if participant is not None:
+            self._block(key, participant)
+        for target in before:
             self._tell(target)
 
     def awaited(self, key: SessionKey) -> int:
@@ -105,7 +103,10 @@ class Handoff:
 
     def claims(self, participant: Participant) -> list[Epoch]:
         """The epochs before the published one by whose rings the participant may still act, oldest first."""
-        return [epoch for epoch, _ in self._claims(participant)]
+        acked = participant.acked
+        if acked is None or self._epoch is None or acked >= self._epoch:
+            return []
+        return [at for at in self._history if acked <= at < self._epoch and participant.was_on_ring_at(at)]
 
     def ring_at(self, epoch: Epoch) -> RingMessage:
         """The members at a claimed `epoch`, told in the shorter way."""
@@ -120,9 +121,9 @@ class Handoff:
 
     def lagging_since(self, participant: Participant) -> float | None:
         """When the first epoch was published that the participant has not acknowledged; None if it does not lag."""
-        if participant.acked is None or self._epoch is None or participant.acked >= self._epoch:
-            return None
         acked = participant.acked
+        if acked is None or self._epoch is None or acked >= self._epoch:
+            return None
         return next((at for epoch, at in self._published_at.items() if epoch > acked), None)
 
     def trim(self, participants: Iterable[Participant]) -> None:
@@ -135,40 +136,22 @@ class Handoff:
             del self._history[epoch]
             self._published_at.pop(epoch, None)
 
-    def _claims(self, participant: Participant) -> list[tuple[Epoch, Members]]:
-        if participant.acked is None or self._epoch is None or participant.acked >= self._epoch:
-            return []
-        return [
-            (epoch, members)
-            for epoch, members in self._history.items()
-            if participant.acked <= epoch < self._epoch and participant.was_on_ring_at(epoch)
-        ]
-
-    def _unblock(self, key: SessionKey) -> set[SessionKey]:
-        targets = self._blocks.pop(key, set())
-        for target in targets:
-            self._blockers.get(target, {}).pop(key, None)
-        return targets
-
     def _block(self, key: SessionKey, participant: Participant) -> None:
-        targets = {
-            (owner, self._sessions[owner])
-            for epoch, members in self._claims(participant)
-            for owner in self._gainers(epoch, members, key[0])
-        }
+        gainers = (owner for epoch in self.claims(participant) for owner in self._gainers(epoch, key[0]))
+        targets = {(owner, self._sessions[owner]) for owner in gainers}
         targets.discard(key)
         if targets:
             self._blocks[key] = targets
         for target in targets:
             self._blockers.setdefault(target, {})[key] = None
 
-    def _gainers(self, epoch: Epoch, members: Members, member: str) -> list[str]:
+    def _gainers(self, epoch: Epoch, member: str) -> list[str]:
         """The owners by the published ring of what `member` owned by the ring of `epoch`; itself among them."""
         moved = self._moved.get(epoch)
         if moved is None:
             assert self._epoch is not None
             moved = self._moved[epoch] = {}
             published = ring_for(self._history[self._epoch], self._settings)
-            for old, new in handovers(ring_for(members, self._settings), published):
+            for old, new in handovers(ring_for(self._history[epoch], self._settings), published):
                 moved.setdefault(old, []).append(new)
         return moved.get(member, [])

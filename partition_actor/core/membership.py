@@ -565,7 +565,7 @@ class Membership:
         if state.watches:
             if group is None:  # one of before a restart may still be heard of
                 return self._recovery_end is None and not state.unknown
-            return group.has_view_for_watcher(state)
+            return group.view_for_watcher(state) is not None
         if group is None:
             return True
         if group.recovering or state.resync:

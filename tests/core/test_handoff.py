@@ -55,7 +55,7 @@ def test_an_acknowledgement_tells_those_who_waited_and_nobody_else():
     handoff, seats, told = handoff_of(TWO, THREE)
     for key in (A, B):
         seats[key].acked = (1, 2)
-        handoff.acknowledged(key, seats[key])
+        handoff.release(key, seats[key])
     assert set(told) == {C}
     assert list(handoff.blockers(C)) == []
 

@@ -17,7 +17,7 @@ from partition_actor.testing.workers import Worker
 
 _receive = MemberState.receive
 _on_reply = Worker.on_reply
-_claims = Handoff._claims
+_claims = Handoff.claims
 _of = Report.of.__func__
 _init = Membership.__init__
 _on_death = SimulatedPartitionActor.on_death
@@ -95,12 +95,12 @@ def laggards_left_out(patch: Any) -> None:
 
 def only_the_last_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the last counts."""
-    patch.setattr(Handoff, "_claims", lambda self, participant: _claims(self, participant)[-1:])
+    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[-1:])
 
 
 def only_the_first_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the one that it acknowledged counts."""
-    patch.setattr(Handoff, "_claims", lambda self, participant: _claims(self, participant)[:1])
+    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[:1])
 
 
 def leaver_released_at_once(patch: Any) -> None:
