@@ -63,7 +63,7 @@ class World:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """What a call of the driver returns at once; raises what it raises. None: it waits, in `results`."""
-        getattr(self.driver, name)(self.now, name, *arguments)
+        self.driver.begin(self.now, name, getattr(self.driver, name)(*arguments))
         return self.take_results().get(name)
 
     def take_results(self) -> dict[Any, Any]:

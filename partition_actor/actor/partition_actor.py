@@ -14,8 +14,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -24,7 +23,7 @@ from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import was_first, was_restarted
 from partition_actor.actor.timer_wheel import TimerWheel, fire
-from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
@@ -38,6 +37,8 @@ from partition_actor.settings import Settings
 from partition_actor.version import __version__
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COLLECT_AFTER = 100_000
 """Allocations before Python searches for cycles (700 by default). Each search walks the objects of thousands of held
@@ -86,7 +87,7 @@ class PartitionActor:
         arguments.check_text("group", group)
         arguments.check_weight(weight)
         keys = arguments.check_items(items)
-        view = await self._call(driver.get_subset, group, key, weight)
+        view = await self._call(driver.get_subset(group, key, weight))
         return [] if view is None else Share.by(View.of(view), member_id, self._settings).of(keys)
 
     async def join(
@@ -109,8 +110,7 @@ class PartitionActor:
         arguments.check_weight(weight)
         arguments.check_mode(exclusive)
         arguments.check_metadata(metadata)
-        view: dict[str, Any] = await self._call(driver.join, group, key, weight, metadata, exclusive)
-        return view
+        return await self._call(driver.join(group, key, weight, metadata, exclusive))
 
     async def heartbeat(self, member_id: str, session: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -129,7 +129,7 @@ class PartitionActor:
         """
         driver, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
-        await self._call(driver.change, "leave", group, key)
+        await self._call(driver.change("leave", group, key))
 
     async def sync(self, request: dict[str, Any], watch: dict[str, Any] | None = None) -> Reply | None:
         """The heartbeat of a ``PartitionCoordinator``; see ``core.messages``. Held until there is news or one is due.
@@ -192,8 +192,7 @@ class PartitionActor:
 
     async def get_leader(self, group: str) -> SessionKey | None:
         """``(member_id, session)`` of the session that leads a group, or None. Raises ``InvalidArgument``."""
-        leader: SessionKey | None = await self._call(self._start().get_leader, arguments.check_text("group", group))
-        return leader
+        return await self._call(self._start().get_leader(arguments.check_text("group", group)))
 
     async def get_actors(self, group: str, since: int = -1) -> dict[str, Any]:
         """The handles of a group's members that are actors; they keep no actor alive. Returns::
@@ -254,14 +253,14 @@ class PartitionActor:
 
     async def delete_group(self, group: str) -> bool:
         """Delete a group; False if it has members. Raises ``InvalidArgument`` and ``GroupNotFound``."""
-        return bool(await self._call(self._start().delete_group, arguments.check_text("group", group)))
+        return await self._call(self._start().delete_group(arguments.check_text("group", group)))
 
     async def break_lock(self, name: str) -> int:
         """Take a lock, by its name in the protocol, from its holders; returns their number.
 
         Returns once each holder knows or has lost its lease. Raises ``InvalidArgument``.
         """
-        return int(await self._call(self._start().break_lock, arguments.check_text("name", name)))
+        return await self._call(self._start().break_lock(arguments.check_text("name", name)))
 
     # -- insides ------------------------------------------------------------------------------------------------
 
@@ -298,23 +297,21 @@ class PartitionActor:
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))
 
-    async def _call(self, begin: Callable[..., None], *arguments: Any) -> Any:
+    async def _call(self, steps: Steps[T]) -> T:
         """The result of a call that may wait in the driver."""
-        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        begin(clock.now(), waiter, *arguments)
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._start().begin(clock.now(), waiter, steps)
         self._act()
         return await waiter
 
     async def _find(self, group: str) -> Group:
-        found: Group = await self._call(self._start().find, arguments.check_text("group", group))
-        return found
+        return await self._call(self._start().find(arguments.check_text("group", group)))
 
     async def _change(self, name: str, group: str, member_id: str) -> Epoch | None:
         driver = self._start()
         arguments.check_text("group", group)
         arguments.check_text("member_id", member_id)
-        epoch: Epoch | None = await self._call(driver.change, name, group, member_id)
-        return epoch
+        return await self._call(driver.change(name, group, member_id))
 
     def _on_ending(self, key: SessionKey) -> None:
         self._start().ending(clock.now(), key)

@@ -37,18 +37,18 @@ _Wait = Callable[[float], bool]
 """What a call waits for: asked with the time, it says whether the wait is over."""
 
 T = TypeVar("T")
-_Steps = Generator[_Wait, None, T]
+Steps = Generator[_Wait, None, T]
 """A call in steps: it yields what it waits for, and returns its result. Meanwhile time goes on: see `_now`."""
 
 
 class MembershipDriver:
-    """Events of one partition actor. A *call* is any hashable token of the caller's, by which its result comes back."""
+    """Events of one partition actor. The methods that return ``Steps`` are calls: see `begin`."""
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
         self.has_actions = True
         """Whether there may be something to do since the last `actions`: not after a heartbeat without news."""
-        self._waiting: list[tuple[_Wait, Any, _Steps[Any]]] = []
+        self._waiting: list[tuple[_Wait, Any, Steps[Any]]] = []
         self._proof_needed: float | None = None
         """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
@@ -57,9 +57,10 @@ class MembershipDriver:
 
     def actions(self, now: float) -> Actions:
         """What to do now."""
-        membership, self.has_actions = self.membership, False
+        membership = self.membership
         while self._waiting and self._resume(now):
             pass
+        self.has_actions = False
         results, self._results = self._results, []
         answer: list[SessionKey] = []
         unwatch: list[SessionKey] = []
@@ -98,7 +99,7 @@ class MembershipDriver:
         self.has_actions = True
         session = membership.sync(now, request)
         if session is None:  # a dead process is held off, an overtaken request has its answer
-            return membership.interval if membership.is_dead((request["member"], request["session"])) else 0.0
+            return membership.interval if (request["member"], request["session"]) in membership.dead else 0.0
         seconds = membership.hold_for(session)
         session.held = seconds > 0
         return seconds
@@ -107,7 +108,7 @@ class MembershipDriver:
         """The answer to heartbeat `seq` of a session; None when a later one has overtaken it."""
         session = self.membership.sessions.get(key)
         if session is None:
-            return None if self.membership.is_dead(key) else self.membership.reply(now, UNKNOWN_SESSION, seq)
+            return None if key in self.membership.dead else self.membership.reply(now, UNKNOWN_SESSION, seq)
         if session.seq != seq:
             return None
         session.held = False
@@ -148,16 +149,11 @@ class MembershipDriver:
         return self.membership.heartbeat(now, key)
 
     def get_subset(
-        self, now: float, call: Any, group: str, key: SessionKey, weight: int, exclusive: bool | None = None
-    ) -> None:
-        """The result is the view that the caller may act on, or None: nothing."""
-        self._begin(now, call, self._get_subset(group, key, weight, exclusive))
-
-    def _get_subset(
-        self, group: str, key: SessionKey, weight: int, exclusive: bool | None
-    ) -> _Steps[ViewMessage | None]:
-        received = self._now
-        if not self.membership.is_drained(group, key):
+        self, group: str, key: SessionKey, weight: int, exclusive: bool | None = None
+    ) -> Steps[ViewMessage | None]:
+        """The view that the caller may act on, or None: nothing. A drained session does not join."""
+        received, session = self._now, self.membership.sessions.get(key)
+        if session is None or group not in session.drained:
             self.membership.join(received, group, key, weight, None, exclusive)
         yield self._published(group)
         if self._needs_proof(group):
@@ -170,14 +166,9 @@ class MembershipDriver:
         return self.membership.find(group).exclusive
 
     def join(
-        self, now: float, call: Any, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None
-    ) -> None:
-        """The result is ``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
-        self._begin(now, call, self._join(group, key, weight, metadata, exclusive))
-
-    def _join(
         self, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None
-    ) -> _Steps[dict[str, Any]]:
+    ) -> Steps[dict[str, Any]]:
+        """``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
         self.membership.join(self._now, group, key, weight, metadata, exclusive)
         yield self._published(group)
         found = self.membership.find(group)
@@ -186,11 +177,8 @@ class MembershipDriver:
 
     # -- calls of operators and of anybody ----------------------------------------------------------------------
 
-    def find(self, now: float, call: Any, group: str) -> None:
-        """The result is the ``Group``, once it is published."""
-        self._begin(now, call, self._find(group))
-
-    def _find(self, group: str) -> _Steps[Group]:
+    def find(self, group: str) -> Steps[Group]:
+        """The group, once it is published."""
         membership = self.membership
         if membership.restarted and group not in membership.groups:  # its members may have still to report
             yield lambda now: group in membership.groups or not membership.recovering(now)
@@ -198,12 +186,9 @@ class MembershipDriver:
         yield self._published(group)
         return membership.find(group)
 
-    def change(self, now: float, call: Any, name: str, group: str, *arguments: Any) -> None:
-        """`leave`, `drain` or `forget` of ``Membership``; the result is the epoch that shows the change, or None."""
-        self._begin(now, call, self._change(name, group, *arguments))
-
-    def _change(self, name: str, group: str, *arguments: Any) -> _Steps[Epoch | None]:
-        yield from self._find(group)
+    def change(self, name: str, group: str, *arguments: Any) -> Steps[Epoch | None]:
+        """`leave`, `drain` or `forget` of ``Membership``: the epoch that shows the change, or None."""
+        yield from self.find(group)
         getattr(self.membership, name)(self._now, group, *arguments)
         yield self._published(group)
         found = self.membership.groups.get(group)
@@ -214,54 +199,42 @@ class MembershipDriver:
         self.has_actions = True
         return self.membership.make_group(now, group)
 
-    def delete_group(self, now: float, call: Any, group: str) -> None:
-        """The result is that of ``Membership.delete_group``."""
-        self._begin(now, call, self._delete_group(group))
-
-    def _delete_group(self, group: str) -> _Steps[bool]:
-        yield from self._find(group)
+    def delete_group(self, group: str) -> Steps[bool]:
+        """See ``Membership.delete_group``."""
+        yield from self.find(group)
         return self.membership.delete_group(self._now, group)
 
     # -- locks --------------------------------------------------------------------------------------------------
 
-    def break_lock(self, now: float, call: Any, name: str) -> None:
-        """The result is how many held the lock, once they know that they do not, or have lost their lease."""
-        self._begin(now, call, self._break_lock(name))
-
-    def _break_lock(self, name: str) -> _Steps[int]:
+    def break_lock(self, name: str) -> Steps[int]:
+        """How many held the lock, once they know that they do not, or have lost their lease."""
         yield self._lock_known(name)
         broken = self.membership.break_lock(self._now, name)
         holders = self.membership.locks.holders
         yield lambda _: not any(claim is holder for claim in broken for holder in holders(name))
         return len(broken)
 
-    def get_leader(self, now: float, call: Any, group: str) -> None:
-        """The result is the ``SessionKey`` of the session that leads a group, or None."""
-        self._begin(now, call, self._get_leader(leader_name(group)))
-
-    def _get_leader(self, name: str) -> _Steps[SessionKey | None]:
+    def get_leader(self, group: str) -> Steps[SessionKey | None]:
+        """The session that leads a group, or None."""
+        name = leader_name(group)
         yield self._lock_known(name)
-        leaders = [claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None]
-        return leaders[0] if leaders else None
+        return next((claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None), None)
 
     # -- calls that wait ----------------------------------------------------------------------------------------
 
     def _published(self, group: str) -> _Wait:
         """Until everything asked for so far in a group is published."""
-        return lambda _: self.membership.is_published(group)
+        groups = self.membership.groups
+        return lambda _: group not in groups or groups[group].is_published
 
     def _lock_known(self, name: str) -> _Wait:
         """Until nobody may hold a lock who has still to report it, as after a restart."""
         membership = self.membership
         return lambda _: not membership.locks_unknown or bool(membership.locks.holders(name))
 
-    def _begin(self, now: float, call: Any, steps: _Steps[Any]) -> None:
-        self.has_actions = True
-        self._go_on(now, call, steps)
-
-    def _go_on(self, now: float, call: Any, steps: _Steps[Any]) -> None:
-        """Take the steps of a call until it has to wait."""
-        self._now = now
+    def begin(self, now: float, call: Any, steps: Steps[Any]) -> None:
+        """Begin a call, or go on with it: `actions` has its result, under the token `call` of the caller's choice."""
+        self._now, self.has_actions = now, True
         try:
             while (wait := next(steps))(now):
                 pass
@@ -275,9 +248,9 @@ class MembershipDriver:
     def _resume(self, now: float) -> bool:
         """Go on with the calls whose wait is over; returns whether there were any."""
         waiting, self._waiting = self._waiting, []
-        over: list[tuple[_Wait, Any, _Steps[Any]]] = []
+        over: list[tuple[_Wait, Any, Steps[Any]]] = []
         for each in waiting:
             (over if each[0](now) else self._waiting).append(each)
         for _, call, steps in over:
-            self._go_on(now, call, steps)
+            self.begin(now, call, steps)
         return bool(over)

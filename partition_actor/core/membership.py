@@ -63,11 +63,6 @@ class SessionRecord:
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
 
     @property
-    def want_views(self) -> bool:
-        """Whether it must tell its views before it gets a lease."""
-        return any(state.want_views for state in self.states.values())
-
-    @property
     def resync(self) -> bool:
         """Whether it is to send its next request at once."""
         return any(state.resync for state in self.states.values())
@@ -110,7 +105,7 @@ class Membership:
         self._set_pace()
         self._ended: OrderedDict[SessionKey, float] = OrderedDict()
         """When each session ended; a late message of theirs must not take a successor's id over."""
-        self._dead: set[SessionKey] = set()
+        self.dead: set[SessionKey] = set()
         """Those of them whose process is dead: a late message does not bring them back at all."""
         self._counter = 0
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
@@ -195,7 +190,7 @@ class Membership:
     def _sweep(self, now: float) -> None:
         keep = 2 * self._grace(self.settings.max_ttl)
         while self._ended and next(iter(self._ended.values())) + keep < now:
-            self._dead.discard(self._ended.popitem(last=False)[0])
+            self.dead.discard(self._ended.popitem(last=False)[0])
         for name, group in list(self.groups.items()):
             unused = not (group.participants or group.joiners) and group.is_published
             if unused and name not in self.kept and group.empty_since is not None and now > group.empty_since + keep:
@@ -336,10 +331,6 @@ class Membership:
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
 
-    def is_dead(self, key: SessionKey) -> bool:
-        """Whether the process of this session is known to be dead."""
-        return key in self._dead
-
     def renew(self, now: float, request: ShortRequest) -> SessionRecord | None:
         """Renew the lease for a request that says the same as one with which all was well, if nothing is due.
 
@@ -370,7 +361,7 @@ class Membership:
         there is none.
         """
         key = (request["member"], request["session"])
-        if key in self._dead:
+        if key in self.dead:
             return None
         self._mind_stall(now)
         if request["incarnation"] > self.incarnation:
@@ -498,35 +489,30 @@ class Membership:
 
     def reply(self, now: float, session: SessionRecord, seq: int) -> Reply:
         """The answer to request `seq` of a session, as things stand now."""
-        if session.needs_resync:
-            return self._reply(seq, 0.0, 0.0, True, False, {})
         key = session.key
-        if session.steady is not None and not (self._news and key in self._news):
-            return self._reply(seq, session.lease, self._proven_lease(session), False, False, {})
-        entries = {
-            name: self._entry(key, session, name) for name in session.states if self._has_entry(key, session, name)
-        }
-        resync = session.resync or key in self.locks.unverified
-        lease = self._exclusive_lease(key, session)
-        reply = self._reply(seq, session.lease, lease, resync, session.want_views, entries)
-        answers = self.locks.answers(key)
-        if answers:
-            reply["locks"] = answers
-        return reply
-
-    def _reply(
-        self, seq: int, lease: float, exclusive_lease: float, resync: bool, views: bool, groups: dict[str, GroupEntry]
-    ) -> Reply:
-        return {
+        reply: Reply = {
             "seq": seq,
             "incarnation": self.incarnation,
-            "lease": lease,
-            "exclusive_lease": exclusive_lease,
+            "lease": session.lease,
+            "exclusive_lease": 0.0,
             "interval": self.interval,
-            "resync": resync,
-            "views": views,
-            "groups": groups,
+            "resync": False,
+            "views": False,
+            "groups": {},
         }
+        if session.needs_resync:
+            reply["lease"], reply["resync"] = 0.0, True
+        elif session.steady is not None and not (self._news and key in self._news):
+            reply["exclusive_lease"] = self._proven_lease(session)
+        else:
+            names = [name for name in session.states if self._has_entry(key, session, name)]
+            reply["groups"] = {name: self._entry(key, session, name) for name in names}
+            reply["exclusive_lease"] = self._exclusive_lease(key, session)
+            reply["resync"] = session.resync or key in self.locks.unverified
+            reply["views"] = any(state.want_views for state in session.states.values())
+            if answers := self.locks.answers(key):
+                reply["locks"] = answers
+        return reply
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
         unverified = any(
@@ -620,11 +606,6 @@ class Membership:
         self._renew(now, key, session)
         self.tick(now)
 
-    def is_drained(self, group: str, key: SessionKey) -> bool:
-        """Whether an operator has drained this session and it has not asked to join since."""
-        session = self.sessions.get(key)
-        return session is not None and group in session.drained
-
     def use(self, now: float, group: str, key: SessionKey) -> ViewMessage | None:
         """The view of a participant for a caller that is done with its former one; the caller's lease is renewed.
 
@@ -643,11 +624,6 @@ class Membership:
                 view = found.view_for(key) if session.lease > 0 else None
         self.tick(now)
         return view
-
-    def is_published(self, group: str) -> bool:
-        """Whether everything asked for so far in `group` is part of the published epoch."""
-        found = self.groups.get(group)
-        return found is None or found.is_published
 
     def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
         """Renew the lease of a bare caller: ``{"groups": {group: epoch}, "next": seconds, "known": bool}``."""
@@ -684,7 +660,7 @@ class Membership:
         """The process of this session is known to be dead (never: its node is silent). Rule 5."""
         self._end(key, now)
         self._ended[key] = now
-        self._dead.add(key)
+        self.dead.add(key)
         self.tick(now)
 
     def close(self, now: float, key: SessionKey) -> None:

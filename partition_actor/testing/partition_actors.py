@@ -109,7 +109,8 @@ class SimulatedPartitionActor(Process):
             return
         self.seen[key] = number
         mode = None if group in self.membership.groups else True
-        self.driver.get_subset(self.clock.now(), (caller, number, group, keys), group, key, weight, mode)
+        steps = self.driver.get_subset(group, key, weight, mode)
+        self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
         """The `heartbeat` call of a bare handle."""
@@ -117,10 +118,9 @@ class SimulatedPartitionActor(Process):
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""
-        if name == "break_lock":
-            self.driver.break_lock(self.clock.now(), name, *arguments)
-        else:
-            self.driver.change(self.clock.now(), name, name, *arguments)
+        driver = self.driver
+        steps = driver.break_lock(*arguments) if name == "break_lock" else driver.change(name, *arguments)
+        driver.begin(self.clock.now(), name, steps)
 
     def on_death(self, key: SessionKey, certain: bool) -> None:
         """The death watch of a session has ended; `certain`: the node of its process is alive."""
