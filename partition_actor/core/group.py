@@ -7,21 +7,11 @@ ring has given its keys away, until it acknowledges an epoch without it: until t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.handoff import Handoff, Participant
-from partition_actor.core.messages import (
-    WHOLE,
-    GroupEntry,
-    GroupReport,
-    HeldView,
-    Members,
-    Request,
-    SessionKey,
-    ViewMessage,
-)
+from partition_actor.core.messages import WHOLE, GroupEntry, GroupReport, Members, Request, SessionKey, ViewMessage
 from partition_actor.core.views import ChangeLog, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
@@ -198,8 +188,7 @@ class Group:
     @property
     def due(self) -> float | None:
         """When there is something to publish or to tell, as far as is known."""
-        moments = [at for at in (self.publish_due, self._tell_at) if at is not None]
-        return min(moments, default=None)
+        return min((at for at in (self.publish_due, self._tell_at) if at is not None), default=None)
 
     @property
     def is_published(self) -> bool:
@@ -228,11 +217,10 @@ class Group:
         self._tell_at = None
         self.empty_since = None if self.sessions else now
         for key, participant in self.participants.items():
-            if self.sessions.get(key[0]) == key[1]:
-                participant.first, participant.last = participant.first or epoch, None
-                participant.acked = participant.acked or epoch
-            elif participant.first is not None and participant.last is None:
-                participant.last = epoch
+            has_keys = self.sessions.get(key[0]) == key[1]
+            participant.note_ring(epoch, has_keys)
+            if has_keys and participant.acked is None:
+                participant.acked = epoch
             participant.rev = 0
             self._news.add(key)
         if self.exclusive:
@@ -389,24 +377,16 @@ class Group:
         participant = self.participants.get(key)
         if said.get("views") and report.met:
             leaving = participant is not None and participant.leaving
-            participant = Participant(said["weight"], said.get("metadata"), leaving=leaving)
-            self._learn(key, participant, said["views"])
+            participant = self.participants[key] = Participant(said["weight"], said.get("metadata"), leaving=leaving)
+            for view in said["views"]:
+                self._handoff.learn(view["epoch"], view["members"])
+                participant.note_ring(view["epoch"], view["mine"])
+                participant.reported = view["epoch"]
         if participant is None or participant.reported != said["have"]:
             state.want_views = state.resync = True
             return
         participant.acked = said["acked"]
         participant.leaving = participant.leaving or not report.wants_in
-
-    def _learn(self, key: SessionKey, participant: Participant, views: Iterable[HeldView]) -> None:
-        for view in views:
-            epoch = view["epoch"]
-            self._handoff.learn(epoch, view["members"])
-            participant.reported = epoch
-            if view["mine"]:
-                participant.first, participant.last = participant.first or epoch, None
-            elif participant.first is not None and participant.last is None:
-                participant.last = epoch
-        self.participants[key] = participant
 
     def recovered(self, now: float) -> None:
         """Put the survivors back on the ring, and then admit those who waited.

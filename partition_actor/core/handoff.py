@@ -35,6 +35,13 @@ class Participant:
     leaving: bool = False
     rev: int = 0
 
+    def note_ring(self, epoch: Epoch, has_keys: bool) -> None:
+        """Note whether the ring of `epoch`, the latest known, gives the keys of its id to this session."""
+        if has_keys:
+            self.first, self.last = self.first or epoch, None
+        elif self.first is not None and self.last is None:
+            self.last = epoch
+
     def was_on_ring_at(self, epoch: Epoch) -> bool:
         """Whether the ring of `epoch` gave the keys of its id to this session."""
         return self.first is not None and self.first <= epoch and (self.last is None or epoch < self.last)

@@ -95,17 +95,13 @@ class LockTable:
             claim = known[ticket] = LockClaim(key, ticket, said["name"], said["shared"], said["waits"])
             if token:
                 self._take_hold(claim, token, recovering=recovering, trusted=trusted)
+            elif recovering and not claim.waits:
+                claim.verdict = "refused"
             else:
-                self._take_request(claim, recovering=recovering)
+                self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
+                self.due[claim.name] = None
         if not known:
             del self._claims[key]
-
-    def _take_request(self, claim: LockClaim, *, recovering: bool) -> None:
-        if recovering and not claim.waits:
-            claim.verdict = "refused"
-            return
-        self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
-        self.due[claim.name] = None
 
     def _take_hold(self, claim: LockClaim, token: int, *, recovering: bool, trusted: bool) -> None:
         """A hold that this partition actor did not grant: its predecessor did, or it is over."""
@@ -146,14 +142,11 @@ class LockTable:
                 lock.holders.append(claim)
                 claim.token = fencing_token(next_epoch())
                 self._news.add(claim.key)
-            if lock.waiters and name not in self.due:
-                self._refuse_those_who_do_not_wait(lock)
-
-    def _refuse_those_who_do_not_wait(self, lock: LockRecord) -> None:
-        for claim in [claim for claim in lock.waiters if not claim.waits]:
-            lock.waiters.remove(claim)
-            claim.verdict = "refused"
-            self._news.add(claim.key)
+            if name not in self.due:
+                for claim in [claim for claim in lock.waiters if not claim.waits]:
+                    lock.waiters.remove(claim)
+                    claim.verdict = "refused"
+                    self._news.add(claim.key)
 
     def break_(self, now: float, name: str) -> list[LockClaim]:
         """Tell the holders of a lock that they have lost it; returns their claims.

@@ -120,8 +120,7 @@ class MemberState:
         self._sent: float | None = None
         self._tell_views = False
         self._stated: Statement | None = None
-        """What the latest whole request says, which had the number `_stated_at`, while the partition actor knows of
-        it."""
+        """What the latest whole request, number `_stated_at`, says, while the partition actor knows of it."""
         self._stated_at = 0
 
     # -- what the user wants ------------------------------------------------------------------------------------
@@ -294,8 +293,7 @@ class MemberState:
             held.views[-1] = view
         else:
             held.views.append(view)
-        if held.acked is None:
-            held.acked = view.epoch
+        held.acked = held.acked or view.epoch
         return Change(name, before, view, "member", bool(entry.get("rejoined")))
 
     def _watch_entry(self, name: str, held: GroupState, entry: GroupEntry) -> Change | None:

@@ -81,13 +81,7 @@ class Membership:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        incarnation: int,
-        now: float,
-        *,
-        first: bool = False,
-        restarted: bool = False,
+        self, settings: Settings, incarnation: int, now: float, *, first: bool = False, restarted: bool = False
     ) -> None:
         self.settings = settings
         self.incarnation = incarnation
@@ -397,7 +391,10 @@ class Membership:
             self._take_report(now, key, session, name, report)
         for name in sorted(session.groups - request["groups"].keys()):
             self._leave_group(now, key, session, name)
-        self._take_locks(key, session, request)
+        session.prompt = "prompt" in request
+        if "locks" in request or key in self.locks:
+            trusted = request["incarnation"] == self.incarnation and request["leased"]
+            self.locks.take(key, request.get("locks", {}), recovering=self.locks_unknown, trusted=trusted)
         self._renew(now, key, session)
 
     def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
@@ -443,13 +440,6 @@ class Membership:
         session.groups.discard(name)
         if name in self.groups:
             self.groups[name].remove(key, now)
-
-    def _take_locks(self, key: SessionKey, session: SessionRecord, request: Request) -> None:
-        session.prompt = "prompt" in request
-        if "locks" in request or key in self.locks:
-            met = request["incarnation"] == self.incarnation
-            recovering, trusted = self._recovery_end is not None, met and request["leased"]
-            self.locks.take(key, request.get("locks", {}), recovering=recovering, trusted=trusted)
 
     def _is_steady(self, key: SessionKey, session: SessionRecord) -> bool:
         """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""

@@ -139,9 +139,7 @@ class _ViewMessage(TypedDict):
 class ViewMessage(_ViewMessage, total=False):
     """A view as it is told, whole or as what has changed."""
 
-    awaited: (
-        int  # how many members, this one among them, others wait for to acknowledge; 0 if nobody waits for this one
-    )
+    awaited: int  # how many members others wait for to acknowledge; 0 if this one is not among them
 
 
 class GroupEntry(TypedDict, total=False):

@@ -1,7 +1,4 @@
-"""Timers and lease expiry. Cost scales with what fires, not with what is pending.
-
-Times are seconds on any one clock.
-"""
+"""Timers and lease expiry, in seconds on any one clock. Cost scales with what fires, not with what is pending."""
 
 from __future__ import annotations
 
