@@ -18,13 +18,12 @@ from partition_actor.core.member import Change
 from partition_actor.core.messages import check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
-from partition_actor.member.callbacks import GroupEvent
+from partition_actor.member.callbacks import CallbackQueue, GroupEvent, Notifier
 from partition_actor.member.datasets import DatasetPartition, is_dataset
 from partition_actor.member.elections import Elected, Elections
 from partition_actor.member.guard import Guard
-from partition_actor.member.local_session import AnySession, LocalSession
+from partition_actor.member.local_session import LocalSession
 from partition_actor.member.lock import Lock
-from partition_actor.member.notifier import Notifier
 from partition_actor.member.partition import Partition
 from partition_actor.member.session import Session
 from partition_actor.ring import KeyIndex
@@ -66,13 +65,14 @@ class PartitionCoordinator:
     ) -> None:
         arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
-        self._notifier = Notifier(self.my_id, self._acknowledge, self._lease_end)
-        self._session: AnySession = (
+        self._callbacks = CallbackQueue(f"partition-actor-callbacks-{self.my_id}")
+        self._session: Session = (
             LocalSession(self.my_id)
             if actor is None
             else Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
         )
-        self._elections = Elections(self._session, self._notifier.post)
+        self._notifier = Notifier(self._session, self._callbacks)
+        self._elections = Elections(self._session, self._callbacks.post)
         self._guard = Guard(self._session, self._notifier)
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class PartitionCoordinator:
         """Connect and begin to send heartbeats. If the partition actor cannot be reached, log that and keep trying."""
         self._guard.enter()
         if not self._session.active:
-            self._notifier.open()
+            self._callbacks.open()
             self._session.start()
 
     def stop(self) -> None:
@@ -207,7 +207,7 @@ class PartitionCoordinator:
 
         On an event loop it leaves them to their own thread, as they may need that loop: await `arun_watchers` there.
         """
-        self._notifier.run_pending()
+        self._callbacks.run_pending()
 
     async def arun_watchers(self) -> None:
         """`run_watchers`, for asyncio: returns when the callbacks have."""
@@ -365,15 +365,3 @@ class PartitionCoordinator:
             log.info("joined partitioning group %s", group)
         else:
             log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group)
-
-    def _acknowledge(self, group: str, epoch: Epoch) -> None:
-        with self._session.lock:
-            ackers = self._session.member_state.acknowledge(group, epoch)
-        if ackers:
-            self._session.send_ack(ackers)
-
-    def _lease_end(self, group: str) -> float | None:
-        member_state = self._session.member_state
-        with self._session.lock:
-            view = member_state.view(group)
-            return None if view is None else member_state.acts_until(view)

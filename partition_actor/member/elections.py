@@ -9,8 +9,8 @@ from typing import Any
 
 from partition_actor.core.messages import leader_name
 from partition_actor.member.callbacks import Callback
-from partition_actor.member.local_session import AnySession
 from partition_actor.member.lock import Hold
+from partition_actor.member.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Elections:
     In the single-instance mode this process leads every group.
     """
 
-    def __init__(self, session: AnySession, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, session: Session, post: Callable[[Callable[[], None]], None]) -> None:
         self._session = session
         self._post = post
         self._candidacies: dict[str, Candidacy] = {}

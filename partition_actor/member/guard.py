@@ -20,8 +20,8 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member.local_session import AnySession
-from partition_actor.member.notifier import Notifier
+from partition_actor.member.callbacks import Notifier
+from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -147,7 +147,7 @@ class _Check:
 class Guard:
     """Permits calls by what one ``PartitionCoordinator`` may work on."""
 
-    def __init__(self, session: AnySession, notifier: Notifier) -> None:
+    def __init__(self, session: Session, notifier: Notifier) -> None:
         self.is_local = session.is_local
         self._session = session
         self._notifier = notifier
@@ -206,7 +206,7 @@ class Call:
 class RunningCalls:
     """The calls that run on keys of one exclusive group; the notifier lets a hand-off wait for those on lost keys."""
 
-    def __init__(self, group: str, session: AnySession) -> None:
+    def __init__(self, group: str, session: Session) -> None:
         self.group = group
         self._session = session
         self._ended = Wakeups(session.lock)

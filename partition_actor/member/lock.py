@@ -8,7 +8,7 @@ from collections.abc import Callable
 from partition_actor import arguments, clock
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import GroupFull, NotStarted, PartitionActorUnavailable, VersionMismatch
-from partition_actor.member.local_session import AnySession
+from partition_actor.member.session import Session
 
 
 class Hold:
@@ -17,7 +17,7 @@ class Hold:
     One that does not `waits` is refused unless the lock is free. Raises ``NotStarted``.
     """
 
-    def __init__(self, session: AnySession, name: str, *, shared: bool = False, waits: bool = True) -> None:
+    def __init__(self, session: Session, name: str, *, shared: bool = False, waits: bool = True) -> None:
         self._session = session
         self._name, self._shared, self._waits = name, shared, waits
         self._member_state = session.member_state
@@ -115,7 +115,7 @@ class Lock:
     method. Each `acquire` that succeeds needs one `release`.
     """
 
-    def __init__(self, session: AnySession, name: str) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self.name = name
         self._session = session
         self._holds: list[Hold] = []

@@ -87,7 +87,8 @@ class Session:
     """The sessions that `member_id` has with a partition actor, one after another: each `start` makes a new one.
 
     `actor` is the partition actor's name or handle. `on_changes` is called on the background loop with the changes of
-    each reply, and with none when the partition actor has been found or lost. `lock` guards `member_state`.
+    each reply, and with none when the partition actor has been found or lost. `call_timeout` is how many seconds a call
+    waits for the partition actor.
     """
 
     is_local = False
@@ -103,8 +104,8 @@ class Session:
     ) -> None:
         self.member_id = member_id
         self.active = False
-        self.lock = threading.RLock()
-        self._wakeups = Wakeups(self.lock)
+        self.call_timeout = settings.call_timeout
+        self._wakeups = Wakeups()
         self._actor = actor
         self._namespace = namespace
         self._settings = settings
@@ -169,6 +170,11 @@ class Session:
     # -- what it knows ------------------------------------------------------------------------------------------
 
     @property
+    def lock(self) -> threading.RLock:
+        """Guards `member_state`."""
+        return self._wakeups.lock
+
+    @property
     def member_state(self) -> MemberState:
         """The state machine of the latest session. Raises ``NotStarted``."""
         if self._life is None:
@@ -219,11 +225,6 @@ class Session:
             return self.member_state.token(clock.now(), group)
 
     # -- waiting and asking -------------------------------------------------------------------------------------
-
-    @property
-    def call_timeout(self) -> float:
-        """Seconds that a call waits for the partition actor."""
-        return self._settings.call_timeout
 
     def wait(self, done: Callable[[], bool]) -> bool:
         """Wait until `done()`, at most `call_timeout`. Returns whether it is."""
