@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from partition_actor import arguments, clock
 from partition_actor.core.messages import lock_name
@@ -141,22 +142,14 @@ class Lock:
         ``VersionMismatch``, and, if not `blocking`, ``PartitionActorUnavailable`` when no answer comes within
         `call_timeout`.
         """
-        hold, limit = self._begin(blocking, timeout, shared)
-        try:
+        with self._asking(blocking, timeout, shared) as (hold, limit):
             self._session.wait_for(lambda: hold.decided, limit)
-        except BaseException:
-            hold.drop()
-            raise
         return self._end(hold)
 
     async def aacquire(self, blocking: bool = True, timeout: float | None = None, shared: bool = False) -> bool:
         """`acquire`, for asyncio. Cancelling it withdraws the request."""
-        hold, limit = self._begin(blocking, timeout, shared)
-        try:
+        with self._asking(blocking, timeout, shared) as (hold, limit):
             await self._session.until(lambda: hold.decided, limit)
-        except BaseException:
-            hold.drop()
-            raise
         return self._end(hold)
 
     def release(self) -> bool:
@@ -204,20 +197,25 @@ class Lock:
     async def __aexit__(self, *_: object) -> None:
         await self.arelease()
 
-    def _begin(self, blocking: object, timeout: object, shared: object) -> tuple[Hold, float | None]:
+    @contextmanager
+    def _asking(self, blocking: object, timeout: object, shared: object) -> Iterator[tuple[Hold, float | None]]:
+        """Ask for it, and give how long to wait; a wait that is cut short withdraws the request."""
         waits = arguments.check_flag("blocking", blocking)
         limit = None if timeout is None else arguments.check_seconds("timeout", timeout)
         if limit is not None and not waits:
             arguments.refuse("timeout", timeout, "None, unless it is blocking")
         hold = Hold(self._session, lock_name(self.name), shared=arguments.check_flag("shared", shared), waits=waits)
-        return hold, limit if waits else self._session.call_timeout
+        try:
+            yield hold, limit if waits else self._session.call_timeout
+        except BaseException:
+            hold.drop()
+            raise
 
     def _end(self, hold: Hold) -> bool:
         with self._session.lock:
-            taken = hold.conclude()
-            if taken:
+            if taken := hold.conclude():
                 self._holds.append(hold)
-        return taken
+            return taken
 
     def _release(self) -> Callable[[], bool] | None:
         with self._session.lock:
