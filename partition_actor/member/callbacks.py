@@ -43,9 +43,7 @@ class GroupEvent:
 class KeyListener(Protocol):
     """What must hear of the keys that this member gains and loses in a group."""
 
-    @property
-    def group(self) -> str:
-        """The group."""
+    group: str
 
     @property
     def is_listening(self) -> bool:

@@ -47,7 +47,8 @@ class PartitionCoordinator:
 
     Works in sync, threaded and asyncio actors, in tasks and in drivers. Heartbeats run in a thread of their own.
     Methods that wait for the partition actor wait at most `call_timeout` seconds. Each has a twin for asyncio, with the
-    prefix ``a`` (`ajoin_group`), that does not block the event loop. Any thread may call any method.
+    prefix ``a`` (`ajoin_group`), that does not block the event loop; methods without a twin never wait for it.
+    Any thread may call any method.
 
     `my_id` is a uuid by default. `actor` is the partition actor's name, its handle, or None for the single-instance
     mode: never active, every method a no-op, and every key this member's. `settings` apply until the partition actor is
@@ -159,7 +160,19 @@ class PartitionCoordinator:
             session.forget_failure()
         session.send_now()
         session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))
-        self._check_joined(group_id, exclusive)
+        state, groups, failure = session.state(group_id), session.member_state.groups, session.failure
+        if state == "conflict":
+            check_same_mode(group_id, bool(groups[group_id].exclusive), exclusive)
+        if state == "superseded":
+            raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
+        if isinstance(failure, GroupFull) and state == "joining":
+            with session.lock:
+                groups.pop(group_id, None)
+            raise failure
+        if state == "member":
+            log.info("joined partitioning group %s", group_id)
+        else:
+            log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group_id)
 
     async def ajoin_group(
         self,
@@ -260,23 +273,17 @@ class PartitionCoordinator:
         return made
 
     def owns(self, group_id: str, key: object) -> bool:
-        """Whether this member may work on `key` now. Never waits. Raises ``InvalidArgument`` and ``NotStarted``."""
+        """Whether this member may work on `key` now. Raises ``InvalidArgument`` and ``NotStarted``."""
         arguments.check_text("group_id", group_id)
         return self._session.share(group_id).has(key)
 
     def owner(self, group_id: str, key: object) -> str | None:
-        """The id of the member that owns `key` in the view held; None without a view. Never waits.
-
-        Raises ``InvalidArgument`` and ``NotStarted``.
-        """
+        """The id of the owner of `key` in the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
         arguments.check_text("group_id", group_id)
         return self._session.owner(group_id, key)
 
     def members(self, group_id: str) -> list[str]:
-        """The ids of the group's members in the view held, sorted; [] without a view. Never waits.
-
-        Raises ``InvalidArgument`` and ``NotStarted``.
-        """
+        """The ids of the members in the view held, sorted, or []. Raises ``InvalidArgument`` and ``NotStarted``."""
         arguments.check_text("group_id", group_id)
         return self._session.members(group_id)
 
@@ -289,8 +296,7 @@ class PartitionCoordinator:
     def fencing_token(self, group_id: str) -> int:
         """An int that grows with every epoch, for storage that refuses an older writer.
 
-        0, which such storage always refuses, while this member may not act. Raises ``InvalidArgument`` and
-        ``NotStarted``.
+        0, which such storage always refuses, while it may not act. Raises ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
         return self._session.token(group_id)
@@ -309,8 +315,8 @@ class PartitionCoordinator:
 
         `on_elected` is called with an ``Elected`` whenever this process begins to lead, as the callbacks of
         `watch_group` are. A leader that loses the lead because its lease has ended is a candidate again. A candidate
-        need not be a member of the group. In the single-instance mode this process leads every group. Never waits.
-        Raises ``InvalidArgument`` and ``NotStarted``.
+        need not be a member of the group. In the single-instance mode this process leads every group. Raises
+        ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
         if on_elected is not None:
@@ -318,7 +324,7 @@ class PartitionCoordinator:
         self._elections.elect(group_id, on_elected)
 
     def is_leader(self, group_id: str) -> bool:
-        """Whether this process leads a group now: check before each piece of a leader's work. Never waits.
+        """Whether this process leads a group now: check before each piece of a leader's work.
 
         At most one process in the cluster leads at a time. Raises ``InvalidArgument``.
         """
@@ -349,19 +355,3 @@ class PartitionCoordinator:
     def _on_changes(self, changes: list[Change]) -> None:
         self._notifier.take(changes)
         self._elections.update()
-
-    def _check_joined(self, group: str, exclusive: bool | None) -> None:
-        state, member_state = self._session.state(group), self._session.member_state
-        if state == "conflict":
-            check_same_mode(group, bool(member_state.groups[group].exclusive), exclusive)
-        if state == "superseded":
-            raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group!r}")
-        failure = self._session.failure
-        if isinstance(failure, GroupFull) and state == "joining":
-            with self._session.lock:
-                member_state.groups.pop(group, None)
-            raise failure
-        if state == "member":
-            log.info("joined partitioning group %s", group)
-        else:
-            log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group)

@@ -87,18 +87,14 @@ class Partition:
     def tell_lost(self) -> None:
         """Run the callbacks for keys that were this member's when callbacks last ran and are not now."""
         mine = {str(key): key for key in self.keys()}
-        lost = [key for identity, key in self._told.items() if identity not in mine]
-        for identity in [identity for identity in self._told if identity not in mine]:
-            del self._told[identity]
+        lost = [self._told.pop(identity) for identity in list(self._told) if identity not in mine]
         if lost:
             for callback in self._lost:
                 callback(lost)
 
     def tell_gained(self) -> None:
         """Run the callbacks for keys that are this member's now and were not when callbacks last ran."""
-        gained = {str(key): key for key in self.keys()}
-        for identity in [identity for identity in gained if identity in self._told]:
-            del gained[identity]
+        gained = {identity: key for key in self.keys() if (identity := str(key)) not in self._told}
         self._told.update(gained)
         if gained:
             for callback in self._gained:

@@ -275,19 +275,15 @@ class Session:
             raise NotStarted(f"member {self.member_id!r}: call start() first")
         self.wait(lambda: life.handle is not None)
         if life.handle is None:
-            raise PartitionActorUnavailable(
-                f"no partition actor was found within {self.call_timeout} s, so {method} was not called"
-            )
+            raise PartitionActorUnavailable(f"{method} was not called: no partition actor within {self.call_timeout} s")
         try:
             return ray.get(getattr(life.handle, method).remote(*arguments), timeout=self.call_timeout)
         except PartitionError:
             raise
         except GetTimeoutError:
-            raise PartitionActorUnavailable(
-                f"the partition actor did not answer {method} within {self.call_timeout} s"
-            ) from None
+            raise PartitionActorUnavailable(f"{method} was not answered within {self.call_timeout} s") from None
         except RayError as error:
-            raise PartitionActorUnavailable(f"the partition actor did not answer {method}: {error}") from error
+            raise PartitionActorUnavailable(f"{method} was not answered: {error}") from error
 
     # -- on the background loop ---------------------------------------------------------------------------------
 
@@ -314,8 +310,7 @@ class Session:
             raise PartitionActorUnavailable("this process is not connected to Ray: call ray.init() first")
         handle = self._actor
         if isinstance(handle, str):
-            loop = asyncio.get_running_loop()
-            handle = await loop.run_in_executor(None, find, handle, self._namespace, LOOKUP_TIMEOUT)
+            handle = await asyncio.to_thread(find, handle, self._namespace, LOOKUP_TIMEOUT)
         hello = await _answer(handle.hello.remote())
         check_protocol(hello["protocol"], f"the partition actor runs version {hello['version']}")
         await self._prepare_death_watch(life, handle)
@@ -427,12 +422,8 @@ class Session:
 
     def _log_change(self, change: Change) -> None:
         if change.rejoined:
-            log.warning(
-                "member %r had expired in group %r (its process was stopped, or the partition actor out of reach, for "
-                "longer than its lease) and has rejoined",
-                self.member_id,
-                change.group,
-            )
+            cause = "its process was stopped, or the partition actor out of reach, for longer than its lease"
+            log.warning("member %r had expired in group %r (%s) and has rejoined", self.member_id, change.group, cause)
         elif change.state == "superseded":
             log.error("another process has taken the id %r in group %r; this one is out", self.member_id, change.group)
         elif change.state == "out":
