@@ -58,11 +58,7 @@ class PartitionCoordinator:
     """
 
     def __init__(
-        self,
-        my_id: str | None = None,
-        actor: Any = NAME,
-        namespace: str = NAMESPACE,
-        settings: Settings | None = None,
+        self, my_id: str | None = None, actor: Any = NAME, namespace: str = NAMESPACE, settings: Settings | None = None
     ) -> None:
         arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
@@ -274,23 +270,19 @@ class PartitionCoordinator:
 
     def owns(self, group_id: str, key: object) -> bool:
         """Whether this member may work on `key` now. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        return self._session.share(group_id).has(key)
+        return self._session.share(arguments.check_text("group_id", group_id)).has(key)
 
     def owner(self, group_id: str, key: object) -> str | None:
         """The id of the owner of `key` in the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        return self._session.owner(group_id, key)
+        return self._session.owner(arguments.check_text("group_id", group_id), key)
 
     def members(self, group_id: str) -> list[str]:
         """The ids of the members in the view held, sorted, or []. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        return self._session.members(group_id)
+        return self._session.members(arguments.check_text("group_id", group_id))
 
     def epoch(self, group_id: str) -> Epoch | None:
         """``(incarnation, counter)`` of the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        view = self._session.view(group_id)
+        view = self._session.view(arguments.check_text("group_id", group_id))
         return None if view is None else view.epoch
 
     def fencing_token(self, group_id: str) -> int:
@@ -298,8 +290,7 @@ class PartitionCoordinator:
 
         0, which such storage always refuses, while it may not act. Raises ``InvalidArgument`` and ``NotStarted``.
         """
-        arguments.check_text("group_id", group_id)
-        return self._session.token(group_id)
+        return self._session.token(arguments.check_text("group_id", group_id))
 
     # -- locks and leaders --------------------------------------------------------------------------------------
 
@@ -328,29 +319,22 @@ class PartitionCoordinator:
 
         At most one process in the cluster leads at a time. Raises ``InvalidArgument``.
         """
-        arguments.check_text("group_id", group_id)
-        return self._elections.is_leader(group_id)
+        return self._elections.is_leader(arguments.check_text("group_id", group_id))
 
     def stand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """Let the next candidate lead. Returns whether this process led.
 
         It stays a candidate, behind all others, unless it is to `withdraw`. Raises ``InvalidArgument``.
         """
-        led, known = self._stand_down(group_id, withdraw)
+        led, known = self._elections.stand_down(group_id, withdraw)
         self._session.wait(known)
         return led
 
     async def astand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """`stand_down`, for asyncio."""
-        led, known = self._stand_down(group_id, withdraw)
+        led, known = self._elections.stand_down(group_id, withdraw)
         await self._session.until(known, self._session.call_timeout)
         return led
-
-    def _stand_down(self, group: str, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        arguments.check_text("group_id", group)
-        return self._elections.stand_down(group, withdraw=arguments.check_flag("withdraw", withdraw))
-
-    # -- insides ------------------------------------------------------------------------------------------------
 
     def _on_changes(self, changes: list[Change]) -> None:
         self._notifier.take(changes)

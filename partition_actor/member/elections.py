@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from partition_actor import arguments
 from partition_actor.core.messages import leader_name
 from partition_actor.member.callbacks import Callback
 from partition_actor.member.lock import Hold
@@ -65,11 +66,13 @@ class Elections:
             candidacy = self._candidacies.get(group)
             return self._session.is_local or (candidacy is not None and candidacy.hold.held)
 
-    def stand_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        """Let the next candidate lead.
+    def stand_down(self, group: str, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
+        """Let the next candidate lead. Raises ``InvalidArgument``.
 
         Returns whether this process led, and a function that says whether the partition actor knows.
         """
+        arguments.check_text("group_id", group)
+        arguments.check_flag("withdraw", withdraw)
         with self._session.lock:
             candidacy = self._candidacies.get(group)
             if candidacy is None:

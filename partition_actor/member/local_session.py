@@ -5,10 +5,11 @@ Locks hold between the threads and tasks of the process, in all of its ``Partiti
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +40,8 @@ class _ProcessLocks:
         self.member_state = MemberState(*_KEY, Settings())
         self.member_state.exclusive_until = float("inf")
         self._table = LockTable(set())
-        self._epoch = (incarnation_at(time.time()), 0)
+        incarnation = incarnation_at(time.time())
+        self._epochs: Iterator[Epoch] = ((incarnation, counter) for counter in itertools.count(1))
 
     @classmethod
     def of_this_process(cls) -> _ProcessLocks:
@@ -54,7 +56,7 @@ class _ProcessLocks:
         with self.wakeups.lock:
             locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
-            self._table.grant(lambda _: True, self._next_epoch)
+            self._table.grant(lambda _: True, lambda: next(self._epochs))
             locks.take(self._table.answers(_KEY))
             self.member_state.answered += 1
             self.wakeups.wake()
@@ -66,10 +68,6 @@ class _ProcessLocks:
             self.exchange()
             self.exchange()  # which says that the holders know
             return len(broken)
-
-    def _next_epoch(self) -> Epoch:
-        self._epoch = (self._epoch[0], self._epoch[1] + 1)
-        return self._epoch
 
 
 class EveryKey(Share):

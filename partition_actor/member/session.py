@@ -95,12 +95,7 @@ class Session:
     """Whether this is the single-instance mode: this process owns every key and leads every group."""
 
     def __init__(
-        self,
-        member_id: str,
-        actor: Any,
-        namespace: str,
-        settings: Settings,
-        on_changes: Callable[[list[Change]], None],
+        self, member_id: str, actor: Any, namespace: str, settings: Settings, on_changes: Callable[[list[Change]], None]
     ) -> None:
         self.member_id = member_id
         self.active = False
@@ -394,7 +389,8 @@ class Session:
         life.connected, life.failure = True, None
         for change in changes:
             self._log_change(change)
-        self._tell(changes)
+        self._on_changes(changes)
+        self._wakeups.wake()
 
     def _take_error(self, life: _Life, error: Exception) -> None:
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -405,7 +401,8 @@ class Session:
             life.handle = None
         life.connected = False
         life.failures += 1
-        self._tell([])
+        self._on_changes([])
+        self._wakeups.wake()
         moment = time.monotonic()
         if moment - life.logged_at >= LOG_INTERVAL:
             life.logged_at = moment
@@ -415,10 +412,6 @@ class Session:
                 self.member_id,
                 str(cause).partition("\n")[0] or repr(cause),
             )
-
-    def _tell(self, changes: list[Change]) -> None:
-        self._on_changes(changes)
-        self._wakeups.wake()
 
     def _log_change(self, change: Change) -> None:
         if change.rejoined:
