@@ -63,11 +63,10 @@ class PartitionCoordinator:
         arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
         self._callbacks = CallbackQueue(f"partition-actor-callbacks-{self.my_id}")
-        self._session: Session = (
-            LocalSession(self.my_id)
-            if actor is None
-            else Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
-        )
+        if actor is None:
+            self._session: Session = LocalSession(self.my_id)
+        else:
+            self._session = Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
         self._notifier = Notifier(self._session, self._callbacks)
         self._elections = Elections(self._session, self._callbacks.post)
         self._guard = Guard(self._session, self._notifier)
@@ -333,7 +332,7 @@ class PartitionCoordinator:
     async def astand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """`stand_down`, for asyncio."""
         led, known = self._elections.stand_down(group_id, withdraw)
-        await self._session.until(known, self._session.call_timeout)
+        await self._session.wakeups.until(known, self._session.call_timeout)
         return led
 
     def _on_changes(self, changes: list[Change]) -> None:

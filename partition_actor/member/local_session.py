@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -96,9 +96,9 @@ class LocalSession(Session):
         self.call_timeout = 0.0
 
     @property
-    def lock(self) -> threading.RLock:
-        """Guards `member_state`."""
-        return _ProcessLocks.of_this_process().wakeups.lock
+    def wakeups(self) -> Wakeups:
+        """Those who wait for a lock, in the whole process."""
+        return _ProcessLocks.of_this_process().wakeups
 
     @property
     def member_state(self) -> MemberState:
@@ -126,14 +126,6 @@ class LocalSession(Session):
     def share(self, group: str) -> Share:
         """Every key."""
         return self._share
-
-    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done()`, at most `timeout` seconds; None: without end. Returns whether it is."""
-        return _ProcessLocks.of_this_process().wakeups.wait(done, timeout)
-
-    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """`wait_for`, for asyncio."""
-        return await _ProcessLocks.of_this_process().wakeups.until(done, timeout)
 
     def send_now(self) -> None:
         """Take in what has changed in locks."""

@@ -142,13 +142,13 @@ class Lock:
         `call_timeout`.
         """
         with self._asking(blocking, timeout, shared) as (hold, limit):
-            self._session.wait_for(lambda: hold.decided, limit)
+            self._session.wakeups.wait(lambda: hold.decided, limit)
         return self._end(hold)
 
     async def aacquire(self, blocking: bool = True, timeout: float | None = None, shared: bool = False) -> bool:
         """`acquire`, for asyncio. Cancelling it withdraws the request."""
         with self._asking(blocking, timeout, shared) as (hold, limit):
-            await self._session.until(lambda: hold.decided, limit)
+            await self._session.wakeups.until(lambda: hold.decided, limit)
         return self._end(hold)
 
     def release(self) -> bool:
@@ -159,7 +159,7 @@ class Lock:
         known = self._release()
         if known is None:
             return False
-        self._session.wait_for(known, self._session.call_timeout)
+        self._session.wait(known)
         return True
 
     async def arelease(self) -> bool:
@@ -167,7 +167,7 @@ class Lock:
         known = self._release()
         if known is None:
             return False
-        await self._session.until(known, self._session.call_timeout)
+        await self._session.wakeups.until(known, self._session.call_timeout)
         return True
 
     def break_(self) -> bool:

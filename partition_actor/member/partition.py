@@ -63,9 +63,8 @@ class Partition:
     def on_gained(self, callback: Callable[[list[Any]], Any]) -> None:
         """Call `callback` with a list of keys whenever this member may begin to work on them.
 
-        The first call, soon, is for the keys that it has already. Callbacks run one at a time in a thread of their own.
-        What one raises is logged. If one returns an awaitable, that runs on the event loop on which it was registered.
-        Raises ``InvalidArgument``.
+        The first call, soon, is for the keys that it has already. Callbacks run as those of
+        ``PartitionCoordinator.watch_group`` do. Raises ``InvalidArgument``.
         """
         self._gained.append(Callback(check_callback(callback)))
         self._changed()
@@ -74,7 +73,7 @@ class Partition:
         """Call `callback` with a list of keys that this member has lost.
 
         In an exclusive group their next owner starts when this callback has returned, or after `handoff_timeout`. It is
-        also called when the lease ends, and by `stop`. Runs as those of `on_gained` do. Raises ``InvalidArgument``.
+        also called when the lease ends, and by `stop`. It runs as those of `on_gained` do. Raises ``InvalidArgument``.
         """
         self._lost.append(Callback(check_callback(callback)))
         self._changed()

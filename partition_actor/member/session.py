@@ -165,9 +165,14 @@ class Session:
     # -- what it knows ------------------------------------------------------------------------------------------
 
     @property
+    def wakeups(self) -> Wakeups:
+        """Those who wait for what replies bring."""
+        return self._wakeups
+
+    @property
     def lock(self) -> threading.RLock:
         """Guards `member_state`."""
-        return self._wakeups.lock
+        return self.wakeups.lock
 
     @property
     def member_state(self) -> MemberState:
@@ -223,15 +228,7 @@ class Session:
 
     def wait(self, done: Callable[[], bool]) -> bool:
         """Wait until `done()`, at most `call_timeout`. Returns whether it is."""
-        return self.wait_for(done, self.call_timeout)
-
-    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done()`, at most `timeout` seconds; None: without end. Returns whether it is."""
-        return self._wakeups.wait(done, timeout)
-
-    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """`wait_for`, for asyncio."""
-        return await self._wakeups.until(done, timeout)
+        return self.wakeups.wait(done, self.call_timeout)
 
     def send_now(self) -> None:
         """Send a request at once."""
@@ -406,12 +403,9 @@ class Session:
         moment = time.monotonic()
         if moment - life.logged_at >= LOG_INTERVAL:
             life.logged_at = moment
-            log.warning(
-                "member %r cannot reach the partition actor; it keeps its subsets until its lease ends, and goes on "
-                "trying: %s",
-                self.member_id,
-                str(cause).partition("\n")[0] or repr(cause),
-            )
+            meanwhile = "it keeps its subsets until its lease ends, and goes on trying"
+            reason = str(cause).partition("\n")[0] or repr(cause)
+            log.warning("member %r cannot reach the partition actor; %s: %s", self.member_id, meanwhile, reason)
 
     def _log_change(self, change: Change) -> None:
         if change.rejoined:
