@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from partition_actor.errors import InvalidArgument
 from partition_actor.settings import Settings
 
-# Every member holds every other member's id, so the length of an id costs n times n bytes.
+# Every member holds every other member's id, so ids cost n times n times their length.
 MAX_ID_BYTES = 1024
 # A member has `vnodes` virtual nodes on the hash ring for each unit of weight.
 MAX_WEIGHT = 1000

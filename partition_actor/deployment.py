@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 NAME = "partition-actor"
 NAMESPACE = "partition_actor"
-ANSWER_WITHIN = 60.0
-"""Seconds that a new actor's process may take to start and answer, and Ray to free a killed actor's name."""
+ANSWER_WITHIN = 60.0  # seconds, for a new actor to start and answer, and for Ray to free a killed actor's name
 
 # Ray's `get_if_exists` is safe between processes, but not between threads of one process.
 _deploying = threading.Lock()
@@ -31,9 +30,8 @@ _deploying = threading.Lock()
 def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | None = None) -> Any:
     """Get or create the partition actor, wait until it answers, and return its handle.
 
-    Safe to call from many processes at once: one of them creates it, all get it. Calls ``ray.init()`` if this process
-    is not connected to Ray. `settings` (default: ``Settings()``) apply only when the actor is created; if it already
-    runs with others, a warning names the fields that differ.
+    Any number of processes may call it at once. Calls ``ray.init()`` if this process is not connected to Ray.
+    `settings` (default: ``Settings()``) apply only on creation; if it already runs, a warning names those that differ.
 
     Raises:
         InvalidArgument: an argument has the wrong type or value.
@@ -57,9 +55,7 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
 
 
 def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0) -> Any:
-    """Return the handle of the running partition actor once it has answered.
-
-    Waits up to `timeout` seconds to find it, and then as long for its answer.
+    """Return the partition actor's handle once it has answered. Takes up to `timeout` seconds each to find and ask it.
 
     Raises:
         InvalidArgument: an argument has the wrong type or value.
@@ -75,7 +71,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
 
 
 def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
-    """Kill the partition actor for good and wait until its name is free. Does nothing if there is none.
+    """Kill the partition actor for good and wait until its name is free; do nothing if there is none.
 
     Members keep their keys until their leases end.
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.util import client
 
-POLL = 0.01
-"""Seconds between two checks of a process that is about to end, where only polling is possible."""
+POLL = 0.01  # seconds between two checks of a process that is about to end, where only polling is possible
 
 
 def own_process() -> str:

@@ -144,15 +144,14 @@ class Settings(BaseModel):
         return max(self.publish_window, members / self.max_heartbeats_per_second) if self.publish_window else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict of builtins, which can cross a Ray call."""
+        """Return the fields as a dict of builtins, for a Ray call."""
         return self.model_dump()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
         """Return the settings of a dict from ``to_dict``; missing fields get their defaults.
 
-        Raises:
-            InvalidSettings: as the class does, or ``data`` is not a mapping with ``str`` keys.
+        Raises ``InvalidSettings`` as the class does, and if ``data`` is not a mapping with ``str`` keys.
         """
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
             raise InvalidSettings(f"settings: got {reprlib.repr(data)}, expected a mapping of names to values")

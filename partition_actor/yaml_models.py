@@ -1,6 +1,6 @@
 """Read a YAML file into a pydantic model; report every problem as ``file:line: field: got ..., expected ...``.
 
-Settings and the configs in ``jobs`` are such models. Private: users meet it as ``Settings.load``. It needs no Ray.
+Settings and the configs in ``jobs`` are such models. Private: users meet it as ``Settings.load``.
 """
 
 from __future__ import annotations
@@ -86,8 +86,12 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
         location, kind, got, context = each["loc"], each["type"], each["input"], each.get("ctx", {})
         if "discriminator" in context:
             location = (*location, context["discriminator"].strip("'"))
-        if kind == "extra_forbidden":
-            problems.append(Problem(location, _known_names(location, model), got))
+        if kind == "extra_forbidden" and len(location) > 1:
+            problems.append(Problem(location, "no such key here", got))
+        elif kind == "extra_forbidden":
+            near = difflib.get_close_matches(str(location[0]), model.model_fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(model.model_fields)}"
+            problems.append(Problem(location, f"the name of a setting: {hint}", got))
         elif kind == "value_error":
             problems.append(Problem(location, str(context["error"])))
         elif kind in ("missing", "union_tag_not_found"):
@@ -100,14 +104,6 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
             expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else number + message
             problems.append(Problem(location, expected, got))
     return problems
-
-
-def _known_names(location: Location, model: type[BaseModel]) -> str:
-    if len(location) > 1:
-        return "no such key here"
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[0]), known, n=1)
-    return f"the name of a setting: {f'did you mean {near[0]}?' if near else 'they are ' + ', '.join(known)}"
 
 
 class Document:

@@ -70,8 +70,7 @@ async def process_ended(identity: ProcessIdentity) -> bool:
 class _Watch:
     identity: ProcessIdentity
     task: asyncio.Task[None]
-    succeeded: bool = False
-    """Whether the actor's next process has joined."""
+    succeeded: bool = False  # whether the actor's next process has joined
 
 
 class DeathWatch:
@@ -148,20 +147,18 @@ class DeathWatch:
             verdicts.append(asyncio.ensure_future(self._here(identity)))
         try:
             for verdict in asyncio.as_completed(verdicts):
-                if await self._is_dead(key, verdict):
+                dead = False
+                try:
+                    dead = await verdict
+                except Exception as error:
+                    log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
+                if dead:
                     self._on_death(key)
                     return
             log.warning("cannot tell whether the process of member %r still runs; its lease decides", key[0])
         finally:
             for verdict in verdicts:
                 verdict.cancel()
-
-    async def _is_dead(self, key: SessionKey, verdict: Awaitable[bool]) -> bool:
-        try:
-            return await verdict
-        except Exception as error:
-            log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
-            return False
 
     async def _by_actor(self, key: SessionKey, identity: ProcessIdentity) -> bool:
         reference = pending_call(identity.handle, self._pending)

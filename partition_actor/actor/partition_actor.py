@@ -9,6 +9,7 @@ is safe to repeat. Bad arguments raise ``InvalidArgument`` and do not disturb ot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -68,7 +69,7 @@ class PartitionActor:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._proving: asyncio.Future[None] | None = None
+        self._proof_wanted = asyncio.Event()
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -141,21 +142,27 @@ class PartitionActor:
         arguments.check_watch(watch)
         key: SessionKey = (checked["member"], checked["session"])
         seconds = driver.request(clock.now(), checked)
+        if seconds is None:
+            return None
+        overtaken = self._held.pop(key, None)
+        if overtaken is not None:
+            fire(overtaken)
+        timer = None
+        if seconds:  # before `_act`, which may have news for this very heartbeat
+            timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
         if watch and driver.is_accepted(key):
             self._handles.register(key, watch["handle"])
             self._watch.watch(key, ProcessIdentity.of(watch))
             if driver.has_joined(key):
                 self._watch.succeed(key)
-        overtaken = self._held.pop(key, None)
-        if overtaken is not None:
-            fire(overtaken)
         if driver.has_actions:
             self._act()
-        if seconds:
-            timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
-            await timer
-            if self._held.get(key) is timer:
-                del self._held[key]
+        if timer is not None:
+            try:
+                await timer
+            finally:
+                if self._held.get(key) is timer:
+                    del self._held[key]
         return driver.reply(clock.now(), key, checked["seq"])
 
     async def close_session(self, member_id: str, session: Any = None) -> None:
@@ -302,7 +309,11 @@ class PartitionActor:
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._start().begin(clock.now(), waiter, steps)
         self._act()
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._start().cancel(waiter)
+            raise
 
     async def _find(self, group: str) -> Group:
         return await self._call(self._start().find(arguments.check_text("group", group)))
@@ -339,7 +350,7 @@ class PartitionActor:
             else:
                 waiter.set_result(result)
         if actions.prove:
-            self._prove()
+            self._proof_wanted.set()
         if actions.wake_at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -354,27 +365,26 @@ class PartitionActor:
     # -- rule 8: the proof that the GCS still counts this node alive ---------------------------------------------
 
     async def _keep_proving(self) -> None:
+        """Ask at every `node_proof_interval`, and sooner when a call waits for a later proof."""
         while True:
-            await self._prove()
-            await asyncio.sleep(self._settings.node_proof_interval)
+            asked, interval = clock.now(), self._settings.node_proof_interval
+            if await self._counts_as_alive():
+                try:
+                    self._start().proof(clock.now(), asked)
+                    self._act()
+                except Exception:
+                    log.exception("a proof was taken in, and what follows from it failed")
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._proof_wanted.wait(), interval)
+            else:
+                await asyncio.sleep(interval)
+            self._proof_wanted.clear()
 
-    def _prove(self) -> asyncio.Future[None]:
-        """Ask the GCS, unless a question is under way."""
-        if self._proving is None:
-            self._proving = asyncio.ensure_future(self._ask_for_proof())
-        return self._proving
-
-    async def _ask_for_proof(self) -> None:
-        asked, alive = clock.now(), False
+    async def _counts_as_alive(self) -> bool:
         try:
-            alive = self._node in await asyncio.wait_for(alive_nodes(), self._settings.ttl)
-            if not alive:
-                log.error("the GCS counts this node as dead: no lease of an exclusive group is renewed")
+            if self._node in await asyncio.wait_for(alive_nodes(), self._settings.ttl):
+                return True
+            log.error("the GCS counts this node as dead: no lease of an exclusive group is renewed")
         except Exception as error:
             log.warning("the GCS does not answer (%r): no lease of an exclusive group is renewed", error)
-        if not alive:
-            await asyncio.sleep(self._settings.node_proof_interval)
-        self._proving = None
-        if alive:
-            self._start().proof(clock.now(), asked)
-        self._act()
+        return False

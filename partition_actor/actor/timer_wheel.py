@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-SLOT = 0.02
-"""Seconds. Timers that are due within one slot fire together."""
+SLOT = 0.02  # seconds; timers that are due within one slot fire together
 
 
 class TimerWheel:

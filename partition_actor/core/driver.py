@@ -7,9 +7,9 @@ for how long, and what a call waits for is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.group import Group
@@ -33,8 +33,13 @@ class Actions:
     """When to call `MembershipDriver.timer` at the latest, on the partition actor's clock."""
 
 
-_Wait = Callable[[float], bool]
-"""What a call waits for: asked with the time, it says whether the wait is over."""
+class _Wait(NamedTuple):
+    """What a call waits for. Of the calls that wait by one `key`, a later one never goes on before the first."""
+
+    key: Hashable
+    is_over: Callable[[float], bool]
+    """Asked with the time."""
+
 
 T = TypeVar("T")
 Steps = Generator[_Wait, None, T]
@@ -48,7 +53,7 @@ class MembershipDriver:
         self.membership = membership
         self.has_actions = True
         """Whether there may be something to do since the last `actions`: not after a heartbeat without news."""
-        self._waiting: list[tuple[_Wait, Any, Steps[Any]]] = []
+        self._waiting: dict[Hashable, list[tuple[_Wait, Any, Steps[Any]]]] = {}
         self._proof_needed: float | None = None
         """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
@@ -87,10 +92,11 @@ class MembershipDriver:
 
     # -- heartbeats ---------------------------------------------------------------------------------------------
 
-    def request(self, now: float, request: Request | ShortRequest) -> float:
+    def request(self, now: float, request: Request | ShortRequest) -> float | None:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
 
-        It overtakes one of the same session that is still held. Raises what ``Membership.sync`` raises.
+        It overtakes one of the same session that is still held. None: a later one has come before it; there is no
+        reply. Raises what ``Membership.sync`` raises.
         """
         membership = self.membership
         if "same" in request and (session := membership.renew(now, request)) is not None:
@@ -98,8 +104,8 @@ class MembershipDriver:
             return min(membership.interval, session.interval)
         self.has_actions = True
         session = membership.sync(now, request)
-        if session is None:  # a dead process is held off, an overtaken request has its answer
-            return membership.interval if (request["member"], request["session"]) in membership.dead else 0.0
+        if session is None:  # of a dead process: hold it off
+            return membership.interval if (request["member"], request["session"]) in membership.dead else None
         seconds = membership.hold_for(session)
         session.held = seconds > 0
         return seconds
@@ -158,7 +164,7 @@ class MembershipDriver:
         yield self._published(group)
         if self._needs_proof(group):
             self._proof_needed = received
-            yield lambda _: self.membership.proven_since(received)
+            yield _Wait("proof", lambda _: self.membership.proven_since(received))
         return self.membership.use(self._now, group, key)
 
     def _needs_proof(self, group: str) -> bool:
@@ -181,7 +187,7 @@ class MembershipDriver:
         """The group, once it is published."""
         membership = self.membership
         if membership.restarted and group not in membership.groups:  # its members may have still to report
-            yield lambda now: group in membership.groups or not membership.recovering(now)
+            yield _Wait(("known", group), lambda now: group in membership.groups or not membership.recovering(now))
         membership.find(group)
         yield self._published(group)
         return membership.find(group)
@@ -211,7 +217,7 @@ class MembershipDriver:
         yield self._lock_known(name)
         broken = self.membership.break_lock(self._now, name)
         holders = self.membership.locks.holders
-        yield lambda _: not any(claim is holder for claim in broken for holder in holders(name))
+        yield _Wait(object(), lambda _: not any(claim is holder for claim in broken for holder in holders(name)))
         return len(broken)
 
     def get_leader(self, group: str) -> Steps[SessionKey | None]:
@@ -225,32 +231,39 @@ class MembershipDriver:
     def _published(self, group: str) -> _Wait:
         """Until everything asked for so far in a group is published."""
         groups = self.membership.groups
-        return lambda _: group not in groups or groups[group].is_published
+        return _Wait(("published", group), lambda _: group not in groups or groups[group].is_published)
 
     def _lock_known(self, name: str) -> _Wait:
         """Until nobody may hold a lock who has still to report it, as after a restart."""
         membership = self.membership
-        return lambda _: not membership.locks_unknown or bool(membership.locks.holders(name))
+        return _Wait(("lock", name), lambda _: not membership.locks_unknown or bool(membership.locks.holders(name)))
 
     def begin(self, now: float, call: Any, steps: Steps[Any]) -> None:
         """Begin a call, or go on with it: `actions` has its result, under the token `call` of the caller's choice."""
         self._now, self.has_actions = now, True
         try:
-            while (wait := next(steps))(now):
+            while (wait := next(steps)).is_over(now):
                 pass
         except StopIteration as end:
             self._results.append((call, end.value))
         except Exception as error:
             self._results.append((call, error))
         else:
-            self._waiting.append((wait, call, steps))
+            self._waiting.setdefault(wait.key, []).append((wait, call, steps))
 
     def _resume(self, now: float) -> bool:
         """Go on with the calls whose wait is over; returns whether there were any."""
-        waiting, self._waiting = self._waiting, []
         over: list[tuple[_Wait, Any, Steps[Any]]] = []
-        for each in waiting:
-            (over if each[0](now) else self._waiting).append(each)
+        for key, waiting in list(self._waiting.items()):
+            while waiting and waiting[0][0].is_over(now):
+                over.append(waiting.pop(0))
+            if not waiting:
+                del self._waiting[key]
         for _, call, steps in over:
             self.begin(now, call, steps)
         return bool(over)
+
+    def cancel(self, call: Any) -> None:
+        """Nobody wants the result of a call any more: it takes no further step."""
+        for waiting in self._waiting.values():
+            waiting[:] = [each for each in waiting if each[1] is not call]

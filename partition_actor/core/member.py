@@ -276,7 +276,8 @@ class MemberState:
             return self._watch_entry(name, held, entry)
         if "state" in entry:
             state = entry["state"]
-            assert state != "unknown", "told to group watchers only"
+            if state == "unknown":
+                return None  # it has joined since it watched
             held.state = state
             if held.state == "conflict":
                 held.exclusive = entry["exclusive"]

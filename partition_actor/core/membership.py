@@ -650,6 +650,7 @@ class Membership:
         """The process of this session is known to be dead (never: its node is silent). Rule 5."""
         self._end(key, now)
         self._ended[key] = now
+        self._ended.move_to_end(key)
         self.dead.add(key)
         self.tick(now)
 

@@ -183,10 +183,14 @@ def check_request(value: object) -> Request | ShortRequest:
     if "protocol" not in value:
         refuse("request", value, "a protocol in it")
     check_protocol(value["protocol"], "a member runs")
-    if "same" in value:
-        _check_fields("request", value, ShortRequest.__required_keys__)
+    is_short = "same" in value
+    _check_fields("request", value, ShortRequest.__required_keys__ if is_short else Request.__required_keys__)
+    for kind, names in ((str, ("member", "session")), (int, ("seq", "incarnation"))):
+        for name in names:
+            if not isinstance(value[name], kind):
+                refuse(f"request, {name}", value[name], f"a {kind.__name__}, not {type(value[name]).__name__}")
+    if is_short:
         return cast(ShortRequest, value)
-    _check_fields("request", value, Request.__required_keys__)
     for group, report in value["groups"].items():
         _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
         for view in report.get("views", ()):

@@ -18,13 +18,12 @@ from partition_actor.core.member import Change
 from partition_actor.core.messages import check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
-from partition_actor.member.callbacks import GroupEvent
+from partition_actor.member.callbacks import CallbackQueue, GroupEvent, Notifier
 from partition_actor.member.datasets import DatasetPartition, is_dataset
 from partition_actor.member.elections import Elected, Elections
 from partition_actor.member.guard import Guard
-from partition_actor.member.local_session import AnySession, LocalSession
+from partition_actor.member.local_session import LocalSession
 from partition_actor.member.lock import Lock
-from partition_actor.member.notifier import Notifier
 from partition_actor.member.partition import Partition
 from partition_actor.member.session import Session
 from partition_actor.ring import KeyIndex
@@ -48,7 +47,8 @@ class PartitionCoordinator:
 
     Works in sync, threaded and asyncio actors, in tasks and in drivers. Heartbeats run in a thread of their own.
     Methods that wait for the partition actor wait at most `call_timeout` seconds. Each has a twin for asyncio, with the
-    prefix ``a`` (`ajoin_group`), that does not block the event loop. Any thread may call any method.
+    prefix ``a`` (`ajoin_group`), that does not block the event loop; methods without a twin never wait for it.
+    Any thread may call any method.
 
     `my_id` is a uuid by default. `actor` is the partition actor's name, its handle, or None for the single-instance
     mode: never active, every method a no-op, and every key this member's. `settings` apply until the partition actor is
@@ -58,21 +58,17 @@ class PartitionCoordinator:
     """
 
     def __init__(
-        self,
-        my_id: str | None = None,
-        actor: Any = NAME,
-        namespace: str = NAMESPACE,
-        settings: Settings | None = None,
+        self, my_id: str | None = None, actor: Any = NAME, namespace: str = NAMESPACE, settings: Settings | None = None
     ) -> None:
         arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
-        self._notifier = Notifier(self.my_id, self._acknowledge, self._lease_end)
-        self._session: AnySession = (
-            LocalSession(self.my_id)
-            if actor is None
-            else Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
-        )
-        self._elections = Elections(self._session, self._notifier.post)
+        self._callbacks = CallbackQueue(f"partition-actor-callbacks-{self.my_id}")
+        if actor is None:
+            self._session: Session = LocalSession(self.my_id)
+        else:
+            self._session = Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
+        self._notifier = Notifier(self._session, self._callbacks)
+        self._elections = Elections(self._session, self._callbacks.post)
         self._guard = Guard(self._session, self._notifier)
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -81,7 +77,7 @@ class PartitionCoordinator:
         """Connect and begin to send heartbeats. If the partition actor cannot be reached, log that and keep trying."""
         self._guard.enter()
         if not self._session.active:
-            self._notifier.open()
+            self._callbacks.open()
             self._session.start()
 
     def stop(self) -> None:
@@ -159,7 +155,19 @@ class PartitionCoordinator:
             session.forget_failure()
         session.send_now()
         session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))
-        self._check_joined(group_id, exclusive)
+        state, groups, failure = session.state(group_id), session.member_state.groups, session.failure
+        if state == "conflict":
+            check_same_mode(group_id, bool(groups[group_id].exclusive), exclusive)
+        if state == "superseded":
+            raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
+        if isinstance(failure, GroupFull) and state == "joining":
+            with session.lock:
+                groups.pop(group_id, None)
+            raise failure
+        if state == "member":
+            log.info("joined partitioning group %s", group_id)
+        else:
+            log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group_id)
 
     async def ajoin_group(
         self,
@@ -207,7 +215,7 @@ class PartitionCoordinator:
 
         On an event loop it leaves them to their own thread, as they may need that loop: await `arun_watchers` there.
         """
-        self._notifier.run_pending()
+        self._callbacks.run_pending()
 
     async def arun_watchers(self) -> None:
         """`run_watchers`, for asyncio: returns when the callbacks have."""
@@ -260,40 +268,28 @@ class PartitionCoordinator:
         return made
 
     def owns(self, group_id: str, key: object) -> bool:
-        """Whether this member may work on `key` now. Never waits. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        return self._session.share(group_id).has(key)
+        """Whether this member may work on `key` now. Raises ``InvalidArgument`` and ``NotStarted``."""
+        return self._session.share(arguments.check_text("group_id", group_id)).has(key)
 
     def owner(self, group_id: str, key: object) -> str | None:
-        """The id of the member that owns `key` in the view held; None without a view. Never waits.
-
-        Raises ``InvalidArgument`` and ``NotStarted``.
-        """
-        arguments.check_text("group_id", group_id)
-        return self._session.owner(group_id, key)
+        """The id of the owner of `key` in the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
+        return self._session.owner(arguments.check_text("group_id", group_id), key)
 
     def members(self, group_id: str) -> list[str]:
-        """The ids of the group's members in the view held, sorted; [] without a view. Never waits.
-
-        Raises ``InvalidArgument`` and ``NotStarted``.
-        """
-        arguments.check_text("group_id", group_id)
-        return self._session.members(group_id)
+        """The ids of the members in the view held, sorted, or []. Raises ``InvalidArgument`` and ``NotStarted``."""
+        return self._session.members(arguments.check_text("group_id", group_id))
 
     def epoch(self, group_id: str) -> Epoch | None:
         """``(incarnation, counter)`` of the view held, or None. Raises ``InvalidArgument`` and ``NotStarted``."""
-        arguments.check_text("group_id", group_id)
-        view = self._session.view(group_id)
+        view = self._session.view(arguments.check_text("group_id", group_id))
         return None if view is None else view.epoch
 
     def fencing_token(self, group_id: str) -> int:
         """An int that grows with every epoch, for storage that refuses an older writer.
 
-        0, which such storage always refuses, while this member may not act. Raises ``InvalidArgument`` and
-        ``NotStarted``.
+        0, which such storage always refuses, while it may not act. Raises ``InvalidArgument`` and ``NotStarted``.
         """
-        arguments.check_text("group_id", group_id)
-        return self._session.token(group_id)
+        return self._session.token(arguments.check_text("group_id", group_id))
 
     # -- locks and leaders --------------------------------------------------------------------------------------
 
@@ -309,8 +305,8 @@ class PartitionCoordinator:
 
         `on_elected` is called with an ``Elected`` whenever this process begins to lead, as the callbacks of
         `watch_group` are. A leader that loses the lead because its lease has ended is a candidate again. A candidate
-        need not be a member of the group. In the single-instance mode this process leads every group. Never waits.
-        Raises ``InvalidArgument`` and ``NotStarted``.
+        need not be a member of the group. In the single-instance mode this process leads every group. Raises
+        ``InvalidArgument`` and ``NotStarted``.
         """
         arguments.check_text("group_id", group_id)
         if on_elected is not None:
@@ -318,62 +314,27 @@ class PartitionCoordinator:
         self._elections.elect(group_id, on_elected)
 
     def is_leader(self, group_id: str) -> bool:
-        """Whether this process leads a group now: check before each piece of a leader's work. Never waits.
+        """Whether this process leads a group now: check before each piece of a leader's work.
 
         At most one process in the cluster leads at a time. Raises ``InvalidArgument``.
         """
-        arguments.check_text("group_id", group_id)
-        return self._elections.is_leader(group_id)
+        return self._elections.is_leader(arguments.check_text("group_id", group_id))
 
     def stand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """Let the next candidate lead. Returns whether this process led.
 
         It stays a candidate, behind all others, unless it is to `withdraw`. Raises ``InvalidArgument``.
         """
-        led, known = self._stand_down(group_id, withdraw)
+        led, known = self._elections.stand_down(group_id, withdraw)
         self._session.wait(known)
         return led
 
     async def astand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """`stand_down`, for asyncio."""
-        led, known = self._stand_down(group_id, withdraw)
-        await self._session.until(known, self._session.call_timeout)
+        led, known = self._elections.stand_down(group_id, withdraw)
+        await self._session.wakeups.until(known, self._session.call_timeout)
         return led
-
-    def _stand_down(self, group: str, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        arguments.check_text("group_id", group)
-        return self._elections.stand_down(group, withdraw=arguments.check_flag("withdraw", withdraw))
-
-    # -- insides ------------------------------------------------------------------------------------------------
 
     def _on_changes(self, changes: list[Change]) -> None:
         self._notifier.take(changes)
         self._elections.update()
-
-    def _check_joined(self, group: str, exclusive: bool | None) -> None:
-        state, member_state = self._session.state(group), self._session.member_state
-        if state == "conflict":
-            check_same_mode(group, bool(member_state.groups[group].exclusive), exclusive)
-        if state == "superseded":
-            raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group!r}")
-        failure = self._session.failure
-        if isinstance(failure, GroupFull) and state == "joining":
-            with self._session.lock:
-                member_state.groups.pop(group, None)
-            raise failure
-        if state == "member":
-            log.info("joined partitioning group %s", group)
-        else:
-            log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group)
-
-    def _acknowledge(self, group: str, epoch: Epoch) -> None:
-        with self._session.lock:
-            ackers = self._session.member_state.acknowledge(group, epoch)
-        if ackers:
-            self._session.send_ack(ackers)
-
-    def _lease_end(self, group: str) -> float | None:
-        member_state = self._session.member_state
-        with self._session.lock:
-            view = member_state.view(group)
-            return None if view is None else member_state.acts_until(view)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from partition_actor import arguments
 from partition_actor.core.messages import leader_name
 from partition_actor.member.callbacks import Callback
-from partition_actor.member.local_session import AnySession
 from partition_actor.member.lock import Hold
+from partition_actor.member.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Elections:
     In the single-instance mode this process leads every group.
     """
 
-    def __init__(self, session: AnySession, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, session: Session, post: Callable[[Callable[[], None]], None]) -> None:
         self._session = session
         self._post = post
         self._candidacies: dict[str, Candidacy] = {}
@@ -65,11 +66,13 @@ class Elections:
             candidacy = self._candidacies.get(group)
             return self._session.is_local or (candidacy is not None and candidacy.hold.held)
 
-    def stand_down(self, group: str, *, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
-        """Let the next candidate lead.
+    def stand_down(self, group: str, withdraw: bool) -> tuple[bool, Callable[[], bool]]:
+        """Let the next candidate lead. Raises ``InvalidArgument``.
 
         Returns whether this process led, and a function that says whether the partition actor knows.
         """
+        arguments.check_text("group_id", group)
+        arguments.check_flag("withdraw", withdraw)
         with self._session.lock:
             candidacy = self._candidacies.get(group)
             if candidacy is None:

@@ -20,8 +20,8 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member.local_session import AnySession
-from partition_actor.member.notifier import Notifier
+from partition_actor.member.callbacks import Notifier
+from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -122,19 +122,18 @@ class _Check:
         """Run the method within this. Raises ``NotOwner``."""
         keys = self._keys(args, kwargs)
         group = self._group(worker) if callable(self._group) else self._group
-        call = _admit(group, keys)
-        if isinstance(call, NotOwner):
-            call.task = ray.get_runtime_context().get_task_id() if ray.is_initialized() else None
-            call.call = (keys[0] if keys else None, self._method, args, kwargs)
-            raise call
+        end = _admit(group, keys)
+        if isinstance(end, NotOwner):
+            end.task = ray.get_runtime_context().get_task_id() if ray.is_initialized() else None
+            end.call = (keys[0] if keys else None, self._method, args, kwargs)
+            raise end
         try:
             yield
         except NotOwner as error:
             error.task = None  # raised by a call within the method, part of which has run
             raise
         finally:
-            if call is not None:
-                call.end()
+            end()
 
     def _keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         value = kwargs.get(self._name, args[self._position] if self._position < len(args) else self._default)
@@ -147,7 +146,7 @@ class _Check:
 class Guard:
     """Permits calls by what one ``PartitionCoordinator`` may work on."""
 
-    def __init__(self, session: AnySession, notifier: Notifier) -> None:
+    def __init__(self, session: Session, notifier: Notifier) -> None:
         self.is_local = session.is_local
         self._session = session
         self._notifier = notifier
@@ -173,15 +172,15 @@ class Guard:
         view = self._session.view(group)
         return None if view is None else view.epoch
 
-    def begin(self, group: str, keys: list[Any]) -> Call | None:
-        """Begin a call on these keys; None if it is not permitted."""
+    def begin(self, group: str, keys: list[Any]) -> Callable[[], None] | None:
+        """Begin a call on these keys. Returns what to call when it has returned; None if it is not permitted."""
         with self._session.lock:
             member_state, now = self._session.member_state, clock.now()
             view = member_state.acting(now, group)
             if view is None or not member_state.may_act(now, group, *keys):
                 return None
             if not view.exclusive:
-                return Call(keys, None)
+                return lambda: None
             running = self._running.get(group)
             if running is None:
                 running = self._running[group] = RunningCalls(group, self._session)
@@ -189,40 +188,24 @@ class Guard:
             return running.begin(keys)
 
 
-class Call:
-    """One call that runs on its keys, in the thread that began it or on its event loop."""
-
-    def __init__(self, keys: list[Any], running: RunningCalls | None) -> None:
-        self.keys = keys
-        self.thread = threading.get_ident()
-        self._running = running
-
-    def end(self) -> None:
-        """Note that it has returned."""
-        if self._running is not None:
-            self._running.end(self)
-
-
 class RunningCalls:
     """The calls that run on keys of one exclusive group; the notifier lets a hand-off wait for those on lost keys."""
 
-    def __init__(self, group: str, session: AnySession) -> None:
+    def __init__(self, group: str, session: Session) -> None:
         self.group = group
         self._session = session
         self._ended = Wakeups(session.lock)
-        self._calls: dict[Call, None] = {}
+        self._calls: dict[object, tuple[int, list[Any]]] = {}
+        """Of each call, the thread that began it, or that of its event loop, and its keys."""
 
-    def begin(self, keys: list[Any]) -> Call:
-        """Note a call. The caller holds the session's lock, so that no view comes between its check and this."""
-        call = Call(keys, self)
-        self._calls[call] = None
-        return call
+    def begin(self, keys: list[Any]) -> Callable[[], None]:
+        """Note a call. Returns what to call when it has returned.
 
-    def end(self, call: Call) -> None:
-        """Note that a call has returned."""
-        with self._session.lock:
-            del self._calls[call]
-            self._ended.wake()
+        The caller holds the session's lock, so that no view comes between its check and this.
+        """
+        call = object()
+        self._calls[call] = (threading.get_ident(), keys)
+        return functools.partial(self._end, call)
 
     @property
     def is_listening(self) -> bool:
@@ -237,32 +220,39 @@ class RunningCalls:
     def tell_gained(self) -> None:
         """Nothing to do."""
 
+    def _end(self, call: object) -> None:
+        with self._session.lock:
+            del self._calls[call]
+            self._ended.wake()
+
     def _may_hand_off(self) -> bool:
         member_state, here, now = self._session.member_state, threading.get_ident(), clock.now()
         view = member_state.view(self.group)
         if view is None or now >= member_state.acts_until(view):
             return True
         # A call in this very thread runs the callbacks itself, by `run_watchers`: nobody can wait for its end here.
-        return all(call.thread == here or member_state.may_act(now, self.group, *call.keys) for call in self._calls)
+        return all(
+            thread == here or member_state.may_act(now, self.group, *keys) for thread, keys in self._calls.values()
+        )
 
 
-def _admit(group: str | None, keys: list[Any]) -> Call | NotOwner | None:
-    """The call that has begun, the refusal, or None in the single-instance mode, which owns everything."""
+def _admit(group: str | None, keys: list[Any]) -> Callable[[], None] | NotOwner:
+    """Begin a call: what to call when it has returned, or the refusal. The single-instance mode permits every call."""
     joined = {guard: groups for guard in list(_guards) if (groups := guard.groups())}
     names = sorted({name for groups in joined.values() for name in groups})
     if group is None and len(names) > 1:
         raise InvalidArgument(f"group: got None, expected the name of a group that this process has joined: {names}")
     if not names and any(guard.is_local for guard in list(_guards)):
-        return None
+        return lambda: None
     if group is None and not names:
         return NotOwner("this process is no member of any group")
     group = group or names[0]
     epoch: Epoch | None = None
     for guard, groups in joined.items():
         if group in groups:
-            call = guard.begin(group, keys)
-            if call is not None:
-                return call
+            end = guard.begin(group, keys)
+            if end is not None:
+                return end
             epoch = max(filter(None, (epoch, guard.epoch(group))), default=None)
     shown = ", ".join(repr(each) for each in keys[:3]) + (", …" if len(keys) > 3 else "")
     refusal = NotOwner(f"this process may not work on {shown} of group {group!r} now; its view is of epoch {epoch}")

@@ -5,19 +5,18 @@ Locks hold between the threads and tasks of the process, in all of its ``Partiti
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
 from partition_actor.core.share import Share
-from partition_actor.core.views import View
-from partition_actor.errors import PartitionError
 from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.ring import KeyIndex, Ring
@@ -41,7 +40,8 @@ class _ProcessLocks:
         self.member_state = MemberState(*_KEY, Settings())
         self.member_state.exclusive_until = float("inf")
         self._table = LockTable(set())
-        self._epoch = (incarnation_at(time.time()), 0)
+        incarnation = incarnation_at(time.time())
+        self._epochs: Iterator[Epoch] = ((incarnation, counter) for counter in itertools.count(1))
 
     @classmethod
     def of_this_process(cls) -> _ProcessLocks:
@@ -56,7 +56,7 @@ class _ProcessLocks:
         with self.wakeups.lock:
             locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
-            self._table.grant(lambda _: True, self._next_epoch)
+            self._table.grant(lambda _: True, lambda: next(self._epochs))
             locks.take(self._table.answers(_KEY))
             self.member_state.answered += 1
             self.wakeups.wake()
@@ -68,10 +68,6 @@ class _ProcessLocks:
             self.exchange()
             self.exchange()  # which says that the holders know
             return len(broken)
-
-    def _next_epoch(self) -> Epoch:
-        self._epoch = (self._epoch[0], self._epoch[1] + 1)
-        return self._epoch
 
 
 class EveryKey(Share):
@@ -90,22 +86,19 @@ class EveryKey(Share):
         return list(index)
 
 
-class LocalSession:
-    """What ``Session`` is in the single-instance mode. It is never active, and its locks are always there."""
+class LocalSession(Session):
+    """The session of the single-instance mode. It is never started, owns every key, and its locks are always there."""
 
     is_local = True
-    active = False
-    was_started = False
-    failure: PartitionError | None = None
-    call_timeout = 0.0
 
     def __init__(self, member_id: str) -> None:
-        self.member_id = member_id
+        super().__init__(member_id, None, "", Settings(), lambda changes: None)
+        self.call_timeout = 0.0
 
     @property
-    def lock(self) -> threading.RLock:
-        """Guards `member_state`."""
-        return _ProcessLocks.of_this_process().wakeups.lock
+    def wakeups(self) -> Wakeups:
+        """Those who wait for a lock, in the whole process."""
+        return _ProcessLocks.of_this_process().wakeups
 
     @property
     def member_state(self) -> MemberState:
@@ -119,30 +112,8 @@ class LocalSession:
     def start(self) -> None:
         """Nothing to do."""
 
-    def stop(self) -> bool:
-        """Nothing to do: there is nobody to hear that this member is out."""
-        return False
-
-    def close_session(self, ended: MemberState | None = None) -> None:
-        """Nothing to do."""
-
     def check_active(self) -> None:
         """Nothing to do: locks are always there."""
-
-    def forget_failure(self) -> None:
-        """Nothing to do: nothing is ever refused."""
-
-    def state(self, group: str) -> str | None:
-        """None: no group is ever joined."""
-        return None
-
-    def is_out(self, group: str) -> bool:
-        """True."""
-        return True
-
-    def view(self, group: str) -> View | None:
-        """None."""
-        return None
 
     def members(self, group: str) -> list[str]:
         """This member."""
@@ -156,33 +127,10 @@ class LocalSession:
         """Every key."""
         return self._share
 
-    def token(self, group: str) -> int:
-        """0, which storage that checks fencing tokens always refuses."""
-        return 0
-
-    def wait(self, done: Callable[[], bool]) -> bool:
-        """Whether it is done: there is nothing to wait for."""
-        return self.wait_for(done, self.call_timeout)
-
-    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done()`, at most `timeout` seconds; None: without end. Returns whether it is."""
-        return _ProcessLocks.of_this_process().wakeups.wait(done, timeout)
-
-    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """`wait_for`, for asyncio."""
-        return await _ProcessLocks.of_this_process().wakeups.until(done, timeout)
-
     def send_now(self) -> None:
         """Take in what has changed in locks."""
         _ProcessLocks.of_this_process().exchange()
 
-    def send_ack(self, ackers: int) -> None:
-        """Nothing to do."""
-
     def ask_now(self, method: str, *arguments: Any) -> Any:
         """What the partition actor's method would return; the only one ever asked for is ``break_lock``."""
         return _ProcessLocks.of_this_process().break_lock(*arguments)
-
-
-AnySession: TypeAlias = Session | LocalSession
-"""What ``PartitionCoordinator`` and its parts ask; mypy checks that both kinds answer."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from partition_actor import arguments, clock
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import GroupFull, NotStarted, PartitionActorUnavailable, VersionMismatch
-from partition_actor.member.local_session import AnySession
+from partition_actor.member.session import Session
 
 
 class Hold:
@@ -17,7 +18,7 @@ class Hold:
     One that does not `waits` is refused unless the lock is free. Raises ``NotStarted``.
     """
 
-    def __init__(self, session: AnySession, name: str, *, shared: bool = False, waits: bool = True) -> None:
+    def __init__(self, session: Session, name: str, *, shared: bool = False, waits: bool = True) -> None:
         self._session = session
         self._name, self._shared, self._waits = name, shared, waits
         self._member_state = session.member_state
@@ -37,8 +38,7 @@ class Hold:
     @property
     def held(self) -> bool:
         """Whether this process holds the lock now."""
-        with self._session.lock:
-            return self._member_state.holds(clock.now(), self._ticket)
+        return self.state == "held"
 
     @property
     def token(self) -> int:
@@ -115,7 +115,7 @@ class Lock:
     method. Each `acquire` that succeeds needs one `release`.
     """
 
-    def __init__(self, session: AnySession, name: str) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self.name = name
         self._session = session
         self._holds: list[Hold] = []
@@ -141,22 +141,14 @@ class Lock:
         ``VersionMismatch``, and, if not `blocking`, ``PartitionActorUnavailable`` when no answer comes within
         `call_timeout`.
         """
-        hold, limit = self._begin(blocking, timeout, shared)
-        try:
-            self._session.wait_for(lambda: hold.decided, limit)
-        except BaseException:
-            hold.drop()
-            raise
+        with self._asking(blocking, timeout, shared) as (hold, limit):
+            self._session.wakeups.wait(lambda: hold.decided, limit)
         return self._end(hold)
 
     async def aacquire(self, blocking: bool = True, timeout: float | None = None, shared: bool = False) -> bool:
         """`acquire`, for asyncio. Cancelling it withdraws the request."""
-        hold, limit = self._begin(blocking, timeout, shared)
-        try:
-            await self._session.until(lambda: hold.decided, limit)
-        except BaseException:
-            hold.drop()
-            raise
+        with self._asking(blocking, timeout, shared) as (hold, limit):
+            await self._session.wakeups.until(lambda: hold.decided, limit)
         return self._end(hold)
 
     def release(self) -> bool:
@@ -167,7 +159,7 @@ class Lock:
         known = self._release()
         if known is None:
             return False
-        self._session.wait_for(known, self._session.call_timeout)
+        self._session.wait(known)
         return True
 
     async def arelease(self) -> bool:
@@ -175,7 +167,7 @@ class Lock:
         known = self._release()
         if known is None:
             return False
-        await self._session.until(known, self._session.call_timeout)
+        await self._session.wakeups.until(known, self._session.call_timeout)
         return True
 
     def break_(self) -> bool:
@@ -204,20 +196,25 @@ class Lock:
     async def __aexit__(self, *_: object) -> None:
         await self.arelease()
 
-    def _begin(self, blocking: object, timeout: object, shared: object) -> tuple[Hold, float | None]:
+    @contextmanager
+    def _asking(self, blocking: object, timeout: object, shared: object) -> Iterator[tuple[Hold, float | None]]:
+        """Ask for it, and give how long to wait; a wait that is cut short withdraws the request."""
         waits = arguments.check_flag("blocking", blocking)
         limit = None if timeout is None else arguments.check_seconds("timeout", timeout)
         if limit is not None and not waits:
             arguments.refuse("timeout", timeout, "None, unless it is blocking")
         hold = Hold(self._session, lock_name(self.name), shared=arguments.check_flag("shared", shared), waits=waits)
-        return hold, limit if waits else self._session.call_timeout
+        try:
+            yield hold, limit if waits else self._session.call_timeout
+        except BaseException:
+            hold.drop()
+            raise
 
     def _end(self, hold: Hold) -> bool:
         with self._session.lock:
-            taken = hold.conclude()
-            if taken:
+            if taken := hold.conclude():
                 self._holds.append(hold)
-        return taken
+            return taken
 
     def _release(self) -> Callable[[], bool] | None:
         with self._session.lock:

@@ -63,9 +63,8 @@ class Partition:
     def on_gained(self, callback: Callable[[list[Any]], Any]) -> None:
         """Call `callback` with a list of keys whenever this member may begin to work on them.
 
-        The first call, soon, is for the keys that it has already. Callbacks run one at a time in a thread of their own.
-        What one raises is logged. If one returns an awaitable, that runs on the event loop on which it was registered.
-        Raises ``InvalidArgument``.
+        The first call, soon, is for the keys that it has already. Callbacks run as those of
+        ``PartitionCoordinator.watch_group`` do. Raises ``InvalidArgument``.
         """
         self._gained.append(Callback(check_callback(callback)))
         self._changed()
@@ -74,7 +73,7 @@ class Partition:
         """Call `callback` with a list of keys that this member has lost.
 
         In an exclusive group their next owner starts when this callback has returned, or after `handoff_timeout`. It is
-        also called when the lease ends, and by `stop`. Runs as those of `on_gained` do. Raises ``InvalidArgument``.
+        also called when the lease ends, and by `stop`. It runs as those of `on_gained` do. Raises ``InvalidArgument``.
         """
         self._lost.append(Callback(check_callback(callback)))
         self._changed()
@@ -87,18 +86,14 @@ class Partition:
     def tell_lost(self) -> None:
         """Run the callbacks for keys that were this member's when callbacks last ran and are not now."""
         mine = {str(key): key for key in self.keys()}
-        lost = [key for identity, key in self._told.items() if identity not in mine]
-        for identity in [identity for identity in self._told if identity not in mine]:
-            del self._told[identity]
+        lost = [self._told.pop(identity) for identity in list(self._told) if identity not in mine]
         if lost:
             for callback in self._lost:
                 callback(lost)
 
     def tell_gained(self) -> None:
         """Run the callbacks for keys that are this member's now and were not when callbacks last ran."""
-        gained = {str(key): key for key in self.keys()}
-        for identity in [identity for identity in gained if identity in self._told]:
-            del gained[identity]
+        gained = {identity: key for key in self.keys() if (identity := str(key)) not in self._told}
         self._told.update(gained)
         if gained:
             for callback in self._gained:

@@ -87,24 +87,20 @@ class Session:
     """The sessions that `member_id` has with a partition actor, one after another: each `start` makes a new one.
 
     `actor` is the partition actor's name or handle. `on_changes` is called on the background loop with the changes of
-    each reply, and with none when the partition actor has been found or lost. `lock` guards `member_state`.
+    each reply, and with none when the partition actor has been found or lost. `call_timeout` is how many seconds a call
+    waits for the partition actor.
     """
 
     is_local = False
     """Whether this is the single-instance mode: this process owns every key and leads every group."""
 
     def __init__(
-        self,
-        member_id: str,
-        actor: Any,
-        namespace: str,
-        settings: Settings,
-        on_changes: Callable[[list[Change]], None],
+        self, member_id: str, actor: Any, namespace: str, settings: Settings, on_changes: Callable[[list[Change]], None]
     ) -> None:
         self.member_id = member_id
         self.active = False
-        self.lock = threading.RLock()
-        self._wakeups = Wakeups(self.lock)
+        self.call_timeout = settings.call_timeout
+        self._wakeups = Wakeups()
         self._actor = actor
         self._namespace = namespace
         self._settings = settings
@@ -169,6 +165,16 @@ class Session:
     # -- what it knows ------------------------------------------------------------------------------------------
 
     @property
+    def wakeups(self) -> Wakeups:
+        """Those who wait for what replies bring."""
+        return self._wakeups
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Guards `member_state`."""
+        return self.wakeups.lock
+
+    @property
     def member_state(self) -> MemberState:
         """The state machine of the latest session. Raises ``NotStarted``."""
         if self._life is None:
@@ -220,22 +226,9 @@ class Session:
 
     # -- waiting and asking -------------------------------------------------------------------------------------
 
-    @property
-    def call_timeout(self) -> float:
-        """Seconds that a call waits for the partition actor."""
-        return self._settings.call_timeout
-
     def wait(self, done: Callable[[], bool]) -> bool:
         """Wait until `done()`, at most `call_timeout`. Returns whether it is."""
-        return self.wait_for(done, self.call_timeout)
-
-    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `done()`, at most `timeout` seconds; None: without end. Returns whether it is."""
-        return self._wakeups.wait(done, timeout)
-
-    async def until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """`wait_for`, for asyncio."""
-        return await self._wakeups.until(done, timeout)
+        return self.wakeups.wait(done, self.call_timeout)
 
     def send_now(self) -> None:
         """Send a request at once."""
@@ -274,19 +267,15 @@ class Session:
             raise NotStarted(f"member {self.member_id!r}: call start() first")
         self.wait(lambda: life.handle is not None)
         if life.handle is None:
-            raise PartitionActorUnavailable(
-                f"no partition actor was found within {self.call_timeout} s, so {method} was not called"
-            )
+            raise PartitionActorUnavailable(f"{method} was not called: no partition actor within {self.call_timeout} s")
         try:
             return ray.get(getattr(life.handle, method).remote(*arguments), timeout=self.call_timeout)
         except PartitionError:
             raise
         except GetTimeoutError:
-            raise PartitionActorUnavailable(
-                f"the partition actor did not answer {method} within {self.call_timeout} s"
-            ) from None
+            raise PartitionActorUnavailable(f"{method} was not answered within {self.call_timeout} s") from None
         except RayError as error:
-            raise PartitionActorUnavailable(f"the partition actor did not answer {method}: {error}") from error
+            raise PartitionActorUnavailable(f"{method} was not answered: {error}") from error
 
     # -- on the background loop ---------------------------------------------------------------------------------
 
@@ -313,8 +302,7 @@ class Session:
             raise PartitionActorUnavailable("this process is not connected to Ray: call ray.init() first")
         handle = self._actor
         if isinstance(handle, str):
-            loop = asyncio.get_running_loop()
-            handle = await loop.run_in_executor(None, find, handle, self._namespace, LOOKUP_TIMEOUT)
+            handle = await asyncio.to_thread(find, handle, self._namespace, LOOKUP_TIMEOUT)
         hello = await _answer(handle.hello.remote())
         check_protocol(hello["protocol"], f"the partition actor runs version {hello['version']}")
         await self._prepare_death_watch(life, handle)
@@ -398,7 +386,8 @@ class Session:
         life.connected, life.failure = True, None
         for change in changes:
             self._log_change(change)
-        self._tell(changes)
+        self._on_changes(changes)
+        self._wakeups.wake()
 
     def _take_error(self, life: _Life, error: Exception) -> None:
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -409,29 +398,19 @@ class Session:
             life.handle = None
         life.connected = False
         life.failures += 1
-        self._tell([])
+        self._on_changes([])
+        self._wakeups.wake()
         moment = time.monotonic()
         if moment - life.logged_at >= LOG_INTERVAL:
             life.logged_at = moment
-            log.warning(
-                "member %r cannot reach the partition actor; it keeps its subsets until its lease ends, and goes on "
-                "trying: %s",
-                self.member_id,
-                str(cause).partition("\n")[0] or repr(cause),
-            )
-
-    def _tell(self, changes: list[Change]) -> None:
-        self._on_changes(changes)
-        self._wakeups.wake()
+            meanwhile = "it keeps its subsets until its lease ends, and goes on trying"
+            reason = str(cause).partition("\n")[0] or repr(cause)
+            log.warning("member %r cannot reach the partition actor; %s: %s", self.member_id, meanwhile, reason)
 
     def _log_change(self, change: Change) -> None:
         if change.rejoined:
-            log.warning(
-                "member %r had expired in group %r (its process was stopped, or the partition actor out of reach, for "
-                "longer than its lease) and has rejoined",
-                self.member_id,
-                change.group,
-            )
+            cause = "its process was stopped, or the partition actor out of reach, for longer than its lease"
+            log.warning("member %r had expired in group %r (%s) and has rejoined", self.member_id, change.group, cause)
         elif change.state == "superseded":
             log.error("another process has taken the id %r in group %r; this one is out", self.member_id, change.group)
         elif change.state == "out":

@@ -77,15 +77,9 @@ class KeyIndex(Generic[Key]):
         return self._function.name
 
     def subset(self, ring: Ring, member: str, withheld: Withheld = ()) -> list[Key]:
-        """The keys that ``member`` owns on ``ring``; none if it is not on the ring.
+        """The keys that ``member`` owns on ``ring``, without those ``withheld``; all arguments as in ``Ring.subset``.
 
-        Args:
-            ring: a ring with the index's hash function.
-            member: a member's id.
-            withheld: ``(ring, holder)`` pairs. Keys that ``holder`` owns on its ``ring`` are left out.
-
-        Raises:
-            InvalidArgument: a ring has another hash function.
+        Raises ``InvalidArgument`` if a ring has another hash function than the index.
         """
         if ring.hash_function != self._function.name:
             refuse("ring", ring, f"a ring whose hash_function is {self._function.name!r}")
@@ -109,13 +103,20 @@ class KeyIndex(Generic[Key]):
         Raises ``InvalidArgument`` if ``keys`` is not iterable or the index would have 2**32 keys or more.
         """
         added = list(iterate_keys(keys))
-        if self._used + len(added) > _MOST_KEYS:
+        needed = self._used + len(added)
+        if needed > _MOST_KEYS:
             refuse("keys", len(added), f"at most {_MOST_KEYS - self._used} more keys")
         hashes = hash_many(added, self._function)
         order = hashes.argsort(kind="stable")
         hashes = hashes[order]
         positions = (order + self._used).astype(np.uint32)
-        self._append(added)
+        if needed > len(self._keys):
+            # Grow by an eighth, as lists do, so that many small additions do not each copy everything.
+            room = np.empty(max(needed, len(self._keys) * 9 // 8), object)
+            room[: self._used] = self._keys[: self._used]
+            self._keys = room
+        self._keys[self._used : needed] = np.fromiter(added, object, len(added))
+        self._used = needed
         if len(self):
             at = self._count_below(hashes)
             self._hashes = np.insert(self._hashes, at, leading_64_bits(hashes))
@@ -149,16 +150,6 @@ class KeyIndex(Generic[Key]):
         starts = range(0, len(positions), CHUNK)
         parts: list[list[Key]] = [self._keys.take(positions[at : at + CHUNK]).tolist() for at in starts]
         return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
-
-    def _append(self, added: list[Key]) -> None:
-        needed = self._used + len(added)
-        if needed > len(self._keys):
-            # Grow by an eighth, as lists do, so that many small additions do not each copy everything.
-            room = np.empty(max(needed, len(self._keys) * 9 // 8), object)
-            room[: self._used] = self._keys[: self._used]
-            self._keys = room
-        self._keys[self._used : needed] = np.fromiter(added, object, len(added))
-        self._used = needed
 
     def _count_below(self, bounds: Hashes) -> npt.NDArray[np.intp]:
         """The number of keys whose hash is smaller than each of ``bounds``, which are full hashes."""

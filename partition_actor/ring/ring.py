@@ -54,8 +54,7 @@ class Ring:
 
     Args:
         members: non-empty ids with their weights (``int``, at least 1), or just ids, each of weight 1.
-        vnodes: virtual nodes for each unit of weight. More make shares more even and the ring larger (12 bytes per
-            virtual node with xxh3).
+        vnodes: virtual nodes for each unit of weight. More make shares more even; with xxh3 each takes 12 bytes.
         hash_function: ``"xxh3"`` (64 bits) or ``"md5"`` (128 bits, uhashring's default; slower).
 
     Raises:

@@ -84,6 +84,8 @@ class SimulatedPartitionActor(Process):
         except PartitionError as error:
             self.world.send(self, worker, worker.on_refusal, seq, type(error).__name__)
             return
+        if seconds is None:
+            return
         self._held[key] = (seq, worker)
         if seconds and self.world.conditions.holds:
             self.world.later(seconds, self, self._hold_over, key, seq)

@@ -95,3 +95,9 @@ def test_a_reply_that_lacks_a_field_is_refused():
 def test_another_protocol_is_told_what_to_do():
     with pytest.raises(VersionMismatch, match=r"a member runs with protocol 1.*install one version everywhere"):
         check_request({**whole_request(), "protocol": 1})
+
+
+@pytest.mark.parametrize(("name", "value"), [("member", 5), ("session", None), ("seq", "1"), ("incarnation", None)])
+def test_a_heading_of_another_type_is_refused(name, value):
+    with pytest.raises(InvalidArgument, match=rf"^request, {name}: got .*, expected a (str|int), not "):
+        check_request({**whole_request(), name: value})
