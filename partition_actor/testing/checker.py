@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import NoReturn
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
 from partition_actor.testing.partition_actors import Client
-from partition_actor.testing.workers import KEYS_PER_GROUP, Watcher, Worker, keys_of
+from partition_actor.testing.workers import Watcher, Worker, key_bits
 from partition_actor.testing.world import Process, World
 
 
@@ -24,11 +28,11 @@ class Checker:
     """
 
     def __init__(self, world: World, clients: Sequence[Client]) -> None:
-        self._world, self._clients = world, clients
+        self._world, self._clients, self._bits = world, clients, key_bits(world)
         self._epochs: dict[tuple[Client, str], Epoch] = {}
         self._tokens: dict[int, tuple[int, Client]] = {}
         """By key: the highest token seen, and who had it."""
-        self._lock_tokens: dict[tuple[str, bool], int] = {}
+        self._lock_tokens: defaultdict[tuple[str, bool], int] = defaultdict(int)
         """By lock, and whether the hold was shared: the highest token seen."""
         self._holds: dict[tuple[str, int], tuple[Worker, int]] = {}
         """By lock and token: who had it, and its ticket."""
@@ -39,15 +43,16 @@ class Checker:
             return
         mine = process.working_on()
         if mine:
-            for other in self._clients:
-                if other is not process and other.alive and not other.paused:
-                    shared = mine & other.working_on()
-                    if shared:
-                        self._fail(f"{process} and {other} both work on {self._names(shared)}")
+            for other in self._others_running(process):
+                if shared := mine & other.working_on():
+                    self._fail(f"{process} and {other} both work on {self._names(shared)}")
             self._check_tokens(process)
         if isinstance(process, Worker):
             self._check_epochs(process)
             self._check_locks(process)
+
+    def _others_running(self, process: Process) -> list[Client]:
+        return [other for other in self._clients if other is not process and other.alive and not other.paused]
 
     def _check_tokens(self, client: Client) -> None:
         for bits, token in client.tokens():
@@ -69,8 +74,8 @@ class Checker:
 
     def _check_locks(self, worker: Worker) -> None:
         for ticket, mine in worker.locks_held().items():
-            for other in self._clients:
-                if other is not worker and isinstance(other, Worker) and other.alive and not other.paused:
+            for other in self._others_running(worker):
+                if isinstance(other, Worker):
                     for theirs in other.locks_held().values():
                         if theirs.name == mine.name and not (theirs.shared and mine.shared):
                             self._fail(f"{worker} and {other} both hold {mine.name}")
@@ -82,20 +87,12 @@ class Checker:
         holder = self._holds.setdefault((lock.name, lock.token), (worker, ticket))
         if holder != (worker, ticket):
             self._fail(f"{worker} has token {lock.token} for {lock.name}, which {holder[0]} had")
-        latest = self._lock_tokens.get((lock.name, False), 0)
-        if not lock.shared:
-            latest = max(latest, self._lock_tokens.get((lock.name, True), 0))
+        # Holds that share a lock may have tokens in any order.
+        latest = max(self._lock_tokens[lock.name, shared] for shared in ((False,) if lock.shared else (False, True)))
         if lock.token < latest:
             self._fail(f"{worker} has token {lock.token} for {lock.name} after {latest}")
         kind = (lock.name, lock.shared)
-        self._lock_tokens[kind] = max(lock.token, self._lock_tokens.get(kind, 0))
-
-    def _check_no_locks(self, table: LockTable) -> None:
-        for worker in self._clients:
-            if worker.alive and isinstance(worker, Worker) and worker.member_state.locks.stated():
-                self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
-        if table.locks or table.unverified:
-            self._fail(f"the partition actor still has {sorted(table.locks)}")
+        self._lock_tokens[kind] = max(lock.token, self._lock_tokens[kind])
 
     # -- once faults have stopped -------------------------------------------------------------------------------
 
@@ -105,18 +102,25 @@ class Checker:
         `table` has the locks of the last partition actor. `dismissed` are the ``(member_id, group)`` that an operator
         drained or forgot: only they may be out without a wish of their own.
         """
-        self._check_no_locks(table)
-        workers = [each for each in self._clients if isinstance(each, Worker) and not isinstance(each, Watcher)]
+        workers = [client for client in self._clients if isinstance(client, Worker)]
+        for worker in workers:
+            if worker.alive and worker.member_state.locks.stated():
+                self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
+        if table.locks or table.unverified:
+            self._fail(f"the partition actor still has {sorted(table.locks)}")
+        watchers = [worker for worker in workers if isinstance(worker, Watcher) and worker.alive]
         for group, exclusive in self._world.conditions.groups:
             members = [worker for worker in workers if self._must_be_member(worker, group, dismissed)]
             self._check_views(group, members)
             if exclusive and members:
-                self._check_coverage(group, members)
-            self._check_watchers(group, members)
+                covered = reduce(or_, (worker.working_on() for worker in members))
+                if missing := sum(self._bits[group].values()) & ~covered:
+                    self._fail(f"nobody works on {self._names(missing)}")
+            self._check_watchers(group, watchers, members)
 
     def _must_be_member(self, worker: Worker, group: str, dismissed: set[tuple[str, str]]) -> bool:
         held = worker.member_state.groups.get(group)
-        if not worker.alive or held is None or held.want == "out":
+        if not worker.alive or held is None or held.want != "in":
             return False
         if held.state in ("superseded", "out"):
             unique = not any(other.member_id == worker.member_id for other in self._clients if other is not worker)
@@ -136,29 +140,16 @@ class Checker:
         if len({worker.epochs()[group] for worker in members}) > 1:
             self._fail(f"the members of {group} hold {[(worker, worker.epochs()[group]) for worker in members]}")
 
-    def _check_watchers(self, group: str, members: list[Worker]) -> None:
-        for watcher in self._clients:
-            if not isinstance(watcher, Watcher) or not watcher.alive:
-                continue
+    def _check_watchers(self, group: str, watchers: list[Watcher], members: list[Worker]) -> None:
+        for watcher in watchers:
             view = watcher.member_state.view(group)
             if (view.members if view else {}).keys() != {worker.member_id for worker in members}:
                 self._fail(f"{watcher} watches {group} and holds {view}; the members are {members}")
             if members and watcher.epochs()[group] != members[0].epochs()[group]:
                 self._fail(f"{watcher} holds epoch {watcher.epochs()[group]} of {group}")
 
-    def _check_coverage(self, group: str, members: list[Worker]) -> None:
-        index = members[0].holdings[group].index
-        wanted = ((1 << KEYS_PER_GROUP) - 1) << (index * KEYS_PER_GROUP)
-        covered = 0
-        for worker in members:
-            covered |= worker.working_on()
-        if covered & wanted != wanted:
-            self._fail(f"nobody works on {self._names(wanted & ~covered)}")
-
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str) -> NoReturn:
         raise Violation(self._world.explain(what))
 
     def _names(self, bits: int) -> str:
-        exclusive = [name for name, mode in self._world.conditions.groups if mode]
-        keys = [key for name in exclusive for key in keys_of(name)]
-        return ", ".join(key for at, key in enumerate(keys) if bits >> at & 1)
+        return ", ".join(key for each in self._bits.values() for key, bit in each.items() if bits & bit)

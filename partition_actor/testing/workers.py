@@ -1,7 +1,8 @@
-"""The simulated members: drivers of the production ``MemberState``, and callers of a bare handle."""
+"""The simulated members: drivers of the production ``MemberState``, their locks, and callers of a bare handle."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,12 @@ from partition_actor.core.member import Change, MemberState
 from partition_actor.core.messages import Reply
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
-from partition_actor.testing.lock_users import LockUser
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.world import World
 
 KEYS_PER_GROUP = 6
+MAX_LOCK_REQUESTS = 3
+"""Locks that a member wants or holds at a time."""
 
 
 def keys_of(group: str) -> tuple[str, ...]:
@@ -24,21 +26,21 @@ def keys_of(group: str) -> tuple[str, ...]:
     return tuple(f"{group}/{number}" for number in range(KEYS_PER_GROUP))
 
 
-def bits_of(mine: list[str], keys: tuple[str, ...], index: int) -> int:
-    """Some of the keys of exclusive group number `index` as a bit set."""
-    return sum(1 << (index * KEYS_PER_GROUP + keys.index(key)) for key in mine)
-
-
-_shares: dict[Any, int] = {}
-SHARES_CACHED = 20_000
+def key_bits(world: World) -> dict[str, dict[str, int]]:
+    """For each exclusive group, the bit of each of its keys in a bit set."""
+    exclusive = [group for group, mode in world.conditions.groups if mode]
+    return {
+        group: {key: 1 << (index * KEYS_PER_GROUP + number) for number, key in enumerate(keys_of(group))}
+        for index, group in enumerate(exclusive)
+    }
 
 
 @dataclass(slots=True)
 class Holding:
-    """What a worker holds of exclusive group number `index`."""
+    """What a worker holds of an exclusive group."""
 
-    index: int
-    keys: tuple[str, ...]
+    bits: dict[str, int]
+    """The bit of each key."""
     view: View | None = None
     share: int = 0
     """What `view` lets the worker take up while its lease runs."""
@@ -53,25 +55,19 @@ class Worker(Client):
     """
 
     def __init__(
-        self,
-        world: World,
-        name: str,
-        member_id: str,
-        actors: Sequence[SimulatedPartitionActor],
-        weight: int = 1,
+        self, world: World, name: str, member_id: str, actors: Sequence[SimulatedPartitionActor], weight: int = 1
     ) -> None:
         super().__init__(world, name, member_id, actors[-1])
         self._actors = actors
         self.watched = world.rng.random() < 0.5
         self.member_state = MemberState(member_id, self.session, world.settings)
-        exclusive = [name for name, mode in world.conditions.groups if mode]
-        self.holdings = {name: Holding(index, keys_of(name)) for index, name in enumerate(exclusive)}
+        self.holdings = {group: Holding(bits) for group, bits in key_bits(world).items()}
         self._generation = 0
         for group, mode in world.conditions.groups:
             self._enter(group, mode, weight)
         self.send_soon()
         if world.conditions.locks:
-            LockUser(self, self.member_state, self.send_soon)
+            LockUser(self)
 
     def _enter(self, group: str, exclusive: bool, weight: int) -> None:
         self.member_state.join(group, weight, exclusive=exclusive)
@@ -184,24 +180,11 @@ class Worker(Client):
     def _share(self, group: str) -> int:
         holding, view = self.holdings[group], self.member_state.view(group)
         if view is not holding.view:
-            holding.view, holding.share = view, 0 if view is None else self._share_by(view, holding)
+            holding.view, holding.share = view, 0
+            if view is not None and view.mine:
+                mine = Share.by(view, self.member_id, self.world.settings).of(holding.bits)
+                holding.share = sum(holding.bits[key] for key in mine)
         return holding.share
-
-    def _share_by(self, view: View, holding: Holding) -> int:
-        if not view.mine:
-            return 0
-        laggards = tuple(
-            (name, tuple(tuple(view.rings[at].items()) for at in epochs)) for name, epochs in view.laggards
-        )
-        decide = Share.by
-        identity = (decide, self.member_id, holding.index, tuple(view.members.items()), laggards)
-        share = _shares.get(identity)
-        if share is None:
-            if len(_shares) >= SHARES_CACHED:
-                _shares.clear()
-            mine = decide(view, self.member_id, self.world.settings).of(holding.keys)
-            share = _shares[identity] = bits_of(mine, holding.keys, holding.index)
-        return share
 
 
 class Watcher(Worker):
@@ -218,7 +201,7 @@ class BareCaller(Client):
     def __init__(self, world: World, name: str, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(world, name, member_id, route)
         self.session = world.rng.choice(("", name))
-        self._groups = [name for name, mode in world.conditions.groups if mode]
+        self._bits = key_bits(world)
         self._weight = world.rng.choice((1, 2))
         self._number = 0
         self._calls: dict[str, tuple[int, float]] = {}
@@ -230,7 +213,7 @@ class BareCaller(Client):
     def call(self) -> None:
         """Stop work on the former subset of a group and ask for the next."""
         world, route = self.world, self.route
-        group = world.rng.choice(self._groups)
+        group = world.rng.choice(list(self._bits))
         self._subsets.pop(group, None)
         self._number += 1
         self._calls[group] = (self._number, self.clock.now())
@@ -243,8 +226,7 @@ class BareCaller(Client):
         """Work on `mine` for one ttl from the call, if this was the latest call."""
         latest, sent = self._calls[group]
         if number == latest:
-            bits = bits_of(mine, keys_of(group), self._groups.index(group))
-            self._subsets[group] = (bits, sent + self.world.settings.ttl)
+            self._subsets[group] = (sum(self._bits[group][key] for key in mine), sent + self.world.settings.ttl)
 
     def working_on(self) -> int:
         """The latest subsets, each for its ttl."""
@@ -254,3 +236,41 @@ class BareCaller(Client):
     def tokens(self) -> list[tuple[int, int]]:
         """None: callers of a bare handle get no token."""
         return []
+
+
+class LockUser:
+    """Takes and releases locks for `worker` at random; it holds each as long as it may, up to two leases."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._world, self._locks = worker, worker.world, worker.member_state.locks
+        self._rng = random.Random(f"{worker.world.seed} {worker.name}")
+        self._tickets: dict[int, float] = {}
+        """When to drop each, on the worker's clock."""
+        self.act()
+
+    def act(self) -> None:
+        """Drop the locks whose time is over, perhaps want another, and come back later."""
+        world, rng, now = self._world, self._rng, self._worker.clock.now()
+        for ticket, until in list(self._tickets.items()):
+            gone = self._locks.state(ticket) not in ("waiting", "held")
+            if gone or now >= until or (world.faults_over and self._worker.member_state.holds(now, ticket)):
+                self._drop(ticket)
+        if len(self._tickets) < MAX_LOCK_REQUESTS and not world.faults_over and rng.random() < 0.6:
+            name = f"lock{rng.randrange(world.conditions.locks)}"
+            ticket = self._locks.add(name, shared=rng.random() < 0.4, waits=rng.random() < 0.7)
+            self._tickets[ticket] = now + world.settings.ttl * rng.choice((0.1, 0.5, 2.0, 30.0))
+            world.counts["lock wanted"] += 1
+            self._send()
+        world.later(rng.uniform(0.0, 0.1 if world.faults_over else 0.6), self._worker, self.act)
+
+    def _drop(self, ticket: int) -> None:
+        self._locks.drop(ticket)
+        until = self._tickets.pop(ticket)
+        if not self._world.faults_over and self._rng.random() < 0.2:  # a leader that resigns and competes again
+            self._tickets[self._locks.add("lock0")] = until + self._world.settings.ttl
+        self._send()
+
+    def _send(self) -> None:
+        if self._rng.random() < 0.5:
+            self._worker.member_state.want_reply()
+        self._worker.send_soon()
