@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from partition_actor.settings import Settings
@@ -21,7 +22,7 @@ MAX_CLIENTS = 6
 HEALTH_TIMEOUT = (0.1, 1.5)
 """Seconds, with a ttl of 1 s, from losing touch with a node until the GCS counts it dead."""
 
-T = TypeVar("T")
+P = TypeVar("P", bound=Process)
 
 
 class SimulatedCluster:
@@ -214,47 +215,40 @@ Fault = Callable[[SimulatedCluster], bool]
 """Returns False where there is nothing to do it to."""
 
 
-def _to(pick: Callable[[SimulatedCluster], T | None], fault: Callable[[SimulatedCluster, T], None]) -> Fault:
-    """A fault that happens to what `pick` returns, and not at all if that is None."""
+def _to(
+    pick: Callable[[SimulatedCluster], P | None],
+    fault: Callable[[SimulatedCluster, P], bool | None],
+    *,
+    running: bool = False,
+) -> Fault:
+    """A fault that happens to the process that `pick` returns; with `running`, only if that is not paused."""
 
     def happen(cluster: SimulatedCluster) -> bool:
         target = pick(cluster)
-        if target is not None:
-            fault(cluster, target)
-        return target is not None
+        if target is None or (running and target.paused):
+            return False
+        return fault(cluster, target) is not False
 
     return happen
 
 
-def _worker(cluster: SimulatedCluster) -> Worker | None:
-    alive = [worker for worker in cluster.workers if worker.alive]
+def _alive(cluster: SimulatedCluster, processes: Sequence[P]) -> P | None:
+    alive = [process for process in processes if process.alive]
     return cluster.rng.choice(alive) if alive else None
+
+
+def _worker(cluster: SimulatedCluster) -> Worker | None:
+    return _alive(cluster, cluster.workers)
 
 
 def _client(cluster: SimulatedCluster) -> Client | None:
-    alive = [client for client in cluster.clients if client.alive]
-    return cluster.rng.choice(alive) if alive else None
+    return _alive(cluster, cluster.clients)
 
 
 def _actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
     """The partition actor that the GCS knows, if it runs."""
     last = cluster.partition_actors[-1]
     return last if last.alive and last.counted_alive else None
-
-
-def _running_worker(cluster: SimulatedCluster) -> Worker | None:
-    worker = _worker(cluster)
-    return None if worker is None or worker.paused else worker
-
-
-def _running_client(cluster: SimulatedCluster) -> Client | None:
-    client = _client(cluster)
-    return None if client is None or client.paused else client
-
-
-def _running_actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
-    actor = _actor(cluster)
-    return None if actor is None or actor.paused else actor
 
 
 def _has_room(cluster: SimulatedCluster) -> bool:
@@ -273,9 +267,9 @@ def _pause(cluster: SimulatedCluster, process: Process) -> None:
     cluster.pause(process, _duration(cluster))
 
 
-def _crash(cluster: SimulatedCluster, client: Client) -> None:
-    cluster.world.log(client, "crashes")
-    cluster.kill(client)
+def _crash(cluster: SimulatedCluster, process: Process) -> None:
+    cluster.world.log(process, "crashes")
+    cluster.kill(process)
 
 
 def _restart(cluster: SimulatedCluster, worker: Worker) -> None:
@@ -284,9 +278,8 @@ def _restart(cluster: SimulatedCluster, worker: Worker) -> None:
     cluster.world.later(cluster.rng.expovariate(4.0), None, cluster.start_worker, worker.member_id)
 
 
-def _zombie(cluster: SimulatedCluster) -> bool:
-    worker = _worker(cluster)
-    if worker is None or not _has_room(cluster):
+def _zombie(cluster: SimulatedCluster, worker: Worker) -> bool:
+    if not _has_room(cluster):
         return False
     if cluster.rng.random() < 0.5:
         cluster.pause(worker, _duration(cluster))
@@ -304,8 +297,7 @@ def _lose_node(cluster: SimulatedCluster, worker: Worker) -> None:
 
 
 def _crash_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
-    cluster.world.log(actor, "crashes")
-    cluster.kill(actor)
+    _crash(cluster, actor)
     actor.counted_alive = False
     rng = cluster.rng
     delay = 0.01 if cluster.conditions.quick_gcs else rng.choice((0.01, rng.uniform(0.0, 2.0)))
@@ -317,10 +309,9 @@ def _replace(cluster: SimulatedCluster) -> None:
         cluster.start_partition_actor()
 
 
-def _cut_off_actor(cluster: SimulatedCluster) -> bool:
+def _cut_off_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
     """The GCS loses touch with the partition actor's node, and may start another while the first still runs."""
-    actor = _actor(cluster)
-    if actor is None or actor.cut_off:
+    if actor.cut_off:
         return False
     actor.cut_off = True
     cluster.world.log(actor, "is cut off from the GCS")
@@ -344,14 +335,10 @@ def _time_out(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None
     cluster.world.later(_duration(cluster) + 1.0, None, cluster.kill, actor)
 
 
-def _cut(cluster: SimulatedCluster, client: Client) -> None:
+def _cut(cluster: SimulatedCluster, process: Process) -> None:
     direction = cluster.rng.choice(("in", "out"))
-    cluster.world.log(client, "is cut", direction)
-    cluster.cut(client, direction, _duration(cluster))
-
-
-def _cut_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
-    cluster.cut(actor, cluster.rng.choice(("in", "out")), _duration(cluster))
+    cluster.world.log(process, "is cut", direction)
+    cluster.cut(process, direction, _duration(cluster))
 
 
 def _join(cluster: SimulatedCluster) -> bool:
@@ -382,26 +369,21 @@ def _change_weight(cluster: SimulatedCluster) -> bool:
     return True
 
 
-def _command(name: str) -> Fault:
-    def command(cluster: SimulatedCluster) -> bool:
-        client, actor = _client(cluster), _running_actor(cluster)
-        if client is None or actor is None:
-            return False
-        group = cluster.rng.choice(cluster.conditions.groups)[0]
-        cluster.dismissed.add((client.member_id, group))
-        cluster.world.later(0.0, actor, actor.command, name, group, client.member_id)
-        return True
-
-    return command
-
-
-def _break_lock(cluster: SimulatedCluster) -> bool:
-    actor = _running_actor(cluster)
-    if not cluster.conditions.locks or actor is None:
+def _dismiss(command: str, cluster: SimulatedCluster, client: Client) -> bool:
+    actor = _actor(cluster)
+    if actor is None or actor.paused:
         return False
-    name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
-    cluster.world.later(0.0, actor, actor.command, "break_lock", name)
+    group = cluster.rng.choice(cluster.conditions.groups)[0]
+    cluster.dismissed.add((client.member_id, group))
+    cluster.world.later(0.0, actor, actor.command, command, group, client.member_id)
     return True
+
+
+def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
+    if cluster.conditions.locks:
+        name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
+        cluster.world.later(0.0, actor, actor.command, "break_lock", name)
+    return cluster.conditions.locks > 0
 
 
 def _call(cluster: SimulatedCluster) -> bool:
@@ -412,22 +394,22 @@ def _call(cluster: SimulatedCluster) -> bool:
 
 
 FAULTS: dict[str, Fault] = {
-    "pause": _to(_running_client, _pause),
+    "pause": _to(_client, _pause, running=True),
     "crash": _to(_client, _crash),
     "restart": _to(_worker, _restart),
-    "zombie": _zombie,
+    "zombie": _to(_worker, _zombie),
     "node lost": _to(_worker, _lose_node),
     "partition actor crash": _to(_actor, _crash_actor),
-    "partition actor cut off": _cut_off_actor,
-    "partition actor pause": _to(_running_actor, _pause),
+    "partition actor cut off": _to(_actor, _cut_off_actor),
+    "partition actor pause": _to(_actor, _pause, running=True),
     "cut": _to(_client, _cut),
-    "partition actor cut": _to(_actor, _cut_actor),
+    "partition actor cut": _to(_actor, _cut),
     "join": _join,
-    "leave": _to(_running_worker, _leave),
-    "join again": _to(_running_worker, _rejoin),
+    "leave": _to(_worker, _leave, running=True),
+    "join again": _to(_worker, _rejoin, running=True),
     "weight change": _change_weight,
-    "drain": _command("drain"),
-    "forget": _command("forget"),
+    "drain": _to(_client, partial(_dismiss, "drain")),
+    "forget": _to(_client, partial(_dismiss, "forget")),
     "bare caller": _call,
-    "lock broken": _break_lock,
+    "lock broken": _to(_actor, _break_lock, running=True),
 }
