@@ -26,21 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="with --seed: print the last events")
     given = parser.parse_args(arguments)
     if given.seed is not None and given.trace:
-        return _trace(given.seed, given.steps)
+        cluster = SimulatedCluster(given.seed, trace=True)
+        try:
+            run(cluster, given.steps)
+        except Violation as violation:
+            print(violation)
+            return 1
+        print(cluster.explain("held"))
+        return 0
     outcome = simulate_many(given.seeds or [given.seed], given.steps, given.processes)
     print(outcome)
     return 1 if outcome.violations else 0
-
-
-def _trace(seed: int, steps: int) -> int:
-    cluster = SimulatedCluster(seed, trace=True)
-    try:
-        run(cluster, steps)
-    except Violation as violation:
-        print(violation)
-        return 1
-    print(cluster.explain("held"))
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
 from partition_actor.testing.partition_actors import Client
-from partition_actor.testing.workers import Watcher, Worker, key_bits
+from partition_actor.testing.workers import Watcher, Worker, key_bits, keys_of
 from partition_actor.testing.world import Process, World
 
 
@@ -30,7 +30,7 @@ class Checker:
     def __init__(self, world: World, clients: Sequence[Client]) -> None:
         self._world, self._clients, self._bits = world, clients, key_bits(world)
         self._epochs: dict[tuple[Client, str], Epoch] = {}
-        self._tokens: dict[int, tuple[int, Client]] = {}
+        self._tokens: dict[str, tuple[int, Client]] = {}
         """By key: the highest token seen, and who had it."""
         self._lock_tokens: defaultdict[tuple[str, bool], int] = defaultdict(int)
         """By lock, and whether the hold was shared: the highest token seen."""
@@ -41,11 +41,10 @@ class Checker:
         """Raises ``Violation`` when `process`, which has just handled an event, may do what it must not."""
         if not isinstance(process, Client):
             return
-        mine = process.working_on()
-        if mine:
+        if mine := process.working_on():
             for other in self._others_running(process):
                 if shared := mine & other.working_on():
-                    self._fail(f"{process} and {other} both work on {self._names(shared)}")
+                    self._fail(f"{process} and {other} both work on {', '.join(self._keys(shared))}")
             self._check_tokens(process)
         if isinstance(process, Worker):
             self._check_epochs(process)
@@ -56,21 +55,17 @@ class Checker:
 
     def _check_tokens(self, client: Client) -> None:
         for bits, token in client.tokens():
-            while bits:
-                bit = bits & -bits
-                bits ^= bit
-                last, holder = self._tokens.get(bit, (0, client))
+            for key in self._keys(bits):
+                last, holder = self._tokens.get(key, (0, client))
                 if token < last or (token == last and holder is not client):
-                    self._fail(f"{client} has token {token} for {self._names(bit)} after {holder} had {last}")
-                self._tokens[bit] = (token, client)
+                    self._fail(f"{client} has token {token} for {key} after {holder} had {last}")
+                self._tokens[key] = (token, client)
 
     def _check_epochs(self, worker: Worker) -> None:
         for group, epoch in worker.epochs().items():
             if epoch < self._epochs.get((worker, group), epoch):
                 self._fail(f"{worker} went back to epoch {epoch} in {group}")
             self._epochs[worker, group] = epoch
-
-    # -- locks: rule 10 -----------------------------------------------------------------------------------------
 
     def _check_locks(self, worker: Worker) -> None:
         for ticket, mine in worker.locks_held().items():
@@ -94,8 +89,6 @@ class Checker:
         kind = (lock.name, lock.shared)
         self._lock_tokens[kind] = max(lock.token, self._lock_tokens[kind])
 
-    # -- once faults have stopped -------------------------------------------------------------------------------
-
     def check_converged(self, table: LockTable, dismissed: set[tuple[str, str]]) -> None:
         """Raises ``Violation`` unless every key has one owner, all members hold the same view and no lock is stuck.
 
@@ -114,8 +107,8 @@ class Checker:
             self._check_views(group, members)
             if exclusive and members:
                 covered = reduce(or_, (worker.working_on() for worker in members))
-                if missing := sum(self._bits[group].values()) & ~covered:
-                    self._fail(f"nobody works on {self._names(missing)}")
+                if missing := set(keys_of(group)).difference(self._keys(covered)):
+                    self._fail(f"nobody works on {', '.join(sorted(missing))}")
             self._check_watchers(group, watchers, members)
 
     def _must_be_member(self, worker: Worker, group: str, dismissed: set[tuple[str, str]]) -> bool:
@@ -151,5 +144,5 @@ class Checker:
     def _fail(self, what: str) -> NoReturn:
         raise Violation(self._world.explain(what))
 
-    def _names(self, bits: int) -> str:
-        return ", ".join(key for each in self._bits.values() for key, bit in each.items() if bits & bit)
+    def _keys(self, bits: int) -> list[str]:
+        return [key for key, bit in self._bits.items() if bits & bit]

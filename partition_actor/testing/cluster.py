@@ -83,8 +83,6 @@ class SimulatedCluster:
         """Steps taken so far."""
         return self.world.steps
 
-    # -- time ---------------------------------------------------------------------------------------------------
-
     def run(self, steps: int) -> None:
         """Take so many steps. Raises ``Violation``."""
         end = self.steps + steps
@@ -97,7 +95,18 @@ class SimulatedCluster:
 
     def settle(self) -> None:
         """End all faults, let `settling_time` pass, and check that the cluster has converged. Raises ``Violation``."""
-        self._end_faults()
+        self.world.faults_over = True
+        self.conditions.end_faults()
+        self.world.cuts.clear()
+        for process in (*self.clients, *self.partition_actors):
+            self.wake(process)
+        known = _actor(self)
+        for process in (*self.callers, *self.partition_actors):
+            process.alive = process is known
+        latest = known or self.start_partition_actor()
+        latest.cut_off = False
+        for worker in (*self.workers, *self.watchers):
+            worker.route = latest
         self.run_for(self.settling_time)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
@@ -109,8 +118,6 @@ class SimulatedCluster:
     def explain(self, what: str) -> str:
         """`what`, with the seed, the time, and the trace if one is kept."""
         return self.world.explain(what)
-
-    # -- processes ----------------------------------------------------------------------------------------------
 
     def start_partition_actor(self, *, first: bool = False) -> SimulatedPartitionActor:
         """Start the first partition actor or the next; its clients find it after a while."""
@@ -158,17 +165,27 @@ class SimulatedCluster:
 
     def pause(self, process: Process, seconds: float) -> None:
         """Stop a process, and let it go on after `seconds`."""
-        self.world.pause(process, seconds)
+        process.paused = True
+        self.world.later(seconds, None, self.wake, process)
 
     def wake(self, process: Process) -> None:
-        """Let a paused process go on. Raises ``Violation``."""
-        self.world.wake(process)
+        """Let a paused process go on: check what it still holds, then handle its backlog. Raises ``Violation``."""
+        if not process.paused or not process.alive:
+            return
+        process.paused = False
+        self.world.log(process, "wakes")
+        self._checker.check(process)
+        backlog, process.backlog = process.backlog, []
+        for handler, arguments in backlog:
+            if process.paused:
+                process.backlog.append((handler, arguments))
+            else:
+                self.world.handle(process, handler, arguments)
 
     def cut(self, process: Process, direction: str, seconds: float) -> None:
         """Lose every message that `process` sends (`direction` "out") or is sent ("in"), for `seconds`."""
-        self.world.cut(process, direction, seconds)
-
-    # -- faults -------------------------------------------------------------------------------------------------
+        self.world.cuts.add((process, direction))
+        self.world.later(seconds, None, self.world.cuts.discard, (process, direction))
 
     def _plan_fault(self) -> None:
         self.world.later(self.rng.expovariate(self.conditions.fault_rate), None, self._next_fault)
@@ -183,25 +200,6 @@ class SimulatedCluster:
                 self.counts[kind] += 1
                 self.world.log(None, "fault:", kind)
         self._plan_fault()
-
-    def _end_faults(self) -> None:
-        self.world.faults_over = True
-        self.conditions.end_faults()
-        self.world.cuts.clear()
-        for process in (*self.clients, *self.partition_actors):
-            self.wake(process)
-        for caller in self.callers:
-            caller.alive = False
-        for actor in self.partition_actors[:-1]:
-            actor.alive = False
-        last = self.partition_actors[-1]
-        if last.alive and last.counted_alive:
-            last.cut_off = False
-        else:
-            last.alive = False
-            last = self.start_partition_actor()
-        for worker in (*self.workers, *self.watchers):
-            worker.route = last
 
 
 def _find_partition_actor(client: Client, actor: SimulatedPartitionActor) -> None:
@@ -299,8 +297,7 @@ def _lose_node(cluster: SimulatedCluster, worker: Worker) -> None:
 def _crash_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
     _crash(cluster, actor)
     actor.counted_alive = False
-    rng = cluster.rng
-    delay = 0.01 if cluster.conditions.quick_gcs else rng.choice((0.01, rng.uniform(0.0, 2.0)))
+    delay = 0.01 if cluster.conditions.quick_gcs else cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
     cluster.world.later(delay, None, _replace, cluster)
 
 

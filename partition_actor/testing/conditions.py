@@ -1,7 +1,6 @@
 """What a seed decides once: the settings, how the network behaves, and which faults happen.
 
-Leaving out some faults reaches states that a run with all of them never reaches: swarm testing (Groce et al., ISSTA
-2012).
+Leaving out some faults reaches states that no run with all of them reaches: swarm testing (Groce et al., ISSTA 2012).
 """
 
 from __future__ import annotations
@@ -53,22 +52,16 @@ class Conditions:
 @lru_cache(maxsize=1)
 def some_settings() -> tuple[Settings, ...]:
     """Settings with a ttl of 1 s that differ in everything the rules depend on."""
-    return tuple(
-        Settings(
-            ttl=1.0,
-            hold=hold,
-            clock_rate_margin=margin,
-            handoff_timeout=handoff,
-            publish_window=window,
-            node_proof_interval=proof,
-            max_members=10,
-            max_heartbeats_per_second=pace,
-            vnodes=3,
-        )
-        for hold, margin, handoff, window, proof, pace in product(
-            (0.2, 0.4), (0.02, 0.1), (0.5, 1.5), (0.0, 0.02, 0.15), (0.1, 0.4), (1000.0, 10.0)
-        )
-    )
+    varied: dict[str, tuple[float, ...]] = {
+        "hold": (0.2, 0.4),
+        "clock_rate_margin": (0.02, 0.1),
+        "handoff_timeout": (0.5, 1.5),
+        "publish_window": (0.0, 0.02, 0.15),
+        "node_proof_interval": (0.1, 0.4),
+        "max_heartbeats_per_second": (1000.0, 10.0),
+    }
+    every = (dict(zip(varied, values, strict=True)) for values in product(*varied.values()))
+    return tuple(Settings.from_dict({"ttl": 1.0, "max_members": 10, "vnodes": 3, **each}) for each in every)
 
 
 def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:

@@ -23,8 +23,7 @@ class Client(Process, ABC):
 
     def __init__(self, world: World, name: str, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(world, name)
-        self.member_id = member_id
-        self.session = name
+        self.member_id, self.session = member_id, name
         self.route = route
         """The partition actor that it calls."""
 
@@ -32,7 +31,8 @@ class Client(Process, ABC):
         """The partition actor has answered a heartbeat."""
 
     def on_refusal(self, seq: int, error: str) -> None:
-        """The partition actor has raised `error` on heartbeat `seq`."""
+        """The partition actor has raised `error` on heartbeat `seq`; the next goes out when it is due."""
+        self.world.log(self, "was refused", seq, error)
 
     def on_subset(self, number: int, group: str, mine: list[str]) -> None:
         """The partition actor has answered `get_subset` call `number`."""
@@ -41,9 +41,9 @@ class Client(Process, ABC):
     def working_on(self) -> int:
         """The keys that it may be working on now if it is not paused."""
 
-    @abstractmethod
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group that it may act in: the keys that it may take up, and the fencing token."""
+        return []
 
 
 class SimulatedPartitionActor(Process):
@@ -58,8 +58,7 @@ class SimulatedPartitionActor(Process):
         self.membership = Membership(world.settings, incarnation, self.clock.now(), first=first, restarted=restarted)
         self.driver = MembershipDriver(self.membership)
         self._lives: Sequence[SimulatedPartitionActor] = lives
-        self.counted_alive = True
-        self.cut_off = False
+        self.counted_alive, self.cut_off = True, False
         self.seen: dict[SessionKey, int] = {}
         self._held: dict[SessionKey, tuple[int, Client]] = {}
         self._timer_at = float("inf")
@@ -73,8 +72,6 @@ class SimulatedPartitionActor(Process):
         successor = self._lives[-1]
         if handler.__name__ == "on_request" and successor.alive and self.world.rng.random() < 0.3:
             self.world.later(0.0, successor, successor.on_request, *arguments)
-
-    # -- calls --------------------------------------------------------------------------------------------------
 
     def on_request(self, worker: Client, request: Request | ShortRequest) -> None:
         """A heartbeat."""
@@ -129,8 +126,6 @@ class SimulatedPartitionActor(Process):
         if certain:
             self.driver.died(self.clock.now(), key)
 
-    # -- what follows -------------------------------------------------------------------------------------------
-
     def after(self) -> None:
         """Carry out the driver's actions."""
         if not self.driver.has_actions:
@@ -152,9 +147,8 @@ class SimulatedPartitionActor(Process):
             self.world.later(delay, self, self._on_timer, actions.wake_at)
 
     def _answer_caller(self, result: Any, caller: Client, number: int, group: str, keys: tuple[str, ...]) -> None:
-        mine = []
-        if result is not None and not isinstance(result, Exception):
-            mine = Share.by(View.of(result), caller.member_id, self.world.settings).of(keys)
+        told = result is not None and not isinstance(result, Exception)
+        mine = Share.by(View.of(result), caller.member_id, self.world.settings).of(keys) if told else []
         self.world.send(self, caller, caller.on_subset, number, group, mine)
 
     def _on_timer(self, at: float) -> bool:

@@ -38,11 +38,9 @@ class Outcome:
         self.violations += other.violations
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.seeds} seeds, {self.steps} steps, {self.seconds:.1f} s of wall time; {len(self.violations)} failed"
-        ]
-        lines += [f"{number:>12} {fault}" for fault, number in sorted(self.faults.items())]
-        return "\n".join(lines + self.violations)
+        head = f"{self.seeds} seeds, {self.steps} steps, {self.seconds:.1f} s of wall time"
+        faults = [f"{number:>12} {fault}" for fault, number in sorted(self.faults.items())]
+        return "\n".join([f"{head}; {len(self.violations)} failed", *faults, *self.violations])
 
 
 def simulate(seed: int, steps: int = 1000) -> Outcome:

@@ -26,21 +26,16 @@ def keys_of(group: str) -> tuple[str, ...]:
     return tuple(f"{group}/{number}" for number in range(KEYS_PER_GROUP))
 
 
-def key_bits(world: World) -> dict[str, dict[str, int]]:
-    """For each exclusive group, the bit of each of its keys in a bit set."""
-    exclusive = [group for group, mode in world.conditions.groups if mode]
-    return {
-        group: {key: 1 << (index * KEYS_PER_GROUP + number) for number, key in enumerate(keys_of(group))}
-        for index, group in enumerate(exclusive)
-    }
+def key_bits(world: World) -> dict[str, int]:
+    """The bit of each key of the exclusive groups in a set of keys."""
+    keys = [key for group, exclusive in world.conditions.groups if exclusive for key in keys_of(group)]
+    return {key: 1 << position for position, key in enumerate(keys)}
 
 
 @dataclass(slots=True)
 class Holding:
     """What a worker holds of an exclusive group."""
 
-    bits: dict[str, int]
-    """The bit of each key."""
     view: View | None = None
     share: int = 0
     """What `view` lets the worker take up while its lease runs."""
@@ -61,7 +56,8 @@ class Worker(Client):
         self._actors = actors
         self.watched = world.rng.random() < 0.5
         self.member_state = MemberState(member_id, self.session, world.settings)
-        self.holdings = {group: Holding(bits) for group, bits in key_bits(world).items()}
+        self.holdings = {group: Holding() for group, exclusive in world.conditions.groups if exclusive}
+        self._bits = key_bits(world)
         self._generation = 0
         for group, mode in world.conditions.groups:
             self._enter(group, mode, weight)
@@ -71,8 +67,6 @@ class Worker(Client):
 
     def _enter(self, group: str, exclusive: bool, weight: int) -> None:
         self.member_state.join(group, weight, exclusive=exclusive)
-
-    # -- the exchange with the partition actor ----------------------------------------------------------------------
 
     def send_soon(self, delay: float = 0.001) -> None:
         """Send the next request `delay` seconds from now, and none before."""
@@ -90,10 +84,6 @@ class Worker(Client):
         self.send_soon(self.member_state.interval * settings.ttl / settings.hold / 2)
         return True
 
-    def on_refusal(self, seq: int, error: str) -> None:
-        """Do nothing but log it: the next request goes out when it is due."""
-        self.world.log(self, "was refused", seq, error)
-
     def on_reply(self, reply: Reply) -> None:
         """Adopt what it says, and send the next request at once or when it is due."""
         self._end_work_after_lapse()
@@ -106,8 +96,6 @@ class Worker(Client):
             self.send_soon()
         else:
             self.send_soon(self.member_state.interval * self.world.rng.uniform(0.9, 1.0))
-
-    # -- work and callbacks -------------------------------------------------------------------------------------
 
     def _take(self, change: Change, working: int) -> bool:
         holding = self.holdings.get(change.group)
@@ -147,8 +135,6 @@ class Worker(Client):
                 for entry in holding.letting_go:
                     entry[1] = 0
 
-    # -- what the checker asks ----------------------------------------------------------------------------------
-
     def working_on(self) -> int:
         """What it may take up, and what it is still letting go while its lease runs."""
         self._end_work_after_lapse()
@@ -182,8 +168,8 @@ class Worker(Client):
         if view is not holding.view:
             holding.view, holding.share = view, 0
             if view is not None and view.mine:
-                mine = Share.by(view, self.member_id, self.world.settings).of(holding.bits)
-                holding.share = sum(holding.bits[key] for key in mine)
+                mine = Share.by(view, self.member_id, self.world.settings).of(keys_of(group))
+                holding.share = sum(self._bits[key] for key in mine)
         return holding.share
 
 
@@ -201,6 +187,7 @@ class BareCaller(Client):
     def __init__(self, world: World, name: str, member_id: str, route: SimulatedPartitionActor) -> None:
         super().__init__(world, name, member_id, route)
         self.session = world.rng.choice(("", name))
+        self._groups = [group for group, exclusive in world.conditions.groups if exclusive]
         self._bits = key_bits(world)
         self._weight = world.rng.choice((1, 2))
         self._number = 0
@@ -213,7 +200,7 @@ class BareCaller(Client):
     def call(self) -> None:
         """Stop work on the former subset of a group and ask for the next."""
         world, route = self.world, self.route
-        group = world.rng.choice(list(self._bits))
+        group = world.rng.choice(self._groups)
         self._subsets.pop(group, None)
         self._number += 1
         self._calls[group] = (self._number, self.clock.now())
@@ -226,16 +213,12 @@ class BareCaller(Client):
         """Work on `mine` for one ttl from the call, if this was the latest call."""
         latest, sent = self._calls[group]
         if number == latest:
-            self._subsets[group] = (sum(self._bits[group][key] for key in mine), sent + self.world.settings.ttl)
+            self._subsets[group] = (sum(self._bits[key] for key in mine), sent + self.world.settings.ttl)
 
     def working_on(self) -> int:
         """The latest subsets, each for its ttl."""
         now = self.clock.now()
         return sum(bits for bits, until in self._subsets.values() if now < until)
-
-    def tokens(self) -> list[tuple[int, int]]:
-        """None: callers of a bare handle get no token."""
-        return []
 
 
 class LockUser:

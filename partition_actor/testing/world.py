@@ -23,10 +23,8 @@ class Process:
     """A process with a clock of its own. While it is `paused`, its events wait in `backlog`."""
 
     def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.name = name
-        self.alive = True
-        self.paused = False
+        self.world, self.name = world, name
+        self.alive, self.paused = True, False
         self.backlog: list[tuple[Handler, tuple[Any, ...]]] = []
         rng = world.rng
         fastest = 1 + world.settings.clock_rate_margin
@@ -62,12 +60,9 @@ class World:
         self._order = count()
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACE_KEPT) if trace else None
 
-    # -- time ---------------------------------------------------------------------------------------------------
-
     def later(self, delay: float, process: Process | None, handler: Handler, *arguments: Any) -> None:
         """Run `handler` in `delay` seconds, in `process` or outside of all. It is no step if it returns False."""
-        event = (self.time.now() + delay, next(self._order), process, handler, arguments)
-        heapq.heappush(self._events, event)
+        heapq.heappush(self._events, (self.time.now() + delay, next(self._order), process, handler, arguments))
 
     def next_event(self) -> None:
         """Advance to the next event and handle it."""
@@ -81,7 +76,7 @@ class World:
         elif process.paused:
             process.backlog.append((handler, arguments))
         else:
-            self._handle(process, handler, arguments)
+            self.handle(process, handler, arguments)
 
     def run_until(self, end: float) -> None:
         """Handle every event up to the time `end`."""
@@ -89,34 +84,14 @@ class World:
             self.next_event()
         self.time.advance(max(0.0, end - self.time.now()))
 
-    def _handle(self, process: Process, handler: Handler, arguments: tuple[Any, ...]) -> None:
+    def handle(self, process: Process, handler: Handler, arguments: tuple[Any, ...]) -> None:
+        """Let a process handle an event, and check what it may do after it."""
         if handler(*arguments) is False:
             return
         self.steps += 1
         self.log(process, handler.__name__, *arguments)
         process.after()
         self.check(process)
-
-    def pause(self, process: Process, seconds: float) -> None:
-        """Stop a process for `seconds`."""
-        process.paused = True
-        self.later(seconds, None, self.wake, process)
-
-    def wake(self, process: Process) -> None:
-        """Resume a paused process: first check what it still holds, then let it handle its backlog."""
-        if not process.paused or not process.alive:
-            return
-        process.paused = False
-        self.log(process, "wakes")
-        self.check(process)
-        backlog, process.backlog = process.backlog, []
-        for handler, arguments in backlog:
-            if process.paused:
-                process.backlog.append((handler, arguments))
-            else:
-                self._handle(process, handler, arguments)
-
-    # -- the network --------------------------------------------------------------------------------------------
 
     def send(self, sender: Process, receiver: Process, handler: Handler, *arguments: Any) -> None:
         """Send a message. The conditions decide whether it arrives once, twice or never, and when."""
@@ -135,13 +110,6 @@ class World:
                 delay = rng.uniform(0.0, 2 * self.settings.ttl)
             self.later(delay, receiver, handler, *arguments)
 
-    def cut(self, process: Process, direction: str, seconds: float) -> None:
-        """Lose the messages that `process` sends ("out") or is sent ("in"), for `seconds`."""
-        self.cuts.add((process, direction))
-        self.later(seconds, None, self.cuts.discard, (process, direction))
-
-    # -- traces -------------------------------------------------------------------------------------------------
-
     def log(self, process: Process | None, *what: Any) -> None:
         """Add a line to the trace, if there is one."""
         if self._trace is not None:
@@ -149,7 +117,6 @@ class World:
 
     def explain(self, what: str) -> str:
         """`what`, with the seed, the time and the trace."""
-        lines = [f"seed {self.seed}, step {self.steps}, {self.time.now():.3f} s: {what}"]
-        for moment, process, words in self._trace or ():
-            lines.append(f"  {moment:9.4f} {process!s:16} {' '.join(map(str, words))}")
-        return "\n".join(lines)
+        head = f"seed {self.seed}, step {self.steps}, {self.time.now():.3f} s: {what}"
+        trace = (f"  {at:9.4f} {process!s:16} {' '.join(map(str, words))}" for at, process, words in self._trace or ())
+        return "\n".join([head, *trace])
