@@ -78,8 +78,6 @@ class MembershipDriver:
         prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
         return Actions(answer, results, unwatch, prove, membership.deadline())
 
-    # -- time and proofs ----------------------------------------------------------------------------------------
-
     def timer(self, now: float) -> None:
         """The moment `Actions.wake_at` has come."""
         self.membership.tick(now)
@@ -90,7 +88,7 @@ class MembershipDriver:
         self.membership.prove(at)
         self.timer(now)
 
-    # -- heartbeats ---------------------------------------------------------------------------------------------
+    # -- heartbeats and ends of processes -----------------------------------------------------------------------
 
     def request(self, now: float, request: Request | ShortRequest) -> float | None:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
@@ -129,8 +127,6 @@ class MembershipDriver:
         """Whether a session takes part in some group, so that it has taken its predecessor's place by now."""
         session = self.membership.sessions.get(key)
         return session is not None and bool(session.groups)
-
-    # -- ends of processes --------------------------------------------------------------------------------------
 
     def died(self, now: float, key: SessionKey) -> None:
         """The process of a session is certainly dead: rule 5."""
@@ -209,8 +205,6 @@ class MembershipDriver:
         """See ``Membership.delete_group``."""
         yield from self.find(group)
         return self.membership.delete_group(self._now, group)
-
-    # -- locks --------------------------------------------------------------------------------------------------
 
     def break_lock(self, name: str) -> Steps[int]:
         """How many held the lock, once they know that they do not, or have lost their lease."""

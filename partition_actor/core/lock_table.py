@@ -72,8 +72,6 @@ class LockTable:
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._claims or key in self.unverified
 
-    # -- what members say ---------------------------------------------------------------------------------------
-
     def take(self, key: SessionKey, stated: Mapping[int, LockReport], *, recovering: bool, trusted: bool) -> None:
         """Take in what a session states.
 
@@ -124,8 +122,6 @@ class LockTable:
         self.unverified.discard(key)
         for claim in self._claims.pop(key, {}).values():
             self._drop(claim)
-
-    # -- grants and their end -----------------------------------------------------------------------------------
 
     def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
         """Give the locks that are due to the next in turn who `may_hold` one, and refuse those who do not wait."""

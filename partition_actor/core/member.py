@@ -48,12 +48,12 @@ class Change:
     @property
     def joined(self) -> list[str]:
         """The ids that are members now and were not before, sorted."""
-        return _difference(self.after, self.before)
+        return sorted(_ids(self.after) - _ids(self.before))
 
     @property
     def left(self) -> list[str]:
         """The ids that were members before and are not now, sorted."""
-        return _difference(self.before, self.after)
+        return sorted(_ids(self.before) - _ids(self.after))
 
 
 @dataclass(slots=True)
@@ -371,7 +371,5 @@ class MemberState:
         return 0 if view is None else fencing_token(view.epoch)
 
 
-def _difference(one: View | None, other: View | None) -> list[str]:
-    members = one.members if one else {}
-    others = other.members if other else {}
-    return sorted(member for member in members if member not in others)
+def _ids(view: View | None) -> set[str]:
+    return set(view.members) if view else set()

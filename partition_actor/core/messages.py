@@ -33,9 +33,6 @@ LockAnswer = int | Literal["lost", "refused"]
 """The fencing token of a lock that is granted, or why it is not held."""
 
 
-# -- requests --------------------------------------------------------------------------------------------------
-
-
 class HeldView(TypedDict):
     """A view that a member holds, told to a partition actor that has restarted."""
 
@@ -107,9 +104,6 @@ class Request(Heading, Statement):
     """A whole request."""
 
 
-# -- replies ---------------------------------------------------------------------------------------------------
-
-
 class Laggard(TypedDict):
     """A member that may still act on keys that are the addressee's now, by the rings of these epochs."""
 
@@ -168,9 +162,6 @@ class Reply(_Reply, total=False):
     """The answer to one request."""
 
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
-
-
-# -- checks ----------------------------------------------------------------------------------------------------
 
 
 def check_request(value: object) -> Request | ShortRequest:
