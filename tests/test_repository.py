@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_ci_runs_make_check_and_test_on_every_supported_python():
     assert min(targets, key=lambda python: tuple(map(int, python.split(".")))) == lowest
     assert all("test" in each and set(each) <= TARGETS for each in targets.values())
     assert "check" in targets["3.11"]
+
+
+def test_no_two_classes_of_the_library_share_a_name():
+    files = (ROOT / "partition_actor").rglob("*.py")
+    names = Counter(
+        node.name for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, number in names.items() if number > 1] == []
