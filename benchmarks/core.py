@@ -1,4 +1,4 @@
-"""The cost of the partition actor's state machine alone: ``partition_actor.core.membership`` without Ray.
+"""The cost of the partition actor's state machine alone: ``partition_actor.core.driver`` without Ray.
 
 Members are spread evenly over groups and send the heartbeats of idle members at the promised rate. Requests are made
 before and replies are read after the timed part, which is only what the partition actor runs for a heartbeat. Then 100
