@@ -91,7 +91,7 @@ class Handoff:
             self._block(key, participant)
 
     def release(self, key: SessionKey, participant: Participant | None = None) -> None:
-        """The session blocks nobody any more; given the participant, only those by whose keys it may still act."""
+        """The session claims nothing any more; or, as a `participant` that has acknowledged an epoch, less."""
         before = self._blocks.pop(key, set())
         for target in before:
             self._blockers.get(target, {}).pop(key, None)
