@@ -40,11 +40,13 @@ def test_the_change_wakes_those_who_watch_the_group_and_no_others():
     world = World()
     watcher, other = world.watcher("w"), world.watcher("o", group="h")
     beat(watcher, other)
-    world.membership.take_news()
+    for held in (watcher, other):
+        held.send()
+    world.driver.actions(world.now)
     world.member("a").beat()
-    news = world.membership.take_news()
-    assert watcher.key in news
-    assert other.key not in news
+    answered = world.driver.actions(world.now).answer
+    assert watcher.key in answered
+    assert other.key not in answered
 
 
 def test_a_watcher_makes_no_group_and_waits_until_there_is_one():
@@ -132,10 +134,9 @@ def test_during_recovery_watchers_keep_their_view_and_new_ones_get_the_latest_re
     assert members_seen(new) is None
     assert not new.member_state.groups["g"].unknown
     new.send()
-    world.membership.take_news()
+    world.driver.actions(world.now)
     beat(a)
-    assert new.key in world.membership.take_news()
-    assert world.membership.has_news(new.key)
+    assert new.key in world.driver.actions(world.now).answer
     beat(old, new)
     assert members_seen(old) == members_seen(new) == {"a": 1}
     assert new.member_state.view("g").epoch == epoch
@@ -199,7 +200,7 @@ def test_a_late_view_does_not_take_a_watcher_back():
     late = world.membership.groups["g"].view_for_watcher(ReportState(None, 0))
     beat(world.member("b"), a, watcher)
     request = watcher.member_state.request(world.now)
-    world.membership.sync(world.now, request)
+    world.driver.request(world.now, request)
     reply = world.driver.reply(world.now, watcher.key, request["seq"])
     assert watcher.member_state.receive({**reply, "groups": {"g": {"view": late}}}) == []
     assert members_seen(watcher) == {"a": 1, "b": 1}
@@ -264,7 +265,7 @@ def test_who_watches_what_is_what_each_said_last(calls):
 def test_a_partition_actor_that_may_not_be_the_first_shows_groups_that_are_not_exclusive_at_once():
     world = World()
     world.membership = Membership(PLAIN, 5, world.now)
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     a, watcher = world.member("a", exclusive=False), world.watcher("w")
     beat(a, watcher)
     assert members_seen(watcher) == {"a": 1}

@@ -43,7 +43,7 @@ class Wishes(RuleBasedStateMachine):
     def the_request_is_late(self, who, seconds):
         request = self.members[who].member_state.request(self.world.now)
         self.world.wait(seconds)
-        self.world.membership.sync(self.world.now, request)
+        self.world.driver.request(self.world.now, request)
         self.members[who].fetch(request)
 
     @rule(who=WHO)

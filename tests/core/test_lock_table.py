@@ -168,7 +168,7 @@ def test_a_late_request_brings_no_hold_back_that_has_ended(world, whole):
     world.wait(11.5)
     other = want(b)
     assert holds(b, other)
-    world.membership.sync(world.now, late)
+    world.driver.request(world.now, late)
     assert a.fetch(late)["resync"] == (not whole)
     assert not holds(a, ticket)
     if not whole:
@@ -185,7 +185,7 @@ def test_a_session_with_a_lock_ends_only_by_a_proven_partition_actor(world):
         world.wait(2.0, proven=False)
         b.beat()
     assert world.membership.locks.locks["l"].holders[0].key == a.key
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     b.beat()
     assert holds(b, other)
 
@@ -195,7 +195,7 @@ def test_none_is_granted_without_a_lease_to_hold_it_by(world):
     world.wait(10.5, proven=False)
     ticket = want(a)
     assert state(a, ticket) == "waiting"
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     a.beat()
     assert holds(a, ticket)
 
@@ -270,7 +270,7 @@ def test_no_lock_is_given_away_after_a_restart_before_the_partition_actor_is_pro
         world.wait(2.0, proven=False)
         a.beat()
     assert state(a, ticket) == "waiting"
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     a.beat()
     assert holds(a, ticket)
 
@@ -300,7 +300,7 @@ def test_a_restarted_partition_actor_believes_no_hold_that_was_stated_before_its
     world.wait(2.0)
     late = a.whole_request()
     world.restart()
-    world.membership.sync(world.now, late)
+    world.driver.request(world.now, late)
     assert world.membership.locks.locks == {}
     assert world.membership.has_news(a.key)
     reply = a.fetch(late)
@@ -320,7 +320,7 @@ def test_a_lock_granted_by_a_partition_actor_of_the_past_is_learnt_though_it_was
     ticket = want(a)
     old = world.membership
     world.restart()
-    world.membership.sync(world.now, a.whole_request())
+    world.driver.request(world.now, a.whole_request())
     new, world.membership = world.membership, old
     release(b, held)
     a.beat()

@@ -102,7 +102,7 @@ def test_no_lease_is_ended_by_a_partition_actor_that_may_have_been_replaced():
     other.beat()
     assert other.member_state.view("g").members == {"a": 1, "b": 1}
     assert world.membership.lease_left(world.now, silent.key) == 0.0
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     other.beat()
     assert other.member_state.view("g").members == {"b": 1}
     assert set(mine) < set(other.works_on)
@@ -116,7 +116,7 @@ def test_a_member_that_comes_back_before_its_lease_is_ended_keeps_its_keys():
     world.wait(11.5, proven=False)
     assert silent.works_on == []
     beat(silent, other)
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     silent.beat()
     assert silent.works_on == mine
 
@@ -131,7 +131,7 @@ def test_the_wait_after_a_restart_ends_once_the_partition_actor_is_proven():
         beat(outlived, newcomer)
         world.wait(2.0, proven=False)
     assert newcomer.member_state.view("g") is None
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     beat(outlived, newcomer)
     assert newcomer.member_state.view("g").members == {"a": 1, "b": 1}
 
@@ -206,7 +206,7 @@ def test_an_incarnation_of_the_past_is_exceeded_once_the_partition_actor_is_prov
     world.clock.advance(0.5)
     with pytest.raises(PartitionActorUnavailable, match="incarnation 1"):
         member.send()
-    world.membership.prove(world.now)
+    world.driver.proof(world.now, world.now)
     world.clock.advance(0.5)
     member.beat()
     assert world.membership.incarnation == 71
@@ -248,7 +248,7 @@ def test_a_late_request_does_not_seat_a_member_for_good_that_has_left_since():
     member.member_state.leave("g")
     member.beat()
     world.wait(12.0)
-    world.membership.sync(world.now, late)
+    world.driver.request(world.now, late)
     assert world.membership.find("g").members == {"a": 1}
     member.beat()
     assert world.membership.find("g").members == {}

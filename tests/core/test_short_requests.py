@@ -92,7 +92,7 @@ def test_one_that_knows_another_statement_asks_too(world):
     a, _ = world.members
     request = a.member_state.request(world.now)
     world.wait(1.0)
-    world.membership.sync(world.now, {**request, "same": request["same"] - 1})
+    world.driver.request(world.now, {**request, "same": request["same"] - 1})
     assert world.membership.has_news(a.key)
     reply = a.fetch(request)
     assert (reply["resync"], reply["lease"], reply["groups"]) == (True, 0.0, {})
@@ -120,7 +120,7 @@ def test_a_short_request_counts_for_what_has_changed_meanwhile(world):
     request = a.member_state.request(world.now)
     assert says_same(request)
     world.member("c", exclusive=a.member_state.groups["g"].exclusive).beat()
-    world.membership.sync(world.now, request)
+    world.driver.request(world.now, request)
     assert world.membership.has_news(a.key)
     assert a.fetch(request)["groups"]["g"]["view"]["base"] == b.member_state.view("g").epoch
     assert set(a.member_state.view("g").members) == {"a", "b", "c"}

@@ -91,7 +91,7 @@ def test_a_member_that_has_dropped_its_view_asks_again_and_gets_a_whole_one():
     first.member_state.take_settings(Settings(**{**PLAIN.to_dict(), "vnodes": 8}))
     assert first.member_state.receive(reply) == []
     assert first.member_state.view("g") is None
-    world.membership.sync(world.now, again := first.member_state.request(world.now))
+    world.driver.request(world.now, again := first.member_state.request(world.now))
     whole = world.driver.reply(world.now, first.key, again["seq"])["groups"]["g"]["view"]
     assert again["groups"]["g"]["rev"] == WHOLE
     assert (whole["base"], whole["changed"]) == (None, {"a": 1, "b": 1})
