@@ -176,7 +176,7 @@ def test_a_cancelled_call_takes_no_further_step(run):
         assert (await asyncio.wait_for(joining, LIMIT))["members"] == {"a": 1, "b": 1}
         assert await shell.actor.get_members("g") == ["a", "b"]
 
-    run(scenario, Settings(publish_window=0.2), first=True)
+    run(scenario, Settings(publish_window=1.0), first=True)
 
 
 def test_a_call_that_fails_takes_no_other_with_it(run, monkeypatch):
