@@ -61,6 +61,9 @@ class Worker:
     def called(self):
         return self.calls
 
+    def members(self):
+        return self.coordinator.members(self.group)
+
     def stop(self):
         self.coordinator.stop()
 

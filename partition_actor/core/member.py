@@ -20,6 +20,7 @@ from partition_actor.core.messages import (
     WHOLE,
     GroupEntry,
     GroupReport,
+    Heading,
     Reply,
     Request,
     ShortRequest,
@@ -190,25 +191,18 @@ class MemberState:
             self._stated = None  # the partition actor may not have heard it
         self._seq += 1
         self._sent = now
-        statement = self._statement(now)
-        if statement == self._stated:
-            return {
-                "protocol": PROTOCOL,
-                "member": self.member_id,
-                "session": self.session,
-                "seq": self._seq,
-                "incarnation": self.incarnation,
-                "same": self._stated_at,
-            }
-        self._stated, self._stated_at = statement, self._seq
-        return {
+        heading: Heading = {
             "protocol": PROTOCOL,
             "member": self.member_id,
             "session": self.session,
             "seq": self._seq,
             "incarnation": self.incarnation,
-            **statement,
         }
+        statement = self._statement(now)
+        if statement == self._stated:
+            return {**heading, "same": self._stated_at}
+        self._stated, self._stated_at = statement, self._seq
+        return {**heading, **statement}
 
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False

@@ -149,6 +149,9 @@ def test_the_refusal_of_a_call_within_a_call_is_not_retried(team):
 
 def test_a_group_that_is_not_exclusive_is_routed_as_well(team):
     router = team.add("a", "b", cls=Shared).router()
+    # Until it has heard of the other, a member of a plain group works on every key.
+    workers = team.workers.values()
+    wait_until(lambda: all(ray.get(each.members.remote()) == ["a", "b"] for each in workers))
     for key in KEYS[:6]:
         (other,) = team.others(key, router)
         assert router.get(other.who.remote(key))[0] == router.owner(key)
