@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.messages import Members, RingMessage, SessionKey
@@ -23,7 +22,8 @@ class Participant:
     """A session that is on the ring of a group, or that was and may still act."""
 
     weight: int
-    metadata: Any = None
+    metadata: bytes | None = None
+    """Packed by whoever joined, and opened by whoever asks for it."""
     acked: Epoch | None = None
     """e(M): the epoch that the session is known to have acknowledged; None until its first one is published."""
     first: Epoch | None = None

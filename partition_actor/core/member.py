@@ -62,7 +62,7 @@ class GroupState:
     """This member in one group."""
 
     weight: int
-    metadata: Any
+    metadata: bytes | None
     exclusive: bool | None
     since: int
     conditional: bool = False
@@ -130,7 +130,7 @@ class MemberState:
         self,
         group: str,
         weight: int = 1,
-        metadata: Any = None,
+        metadata: bytes | None = None,
         exclusive: bool | None = None,
         conditional: bool = False,
     ) -> None:

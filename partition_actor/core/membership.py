@@ -569,7 +569,9 @@ class Membership:
 
     # -- callers of a bare handle ---------------------------------------------------------------------------------
 
-    def join(self, now: float, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None) -> None:
+    def join(
+        self, now: float, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
+    ) -> None:
         """Put a session that has no state machine of its own on the ring; it is done with whatever it did before.
 
         Raises ``GroupModeConflict`` and ``GroupFull``.

@@ -8,11 +8,11 @@ lost, repeated or overtaken. Messages are dicts of builtins. A reader ignores fi
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, cast, final
 
-from partition_actor.arguments import refuse
+from partition_actor.arguments import check_packed_metadata, refuse
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 WHOLE = -1
 """In place of a view's revision: lower than each, so that the view is told whole."""
@@ -54,7 +54,7 @@ class _GroupReport(TypedDict):
 class GroupReport(_GroupReport, total=False):
     """What a request says of one group."""
 
-    metadata: Any  # while `have` is None, the lease is over, with `views`, or when it is new
+    metadata: bytes | None  # packed; while `have` is None, the lease is over, with `views`, or when it is new
     conditional: bool  # while `have` is None: join only a group that exists, and under an id that nobody has there
     unknown: bool  # a group watcher has been told that there is no such group
     views: list[HeldView]  # when asked for: from the view acknowledged to the view held
@@ -184,6 +184,7 @@ def check_request(value: object) -> Request | ShortRequest:
         return cast(ShortRequest, value)
     for group, report in value["groups"].items():
         _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
+        check_packed_metadata(report.get("metadata"))
         for view in report.get("views", ()):
             _check_fields(f"request, a view of group {group!r}", view, HeldView.__required_keys__)
     for ticket, lock in value.get("locks", {}).items():

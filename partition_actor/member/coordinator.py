@@ -26,6 +26,7 @@ from partition_actor.member.local_session import LocalSession
 from partition_actor.member.lock import Lock
 from partition_actor.member.partition import Partition
 from partition_actor.member.session import Session
+from partition_actor.metadata import pack_metadata
 from partition_actor.ring import KeyIndex
 from partition_actor.settings import Settings
 
@@ -136,6 +137,9 @@ class PartitionCoordinator:
         Waits for the first view. When the partition actor is away or recovering and the view does not come in time,
         that is logged and the group is joined as soon as possible. An empty or None group does nothing.
 
+        `metadata` is a dict for those who call ``get_metadata`` of the partition actor; see there what they get. It is
+        pickled by this call, to at most 64 KiB. None keeps what an earlier join said.
+
         Raises ``InvalidArgument``, ``NotStarted``, ``GroupModeConflict``, ``GroupFull``, and ``SessionSuperseded`` when
         another process has taken this id.
         """
@@ -143,7 +147,7 @@ class PartitionCoordinator:
             return
         arguments.check_text("group_id", group_id)
         arguments.check_weight(weight)
-        arguments.check_metadata(metadata)
+        packed = pack_metadata(metadata)
         arguments.check_mode(exclusive)
         session, member_state = self._session, self._session.member_state
         if not session.active:
@@ -151,7 +155,7 @@ class PartitionCoordinator:
         with session.lock:
             if session.state(group_id) == "superseded":
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
-            member_state.join(group_id, weight, metadata, exclusive)
+            member_state.join(group_id, weight, packed, exclusive)
             session.forget_failure()
         session.send_now()
         session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))

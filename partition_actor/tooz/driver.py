@@ -24,12 +24,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from base64 import b85decode, b85encode
 from collections.abc import Callable
 from typing import Any
 
+import ray.cloudpickle
 import tooz
 from tooz import coordination, locking
+from tooz.utils import SerializationError
 
 from partition_actor import clock
 from partition_actor.arguments import MAX_WEIGHT
@@ -40,6 +41,7 @@ from partition_actor.errors import GroupFull, GroupNotFound, PartitionActorUnava
 from partition_actor.member.background import run_in_background
 from partition_actor.member.lock import Hold, Lock
 from partition_actor.member.session import Session
+from partition_actor.metadata import pack_metadata
 from partition_actor.tooz.results import completed, tooz_errors
 from partition_actor.tooz.url import RayUrl, connect_to_ray
 
@@ -57,17 +59,24 @@ def text_of(name: bytes | str) -> str:
         raise tooz.ToozError(f"id: got {name!r}, expected text in UTF-8") from None
 
 
-def _packed(capabilities: Any) -> tuple[int, dict[str, str]]:
-    """A weight, which tooz's partitioner sets as a capability; metadata, which the partition actor never unpickles."""
+def _packed(capabilities: Any) -> tuple[int, bytes | None]:
+    """A weight, which tooz's partitioner sets as a capability, and packed metadata.
+
+    Raises ``SerializationError``, and ``InvalidArgument`` when they are too large.
+    """
     weight = capabilities.get("weight", 1) if isinstance(capabilities, dict) else 1
     valid = isinstance(weight, int) and 1 <= weight <= MAX_WEIGHT
-    return weight if valid else 1, {"tooz": b85encode(pickle.dumps(capabilities)).decode()}
+    try:
+        pickled = ray.cloudpickle.dumps(capabilities)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise SerializationError(f"these capabilities cannot be pickled: {error}") from error
+    return weight if valid else 1, pack_metadata({"tooz": pickled})
 
 
 def _unpacked(metadata: Any) -> Any:
-    """A member's capabilities; {} if it gave none or does not use tooz."""
-    packed = (metadata or {}).get("tooz")
-    capabilities = None if packed is None else pickle.loads(b85decode(packed))
+    """A member's capabilities; {} if it gave none or does not use tooz. Raises what unpickling them raises."""
+    pickled = metadata.get("tooz") if isinstance(metadata, dict) else None
+    capabilities = pickle.loads(pickled) if isinstance(pickled, bytes) else None
     return {} if capabilities is None else capabilities
 
 
@@ -298,17 +307,33 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
 
     @completed
     def get_member_capabilities(self, group_id: bytes, member_id: bytes) -> Any:
-        """The capabilities of a member. Raises ``MemberNotJoined`` and ``GroupNotCreated``."""
+        """The capabilities of a member. Raises ``MemberNotJoined`` and ``GroupNotCreated``.
+
+        Raises ``SerializationError`` when this process cannot unpickle them.
+        """
         found = self._ask("get_metadata", group_id)
         if text_of(member_id) not in found:
             raise coordination.MemberNotJoined(group_id, member_id)
-        return _unpacked(found[text_of(member_id)])
+        try:
+            return _unpacked(found[text_of(member_id)])
+        except Exception as error:
+            raise SerializationError(
+                f"the capabilities of {member_id!r} in group {group_id!r} cannot be unpickled here: {error!r}"
+            ) from error
 
     @completed
     def get_members_with_capabilities(self, group_id: bytes) -> dict[bytes, Any]:
-        """The capabilities of all members, by id. Raises ``GroupNotCreated``."""
-        found = self._ask("get_metadata", group_id)
-        return {member.encode(): _unpacked(metadata) for member, metadata in found.items()}
+        """The capabilities of all members, by id; None where this process cannot unpickle them.
+
+        Raises ``GroupNotCreated``.
+        """
+        found: dict[bytes, Any] = {}
+        for member, metadata in self._ask("get_metadata", group_id).items():
+            try:
+                found[member.encode()] = _unpacked(metadata)
+            except Exception:
+                found[member.encode()] = None
+        return found
 
     @completed
     def get_member_info(self, group_id: bytes, member_id: bytes) -> dict[str, Any]:

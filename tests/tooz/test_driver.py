@@ -18,6 +18,7 @@ from deployments import HASTY, LIMIT, wait_until
 pytest.importorskip("tooz")
 
 from tooz import ToozError, coordination, hashring
+from tooz.utils import SerializationError
 
 from partition_actor.ring.hash_space import hash_function_named, virtual_nodes
 from partition_actor.tooz.driver import RayDriver
@@ -282,8 +283,46 @@ def test_capabilities_are_any_picklable_value_and_the_partition_actor_never_unpi
     told = tooz.deployment.call("status")["groups"][group.decode()]["members"][0]
     assert told["weight"] == 3
     assert str(os.getpid()) not in str(told["metadata"])
-    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        first.update_capabilities(group, threading.Lock()).get()
+
+
+@pytest.mark.parametrize("capabilities", [threading.Lock(), {"blob": "x" * 100_000}], ids=["lock", "large"])
+def test_capabilities_that_cannot_travel_raise_toozs_error_from_get(tooz, group, capabilities):
+    driver = tooz.driver(b"member")
+    driver.create_group(group).get()
+    refused = driver.join_group(group, capabilities)
+    with pytest.raises(ToozError):
+        refused.get()
+    assert members(driver, group) == set()
+    driver.join_group(group, 1).get()
+    with pytest.raises(ToozError):
+        driver.update_capabilities(group, capabilities).get()
+    assert driver.get_member_capabilities(group, b"member").get() == 1
+
+
+class NotHere:
+    """Cannot be unpickled anywhere."""
+
+    def __reduce__(self):
+        return pickle.loads, (b"no pickle",)
+
+
+def test_one_members_capabilities_or_metadata_do_not_hide_those_of_others(tooz, group):
+    first, second, third = (tooz.driver(name) for name in (b"first", b"second", b"third"))
+    first.join_group_create(group, {"version": 1})
+    second.join_group(group, {"version": NotHere()}).get()
+    for name, metadata in [("custom", {"tooz": NotHere()}), ("number", {"tooz": 5}), ("bytes", {"tooz": b"no pickle"})]:
+        tooz.deployment.member(name).join_group(group.decode(), metadata=metadata)
+    assert third.get_members_with_capabilities(group).get() == {
+        b"first": {"version": 1},
+        b"second": None,
+        b"custom": {},
+        b"number": {},
+        b"bytes": None,
+    }
+    assert third.get_member_capabilities(group, b"first").get() == {"version": 1}
+    assert third.get_member_capabilities(group, b"custom").get() == {}
+    with pytest.raises(SerializationError, match="capabilities of b'second' in group"):
+        third.get_member_capabilities(group, b"second").get()
 
 
 def test_ids_are_the_same_as_bytes_and_as_str(tooz, group):
