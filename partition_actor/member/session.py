@@ -308,9 +308,6 @@ class Session:
         await self._prepare_death_watch(life, handle)
         with self.lock:
             life.member_state.take_settings(Settings.from_dict(hello["settings"]))
-        if life.logged_at > float("-inf"):
-            log.info("member %r has reached the partition actor again", self.member_id)
-            life.logged_at = float("-inf")
         return handle
 
     async def _prepare_death_watch(self, life: _Life, handle: Any) -> None:
@@ -349,6 +346,9 @@ class Session:
         if changes is None:
             life.handle = None  # a partition actor of the past: look for its successor
             return False
+        if life.logged_at > float("-inf"):  # a greeting alone may succeed each time
+            log.info("member %r has reached the partition actor again", self.member_id)
+            life.logged_at = float("-inf")
         if any(change.rejoined for change in changes):
             life.watched_by = 0  # the death watch has ended with the expired session
         self._take(life, changes)

@@ -1,12 +1,15 @@
 """A session's heartbeats, against a partition actor in this process that answers when the test lets it."""
 
+import logging
 import queue
+import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 import ray
+from deployments import wait_until
 
 from partition_actor import Settings
 from partition_actor.core.messages import PROTOCOL
@@ -135,6 +138,32 @@ def test_start_returns_when_it_is_refused(actor):
     assert isinstance(session.failure, VersionMismatch)
     assert time.monotonic() < begun + LIMIT
     session.stop()
+
+
+def test_a_greeting_that_succeeds_each_time_is_no_news_to_the_log_until_a_heartbeat_does(
+    session, actor, monkeypatch, caplog
+):
+    monkeypatch.setattr(session_module, "FIRST_PAUSE", 0.0)
+    caplog.set_level(logging.INFO)
+    works = threading.Event()
+
+    def sync(request, *_):
+        actor.requests.put(request)
+        if not works.is_set():
+            raise TypeError("this request cannot be sent")
+        reply = {"seq": request["seq"], "incarnation": 1, "lease": 1.0, "exclusive_lease": 1.0, "interval": 60.0}
+        return actor._answer({**reply, "resync": False, "views": False, "groups": {}})
+
+    actor.sync.remote = sync
+    session.start()
+    for _ in range(5):
+        actor.requests.get(timeout=LIMIT)
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "member 'a' cannot reach the partition actor"
+    ]
+    works.set()
+    wait_until(lambda: caplog.records[1:])
+    assert [record.message for record in caplog.records[1:]] == ["member 'a' has reached the partition actor again"]
 
 
 def test_a_call_without_a_partition_actor_says_so(session, actor, monkeypatch):
