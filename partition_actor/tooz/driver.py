@@ -7,7 +7,12 @@
 The URL is ``ray://[head:port]/[namespace/][name]?option=value&…``. ``head:port`` is the address of Ray's GCS (default
 port 6379). Without it the driver uses the Ray that this process is connected to, else that of ``RAY_ADDRESS``, else the
 one that runs on this machine; it starts none. ``namespace`` and ``name`` are those of the partition actor, by default
-those of ``deploy()``; if it does not run, the driver deploys it. Options, by URL or by keyword, times in seconds:
+those of ``deploy()``; if it does not run, the driver deploys it.
+
+Ids of members and groups come back in the type of the driver's own id, as with tooz's file driver: a program that gives
+a ``str``, as ceilometer did, gets ``str``. Both types name the same member, group or lock.
+
+Options, by URL or by keyword, times in seconds:
 
 timeout              30    how long a member stays in its groups, and keeps its locks, without a call of `heartbeat`
 membership_timeout         the same for its groups only; default: `timeout`
@@ -152,7 +157,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
 
     def __init__(self, member_id: bytes | str, parsed_url: Any, options: dict[str, Any]) -> None:
         self._text_id = text_of(member_id)
-        super().__init__(self._text_id.encode(), parsed_url, options)
+        super().__init__(member_id, parsed_url, options)  # type: ignore[arg-type]
         self.url = url = RayUrl.of(parsed_url, options)
         self._session = Session(self._text_id, url.name, url.namespace, url.settings, self._on_changes)
         self._last_read: dict[bytes, set[bytes]] = {}
@@ -240,7 +245,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     @completed
     def get_groups(self) -> list[bytes]:
         """The ids of all groups."""
-        return [name.encode() for name in self._session.ask_now("get_groups")]
+        return [self._id(name) for name in self._session.ask_now("get_groups")]
 
     @completed
     def join_group(self, group_id: bytes, capabilities: Any = None) -> None:
@@ -295,7 +300,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     @completed
     def get_members(self, group_id: bytes) -> set[bytes]:
         """The ids of a group's members. Raises ``GroupNotCreated``."""
-        members = {member.encode() for member in self._ask("get_members", group_id)}
+        members = {self._id(member) for member in self._ask("get_members", group_id)}
         self._last_read[group_id] = members
         return set(members)
 
@@ -330,9 +335,9 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
         found: dict[bytes, Any] = {}
         for member, metadata in self._ask("get_metadata", group_id).items():
             try:
-                found[member.encode()] = _unpacked(metadata)
+                found[self._id(member)] = _unpacked(metadata)
             except Exception:
-                found[member.encode()] = None
+                found[self._id(member)] = None
         return found
 
     @completed
@@ -358,6 +363,10 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     def _unconfirmed(self, what: str) -> PartitionActorUnavailable:
         seconds = self._session.call_timeout
         return PartitionActorUnavailable(f"the partition actor did not confirm within {seconds} s that {what}")
+
+    def _id(self, text: str) -> Any:
+        """An id in the type of this driver's own."""
+        return text if isinstance(self._member_id, str) else text.encode()
 
     def _ask(self, method: str, group_id: bytes, *arguments: Any) -> Any:
         try:
@@ -409,7 +418,7 @@ class RayDriver(coordination.CoordinationDriverCachedRunWatchers):
     def get_leader(self, group_id: bytes) -> Any:
         """The id of the group's leader, or None."""
         leader = self._ask("get_leader", group_id)
-        return None if leader is None else leader[0].encode()
+        return None if leader is None else self._id(leader[0])
 
     def get_lock(self, name: bytes) -> RayLock:
         """A lock; see ``RayLock``."""

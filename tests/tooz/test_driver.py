@@ -325,15 +325,33 @@ def test_one_members_capabilities_or_metadata_do_not_hide_those_of_others(tooz, 
         third.get_member_capabilities(group, b"second").get()
 
 
-def test_ids_are_the_same_as_bytes_and_as_str(tooz, group):
+def test_bytes_and_str_name_the_same_and_ids_come_back_in_the_type_of_the_drivers_own(tooz, group):
     first, second = tooz.driver("mémber"), tooz.driver(b"second")
     first.join_group_create(group.decode())
-    assert members(second, group) == {"mémber".encode()} == members(first, group.decode())
+    assert members(second, group) == {"mémber".encode()}
+    assert members(first, group) == {"mémber"} == members(first, group.decode())
     with pytest.raises(coordination.MemberAlreadyExist):
         tooz.driver("mémber".encode()).join_group(group).get()
-    assert group in first.get_groups().get()
+    assert group in second.get_groups().get()
+    assert group.decode() in first.get_groups().get()
+    assert first.get_members_with_capabilities(group).get() == {"mémber": {}}
+    assert second.get_members_with_capabilities(group).get() == {"mémber".encode(): {}}
+    elected = []
+    first.watch_elected_as_leader(group.decode(), elected.append)
+    first.run_watchers()
+    assert (elected[0].group_id, elected[0].member_id) == (group.decode(), "mémber")
+    assert (first.get_leader(group).get(), second.get_leader(group).get()) == ("mémber", "mémber".encode())
     assert first.get_lock("lock-" + group.decode()).acquire()
     assert not second.get_lock(b"lock-" + group).acquire(blocking=False)
+
+
+def test_partitioners_of_drivers_with_bytes_and_str_ids_agree(tooz, group):
+    drivers = [tooz.driver("first"), tooz.driver(b"second"), tooz.driver("third")]
+    partitioners = [driver.join_partitioned_group(group) for driver in drivers]
+    for driver in drivers:
+        driver.run_watchers()
+    for number in range(100):
+        assert sum(partitioner.belongs_to_self(f"resource-{number}") for partitioner in partitioners) == 1
 
 
 def test_one_membership_with_native_members(tooz, group):

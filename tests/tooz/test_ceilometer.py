@@ -1,0 +1,65 @@
+"""Ceilometer's own PartitionCoordinator of 2014, unchanged, on ``ray://``: it gives tooz a str as its id."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+from deployments import wait_until
+
+pytest.importorskip("tooz")
+
+from ceilometer_coordination import PartitionCoordinator, cfg
+
+RESOURCES = [f"resource-{number}" for number in range(100)]
+
+
+@pytest.fixture
+def agents(steady, monkeypatch):
+    """Two agents, one with an id of its own making."""
+    address = ray.get_runtime_context().gcs_address
+    url = f"ray://{address}/{steady.namespace}/{steady.name}"
+    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", url)
+    made = [PartitionCoordinator("ägent"), PartitionCoordinator()]
+    for agent in made:
+        agent.start()
+    yield made
+    for agent in made:
+        if agent._coordinator.is_started:
+            agent._coordinator.stop()
+
+
+def test_two_agents_share_out_all_resources_exactly_once(agents, group):
+    first, second = agents
+    assert first.extract_my_subset(group, RESOURCES) == RESOURCES
+    heard = []
+    first.watch_group(group, lambda event: heard.append((type(event).__name__, event.member_id)))
+    second.join_group(group)
+    subsets = [agent.extract_my_subset(group, RESOURCES) for agent in agents]
+    assert all(subsets)
+    assert sorted(subsets[0] + subsets[1]) == sorted(RESOURCES)
+    second.leave_group(group)
+    assert first.extract_my_subset(group, RESOURCES) == RESOURCES
+    second.join_group(group)
+    first.run_watchers()
+    second._coordinator.stop()
+    first.run_watchers()
+    assert heard == [("MemberJoinedGroup", second._my_id), ("MemberLeftGroup", second._my_id)]
+    first.heartbeat()
+    assert first.extract_my_subset(group, RESOURCES) == RESOURCES
+
+
+def test_without_a_partition_actor_an_agent_owns_nothing_and_no_call_raises(make_deployment, monkeypatch, group):
+    deployment = make_deployment()
+    deployment.deploy()
+    address = ray.get_runtime_context().gcs_address
+    url = f"ray://{address}/{deployment.namespace}/{deployment.name}?call_timeout=0.5"
+    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", url)
+    agent = PartitionCoordinator("agent")
+    agent.start()
+    assert agent.extract_my_subset(group, RESOURCES) == RESOURCES
+    deployment.shutdown()
+    agent.heartbeat()
+    assert agent.extract_my_subset(group, RESOURCES) == []
+    deployment.deploy()
+    wait_until(lambda: agent.heartbeat() or agent.extract_my_subset(group, RESOURCES) == RESOURCES)
+    agent._coordinator.stop()
