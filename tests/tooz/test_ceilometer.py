@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import ray
 from deployments import wait_until
 
 pytest.importorskip("tooz")
@@ -14,11 +13,14 @@ RESOURCES = [f"resource-{number}" for number in range(100)]
 
 
 @pytest.fixture
-def agents(steady, monkeypatch):
+def group(group):
+    return group.decode()
+
+
+@pytest.fixture
+def agents(tooz, monkeypatch):
     """Two agents, one with an id of its own making."""
-    address = ray.get_runtime_context().gcs_address
-    url = f"ray://{address}/{steady.namespace}/{steady.name}"
-    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", url)
+    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", tooz.url)
     made = [PartitionCoordinator("ägent"), PartitionCoordinator()]
     for agent in made:
         agent.start()
@@ -48,18 +50,14 @@ def test_two_agents_share_out_all_resources_exactly_once(agents, group):
     assert first.extract_my_subset(group, RESOURCES) == RESOURCES
 
 
-def test_without_a_partition_actor_an_agent_owns_nothing_and_no_call_raises(make_deployment, monkeypatch, group):
-    deployment = make_deployment()
-    deployment.deploy()
-    address = ray.get_runtime_context().gcs_address
-    url = f"ray://{address}/{deployment.namespace}/{deployment.name}?call_timeout=0.5"
-    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", url)
+def test_without_a_partition_actor_an_agent_owns_nothing_and_no_call_raises(hasty_tooz, monkeypatch, group):
+    monkeypatch.setattr(cfg.CONF.coordination, "backend_url", hasty_tooz.url + "?call_timeout=0.5")
     agent = PartitionCoordinator("agent")
     agent.start()
     assert agent.extract_my_subset(group, RESOURCES) == RESOURCES
-    deployment.shutdown()
+    hasty_tooz.deployment.shutdown()
     agent.heartbeat()
     assert agent.extract_my_subset(group, RESOURCES) == []
-    deployment.deploy()
+    hasty_tooz.deployment.deploy()
     wait_until(lambda: agent.heartbeat() or agent.extract_my_subset(group, RESOURCES) == RESOURCES)
     agent._coordinator.stop()
