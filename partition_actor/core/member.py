@@ -284,6 +284,8 @@ class MemberState:
             return None
         held.state = "member"
         held.exclusive = view.exclusive
+        if before is not None:
+            view.supersede(before)
         if before is not None and before.epoch == view.epoch:
             held.views[-1] = view
         else:

@@ -107,7 +107,7 @@ class LocalSession(Session):
 
     @cached_property
     def _share(self) -> Share:
-        return EveryKey(self.member_id, Ring([self.member_id]))
+        return EveryKey(self.member_id, Ring([self.member_id]).arcs(self.member_id))
 
     def start(self) -> None:
         """Nothing to do."""
