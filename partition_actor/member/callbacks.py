@@ -170,7 +170,16 @@ class Notifier:
 
     def add_listener(self, listener: KeyListener) -> None:
         """Tell `listener` of the keys that this member gains and loses."""
-        self._listeners.setdefault(listener.group, []).append(listener)
+        with self._session.lock:
+            self._listeners.setdefault(listener.group, []).append(listener)
+
+    def remove_listener(self, listener: KeyListener) -> None:
+        """Tell `listener` nothing any more."""
+        with self._session.lock:
+            others = [each for each in self._listeners.get(listener.group, ()) if each is not listener]
+            self._listeners[listener.group] = others
+            if not others:
+                del self._listeners[listener.group]
 
     def refresh(self, group: str) -> None:
         """Let the group's listeners look at which keys are theirs now."""

@@ -262,10 +262,8 @@ class PartitionCoordinator:
         if column is not None:
             arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
         index: KeyIndex[Any] = KeyIndex(items, self._session.member_state.settings.hash_function)
-        made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
-        with self._session.lock:
-            self._notifier.add_listener(made)
-        return made
+        changed = partial(self._notifier.refresh, group_id)
+        return Partition(group_id, index, share, changed, self._notifier.add_listener, self._notifier.remove_listener)
 
     def owns(self, group_id: str, key: object) -> bool:
         """Whether this member may work on `key` now. Raises ``InvalidArgument`` and ``NotStarted``."""
