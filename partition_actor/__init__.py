@@ -5,9 +5,8 @@ and their limits.
 """
 
 from partition_actor.deployment import connect, deploy, shutdown
-from partition_actor.member.callbacks import GroupEvent
+from partition_actor.member.callbacks import Elected, GroupEvent
 from partition_actor.member.coordinator import PartitionCoordinator
-from partition_actor.member.elections import Elected
 from partition_actor.member.guard import owned_by
 from partition_actor.member.lock import Lock
 from partition_actor.member.partition import Partition

@@ -11,6 +11,8 @@ from partition_actor.settings import Settings
 
 # Every member holds every other member's id, so ids cost n times n times their length.
 MAX_ID_BYTES = 1024
+# The partition actor holds every member's metadata, and tells all of a group's in one reply.
+MAX_METADATA_BYTES = 65_536
 # A member has `vnodes` virtual nodes on the hash ring for each unit of weight.
 MAX_WEIGHT = 1000
 # One day. A longer timeout is a mistake, and a much longer one overflows a thread's wait.
@@ -28,8 +30,8 @@ def refuse(name: str, value: object, expected: str) -> NoReturn:
     raise InvalidArgument(f"{name}: got {shown}, expected {expected}")
 
 
-def check_text(name: str, value: object, *, empty: bool = False) -> str:
-    """A ``str`` of 1 (0 if `empty`) to 1024 bytes in UTF-8."""
+def check_text(name: str, value: object, *, empty: bool = False, limit: int = MAX_ID_BYTES) -> str:
+    """A ``str`` of 1 (0 if `empty`) to `limit` bytes in UTF-8."""
     if not isinstance(value, str):
         refuse(name, value, f"a str, not {type(value).__name__}")
     if not value and not empty:
@@ -38,8 +40,8 @@ def check_text(name: str, value: object, *, empty: bool = False) -> str:
         length = len(value.encode())
     except UnicodeEncodeError:
         refuse(name, value, "text that UTF-8 can encode, without lone surrogates")
-    if length > MAX_ID_BYTES:
-        refuse(name, value, f"at most {MAX_ID_BYTES} bytes in UTF-8, not {length}")
+    if length > limit:
+        refuse(name, value, f"at most {limit} bytes in UTF-8, not {length}")
     return value
 
 
@@ -60,11 +62,20 @@ def check_mode(value: object) -> bool | None:
 
 
 def check_metadata(value: object) -> Any:
-    """None or a dict with str keys; its values are not checked."""
+    """None or a dict with str keys; see ``metadata`` for its values."""
     if value is None:
         return None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         refuse("metadata", value, "None or a dict whose keys are str")
+    return value
+
+
+def check_packed_metadata(value: object) -> bytes | None:
+    """None or the ``bytes`` of packed metadata, at most 65536."""
+    if value is not None and not isinstance(value, bytes):
+        refuse("metadata", value, f"None or packed metadata as bytes, not {type(value).__name__}")
+    if value is not None and len(value) > MAX_METADATA_BYTES:
+        refuse("metadata", value, f"at most {MAX_METADATA_BYTES} bytes, not {len(value)}")
     return value
 
 

@@ -82,9 +82,12 @@ class NotOwner(PartitionError, RuntimeError):
     epoch: tuple[int, int] | None = None
     """The epoch of the view that the member decided by; None when it had none."""
     task: str | None = None
-    """Ray's id, in hex, of the task that did not run; None when some of the work may have been done."""
+    """Ray's id, in hex, of the task that did not run; None when some of the worker's code may have run."""
+    method: str | None = None
+    """The method that Ray called."""
     call: tuple[Any, str, tuple[Any, ...], dict[str, Any]] | None = None
-    """Key, method, positional and keyword arguments, so that the caller can send the call elsewhere."""
+    """Key, method, positional and keyword arguments, so that the caller can send the call elsewhere; None when they are
+    large."""
 
 
 class NoOwner(PartitionError, TimeoutError):

@@ -7,9 +7,16 @@ scope runs on for about 0.3 s, and so do its threads (measured with Ray 2.60).
 from __future__ import annotations
 
 import asyncio
+import inspect
+import itertools
 import os
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import ray
@@ -112,6 +119,44 @@ def own_identity() -> ProcessIdentity | None:
     actor = context.get_actor_id()
     handle = None if actor is None else context.current_actor  # does not keep the actor alive
     return ProcessIdentity(handle, context.get_node_id(), actor or "", context.get_worker_id(), own_process())
+
+
+@contextmanager
+def ray_stays() -> Iterator[bool]:
+    """Within this, no other thread shuts Ray down; gives whether this process is connected to it.
+
+    A call of Ray beside ``ray.shutdown()`` ends the process without a traceback, and one after it starts Ray anew.
+    """
+    with getattr(ray._private.worker, "_connect_or_shutdown_lock", None) or nullcontext():
+        yield ray.is_initialized()
+
+
+def ray_life() -> object:
+    """Another object each time that this process connects to Ray; None while it is not connected."""
+    return ray._private.worker.global_worker.worker_id if ray.is_initialized() else None
+
+
+def task_end() -> Callable[[], bool] | None:
+    """What says whether the Ray task that runs in this process now has returned; Ray may run others here after it.
+
+    None in an actor, in a driver, and in a task that is a generator: it is not on the stack all the time.
+    """
+    stack = list(_stack_of_main_thread())
+    task = next((frame for frame, below in itertools.pairwise(stack) if below.f_code.co_name == "main_loop"), None)
+    in_task = ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+    if task is None or not in_task or ray.get_runtime_context().get_actor_id() is not None:
+        return None
+    if task.f_code.co_flags & inspect.CO_GENERATOR:
+        return None
+    return lambda: not any(frame is task for frame in _stack_of_main_thread())
+
+
+def _stack_of_main_thread() -> Iterator[FrameType]:
+    """Innermost first."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def pending_call(handle: Any, pending: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:

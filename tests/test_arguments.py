@@ -75,6 +75,24 @@ def test_metadata_that_is_refused(metadata):
         arguments.check_metadata(metadata)
 
 
+@pytest.mark.parametrize("packed", [None, b"", b"b" * arguments.MAX_METADATA_BYTES])
+def test_packed_metadata_that_is_taken(packed):
+    assert arguments.check_packed_metadata(packed) is packed
+
+
+@pytest.mark.parametrize(
+    ("packed", "expected"),
+    [
+        ({"a": 1}, "None or packed metadata as bytes, not dict"),
+        ("a", "None or packed metadata as bytes, not str"),
+        (b"b" * (arguments.MAX_METADATA_BYTES + 1), "at most 65536 bytes, not 65537"),
+    ],
+)
+def test_packed_metadata_that_is_refused(packed, expected):
+    with pytest.raises(InvalidArgument, match=f"^metadata: got .*, expected {expected}"):
+        arguments.check_packed_metadata(packed)
+
+
 @pytest.mark.parametrize("items", [[], ("a",), {"a"}, {"a": 1}, range(1), iter("a"), (x for x in "a")])
 def test_items_are_any_iterable_read_once(items):
     assert len(arguments.check_items(items)) <= 1

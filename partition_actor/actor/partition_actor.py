@@ -28,11 +28,12 @@ from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, check_request
+from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, check_request, leader_name
 from partition_actor.core.share import Share
 from partition_actor.core.status import status_of
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
+from partition_actor.metadata import pack_metadata, readable_metadata
 from partition_actor.processes import ProcessIdentity
 from partition_actor.settings import Settings
 from partition_actor.version import __version__
@@ -104,14 +105,16 @@ class PartitionActor:
 
             {"epoch": (incarnation, counter), "token": int, "exclusive": bool, "members": {member_id: weight}}
 
+        `metadata` is for `get_metadata`: builtins, because this process may not be able to import other classes, and at
+        most 64 KiB when pickled. None keeps what an earlier join said.
+
         Raises ``InvalidArgument``, ``GroupModeConflict`` and ``GroupFull``.
         """
         driver, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
         arguments.check_weight(weight)
         arguments.check_mode(exclusive)
-        arguments.check_metadata(metadata)
-        return await self._call(driver.join(group, key, weight, metadata, exclusive))
+        return await self._call(driver.join(group, key, weight, pack_metadata(metadata), exclusive))
 
     async def heartbeat(self, member_id: str, session: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -178,10 +181,15 @@ class PartitionActor:
         return sorted((await self._find(group)).members)
 
     async def get_metadata(self, group: str) -> dict[str, Any]:
-        """``{member_id: metadata}`` of a group's members. Raises ``InvalidArgument`` and ``GroupNotFound``."""
+        """``{member_id: metadata}`` of a group's members; None for one that gave none.
+
+        Metadata that consists of None, bool, int, float, str, bytes, bytearray, list, tuple, dict, set and frozenset is
+        as it was given. Other metadata is bytes: ``pickle.loads`` it in a process that can import its classes. So no
+        member's class can make this call fail. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        """
         found = await self._find(group)
         return {
-            member: found.participants[member, session].metadata
+            member: readable_metadata(found.participants[member, session].metadata)
             for member, session in sorted(found.sessions.items())
             if (member, session) in found.participants
         }
@@ -217,6 +225,10 @@ class PartitionActor:
         driver = self._start()
         driver.timer(clock.now())
         self._act()
+        state = status_of(driver.membership, clock.now())
+        for group in state["groups"].values():
+            for member in group["members"]:
+                member["metadata"] = readable_metadata(member["metadata"])
         return {
             "name": self._name,
             "version": __version__,
@@ -224,7 +236,7 @@ class PartitionActor:
             "pid": os.getpid(),
             "watched": len(self._watch),
             "settings": self._settings.to_dict(),
-            **status_of(driver.membership, clock.now()),
+            **state,
         }
 
     async def hello(self) -> dict[str, Any]:
@@ -267,7 +279,8 @@ class PartitionActor:
 
         Returns once each holder knows or has lost its lease. Raises ``InvalidArgument``.
         """
-        return await self._call(self._start().break_lock(arguments.check_text("name", name)))
+        limit = arguments.MAX_ID_BYTES + len(leader_name(""))  # names in the protocol have a prefix
+        return await self._call(self._start().break_lock(arguments.check_text("name", name, limit=limit)))
 
     # -- insides ------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class MembershipDriver:
         return self.membership.find(group).exclusive
 
     def join(
-        self, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None
+        self, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
     ) -> Steps[dict[str, Any]]:
         """``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
         self.membership.join(self._now, group, key, weight, metadata, exclusive)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.handoff import Handoff, Participant
-from partition_actor.core.messages import WHOLE, GroupEntry, GroupReport, Members, Request, SessionKey, ViewMessage
+from partition_actor.core.messages import (
+    WHOLE,
+    GroupEntry,
+    GroupReport,
+    Members,
+    Request,
+    SessionKey,
+    ViewMessage,
+    is_former,
+)
 from partition_actor.core.views import ChangeLog, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
@@ -334,11 +343,13 @@ class Group:
         """Put a session on the ring that is no participant. One that has a view had expired; another may have its id.
 
         A session takes an id over only when it has had a reply, or a late message of a process long gone could throw a
-        live one out. For the same reason no session that has ended (`late`) takes an id over.
+        live one out. For the same reason no session that has ended (`late`) takes an id over, and none from a later one
+        of its own process.
         """
         had_view = report.said["have"] is not None
-        if self.session_of(key[0]) is not None:
-            if had_view or late or key in self._displaced:
+        holder = self.session_of(key[0])
+        if holder is not None:
+            if had_view or late or key in self._displaced or is_former(key[1], holder):
                 state.entry = {"state": "superseded"}
                 return
             if not report.met:

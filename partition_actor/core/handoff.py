@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.messages import Members, RingMessage, SessionKey
 from partition_actor.core.views import difference, ring_for
-from partition_actor.ring import handovers
+from partition_actor.ring import Ring, handovers
 from partition_actor.settings import Settings
 
 
@@ -23,7 +22,8 @@ class Participant:
     """A session that is on the ring of a group, or that was and may still act."""
 
     weight: int
-    metadata: Any = None
+    metadata: bytes | None = None
+    """Packed by whoever joined, and opened by whoever asks for it."""
     acked: Epoch | None = None
     """e(M): the epoch that the session is known to have acknowledged; None until its first one is published."""
     first: Epoch | None = None
@@ -61,6 +61,8 @@ class Handoff:
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
         self._moved: dict[Epoch, dict[str, list[str]]] = {}
         self._told: dict[Epoch, RingMessage] = {}
+        self._published: Ring | None = None
+        """The ring of the published epoch, held while it is compared with those of many epochs."""
 
     def learn(self, epoch: Epoch, members: Members) -> None:
         """Take in the membership of an epoch of a former partition actor, as a member reported it."""
@@ -83,12 +85,14 @@ class Handoff:
         self._history[epoch] = members
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
+        self._published = None
         self._moved.clear()
         self._told.clear()
         self._blocks.clear()
         self._blockers.clear()
         for key, participant in participants.items():
             self._block(key, participant)
+        self._published = None
 
     def release(self, key: SessionKey, participant: Participant | None = None) -> None:
         """The session claims nothing any more; or, as a `participant` that has acknowledged an epoch, less."""
@@ -158,7 +162,8 @@ class Handoff:
         if moved is None:
             assert self._epoch is not None
             moved = self._moved[epoch] = {}
-            published = ring_for(self._history[self._epoch], self._settings)
-            for old, new in handovers(ring_for(self._history[epoch], self._settings), published):
+            if self._published is None:
+                self._published = ring_for(self._history[self._epoch], self._settings)
+            for old, new in handovers(ring_for(self._history[epoch], self._settings), self._published):
                 moved.setdefault(old, []).append(new)
         return moved.get(member, [])

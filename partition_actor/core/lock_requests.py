@@ -27,31 +27,47 @@ class LockRequest:
 
 
 class LockRequests:
-    """The locks that one session wants or holds, by ticket."""
+    """The locks that one session wants or holds, by ticket.
+
+    A request tells only what has changed since the latest request that is known to have arrived, its *base*.
+    """
 
     def __init__(self) -> None:
         self._requests: dict[int, LockRequest] = {}
         self._last = 0
+        self._version = 0
+        """Grows with every change of what is stated."""
+        self._changed: dict[int, int] = {}
+        """By ticket, the version of its last change since the base, in ascending order."""
+        self._base = 0
+        """The `seq` of the base; 0: state everything."""
+        self._sent = (0, 0)
+        """The `seq` of the latest whole request, and the version that it told."""
+
+    def __len__(self) -> int:
+        return len(self._requests)
 
     def add(self, name: str, *, shared: bool = False, waits: bool = True) -> int:
         """Want a lock from the next request on; returns the ticket. One that does not wait may be refused."""
         self._last += 1
         self._requests[self._last] = LockRequest(name, shared, waits)
+        self._note(self._last)
         return self._last
 
     def drop(self, ticket: int) -> None:
         """Want it no more, or release it: from now on the member does not hold it."""
-        self._requests.pop(ticket, None)
+        if self._requests.pop(ticket, None) is not None:
+            self._note(ticket)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._requests.clear()
+        for ticket in list(self._requests):
+            self.drop(ticket)
 
     def lapse(self) -> None:
         """The lease does not run: whatever was held is lost."""
-        for request in self._requests.values():
-            if request.state == "held":
-                request.state, request.token = "lost", 0
+        for ticket in self.held():
+            self._set(ticket, "lost", 0)
 
     def state(self, ticket: int) -> LockRequestState | None:
         """What has come of a request; None for one that was dropped."""
@@ -67,13 +83,55 @@ class LockRequests:
         """What is held, by ticket."""
         return {ticket: request for ticket, request in self._requests.items() if request.state == "held"}
 
+    def _set(self, ticket: int, state: LockRequestState, token: int) -> None:
+        request = self._requests[ticket]
+        request.state, request.token = state, token
+        self._note(ticket)
+
+    def _note(self, ticket: int) -> None:
+        self._version += 1
+        self._changed.pop(ticket, None)
+        self._changed[ticket] = self._version
+
+    # -- what requests say --------------------------------------------------------------------------------------
+
+    def statement(self) -> tuple[int, dict[int, LockReport | None]] | None:
+        """``(base, changes)`` for a whole request; None when there is neither a lock nor a change."""
+        if not self._requests and not (self._base and self._changed):
+            return None
+        tickets = self._changed if self._base else self._requests
+        return self._base, {ticket: self._report(ticket) for ticket in tickets}
+
     def stated(self) -> dict[int, LockReport]:
-        """What a request says of them."""
-        return {
-            ticket: {"name": request.name, "shared": request.shared, "waits": request.waits, "token": request.token}
-            for ticket, request in self._requests.items()
-            if request.state in ("waiting", "held")
-        }
+        """All that is wanted or held."""
+        reports = {ticket: self._report(ticket) for ticket in self._requests}
+        return {ticket: report for ticket, report in reports.items() if report is not None}
+
+    def _report(self, ticket: int) -> LockReport | None:
+        request = self._requests.get(ticket)
+        if request is None or request.state not in ("waiting", "held"):
+            return None
+        return {"name": request.name, "shared": request.shared, "waits": request.waits, "token": request.token}
+
+    def sent(self, seq: int) -> None:
+        """Whole request `seq` tells `statement`."""
+        self._sent = (seq, self._version)
+
+    def changed_since_sent(self) -> bool:
+        """Whether there is something to tell that the latest whole request did not."""
+        return self._version != self._sent[1]
+
+    def heard(self) -> None:
+        """That request has arrived: it is the base from now on."""
+        self._base, told = self._sent
+        for ticket in list(self._changed):
+            if self._changed[ticket] > told:
+                break
+            del self._changed[ticket]
+
+    def restate(self) -> None:
+        """The next whole request states everything."""
+        self._base = 0
 
     def take(self, answers: Mapping[int, LockAnswer]) -> None:
         """Take in what a reply says."""
@@ -81,8 +139,7 @@ class LockRequests:
             request = self._requests.get(ticket)
             if request is None:
                 continue  # dropped since, as the next request says
-            if isinstance(answer, int):
-                if request.state == "waiting":
-                    request.state, request.token = "held", answer
-            else:
-                request.state, request.token = answer, 0
+            if not isinstance(answer, int):
+                self._set(ticket, answer, 0)
+            elif request.state == "waiting":
+                self._set(ticket, "held", answer)

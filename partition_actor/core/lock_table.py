@@ -67,29 +67,38 @@ class LockTable:
         self.due: dict[str, None] = {}
         """Names of the locks that a waiter might get now."""
         self._claims: dict[SessionKey, dict[int, LockClaim]] = {}
+        self._to_tell: dict[SessionKey, dict[int, LockClaim]] = {}
+        """Those of the claims that have an answer."""
         self._news = news
 
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._claims or key in self.unverified
 
-    def take(self, key: SessionKey, stated: Mapping[int, LockReport], *, recovering: bool, trusted: bool) -> None:
-        """Take in what a session states.
+    def take(
+        self, key: SessionKey, stated: Mapping[int, LockReport | None], *, whole: bool, recovering: bool, trusted: bool
+    ) -> None:
+        """Take in what a session states: all its tickets if `whole`, else those that have changed.
 
         A `recovering` partition actor learns from a `trusted` request, sent after its start and under a lease that
         runs, what the session held before.
         """
-        self.unverified.discard(key)
         known = self._claims.setdefault(key, {})
-        for ticket in [ticket for ticket in known if ticket not in stated]:
-            self._drop(known.pop(ticket))
+        if whole:
+            self.unverified.discard(key)
+            for ticket in [ticket for ticket in known if ticket not in stated]:
+                self._forget(known.pop(ticket))
         for ticket in sorted(stated):
             said, claim = stated[ticket], known.get(ticket)
-            token = said["token"]
-            if claim is not None and (not token or token == claim.token):
-                claim.told = bool(token)
+            if claim is not None and (said is None or said["token"] not in (0, claim.token)):
+                self._forget(known.pop(ticket))
+                claim = None
+            if said is None:
                 continue
+            token = said["token"]
             if claim is not None:
-                self._drop(claim)
+                claim.told = bool(token)
+                self._note(claim)
+                continue
             claim = known[ticket] = LockClaim(key, ticket, said["name"], said["shared"], said["waits"])
             if token:
                 self._take_hold(claim, token, recovering=recovering, trusted=trusted)
@@ -98,6 +107,7 @@ class LockTable:
             else:
                 self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
                 self.due[claim.name] = None
+            self._note(claim)
         if not known:
             del self._claims[key]
 
@@ -114,14 +124,28 @@ class LockTable:
 
     def answers(self, key: SessionKey) -> dict[int, LockAnswer]:
         """What a reply has to say to a session, by ticket."""
-        claims = self._claims.get(key, {}).values()
+        claims = self._to_tell.get(key, {}).values()
         return {claim.ticket: answer for claim in claims if (answer := claim.answer) is not None}
+
+    def _note(self, claim: LockClaim) -> None:
+        """A claim has changed: keep in mind whether there is something to tell of it."""
+        is_stated = self._claims.get(claim.key, {}).get(claim.ticket) is claim
+        if is_stated and claim.answer is not None:
+            self._to_tell.setdefault(claim.key, {})[claim.ticket] = claim
+        elif claim.ticket in (telling := self._to_tell.get(claim.key, {})):
+            del telling[claim.ticket]
+            if not telling:
+                del self._to_tell[claim.key]
 
     def end(self, key: SessionKey) -> None:
         """The session is over: it holds nothing any more, and waits for nothing."""
         self.unverified.discard(key)
         for claim in self._claims.pop(key, {}).values():
-            self._drop(claim)
+            self._forget(claim)
+
+    def _forget(self, claim: LockClaim) -> None:
+        self._drop(claim)
+        self._note(claim)
 
     def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
         """Give the locks that are due to the next in turn who `may_hold` one, and refuse those who do not wait."""
@@ -137,11 +161,13 @@ class LockTable:
                 lock.waiters.remove(claim)
                 lock.holders.append(claim)
                 claim.token = fencing_token(next_epoch())
+                self._note(claim)
                 self._news.add(claim.key)
             if name not in self.due:
                 for claim in [claim for claim in lock.waiters if not claim.waits]:
                     lock.waiters.remove(claim)
                     claim.verdict = "refused"
+                    self._note(claim)
                     self._news.add(claim.key)
 
     def break_(self, now: float, name: str) -> list[LockClaim]:
@@ -152,12 +178,13 @@ class LockTable:
         holders = self.holders(name)
         for claim in holders:
             claim.broken_at = now if claim.broken_at is None else claim.broken_at
+            self._note(claim)
             self._news.add(claim.key)
         return holders
 
     def broken_since(self, key: SessionKey) -> float | None:
         """Since when a session has not confirmed the end of a hold that was broken, or None."""
-        claims = self._claims.get(key, {}).values()
+        claims = self._to_tell.get(key, {}).values()
         return min((claim.broken_at for claim in claims if claim.broken_at is not None), default=None)
 
     def holders(self, name: str) -> list[LockClaim]:

@@ -62,7 +62,7 @@ class GroupState:
     """This member in one group."""
 
     weight: int
-    metadata: Any
+    metadata: bytes | None
     exclusive: bool | None
     since: int
     conditional: bool = False
@@ -121,7 +121,7 @@ class MemberState:
         self._sent: float | None = None
         self._tell_views = False
         self._stated: Statement | None = None
-        """What the latest whole request, number `_stated_at`, says, while the partition actor knows of it."""
+        """What the latest whole request, number `_stated_at`, says but for locks, if the partition actor has it."""
         self._stated_at = 0
 
     # -- what the user wants ------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class MemberState:
         self,
         group: str,
         weight: int = 1,
-        metadata: Any = None,
+        metadata: bytes | None = None,
         exclusive: bool | None = None,
         conditional: bool = False,
     ) -> None:
@@ -168,6 +168,7 @@ class MemberState:
         """Take over the partition actor's settings; views of a ring that is built otherwise are worth nothing."""
         ours = (self.settings.vnodes, self.settings.hash_function)
         self.settings, self._stated = settings, None
+        self.locks.restate()
         if ours != (settings.vnodes, settings.hash_function):
             for held in self.groups.values():
                 held.views, held.acked = [], None
@@ -199,9 +200,12 @@ class MemberState:
             "incarnation": self.incarnation,
         }
         statement = self._statement(now)
-        if statement == self._stated:
+        if statement == self._stated and not self.locks.changed_since_sent():
             return {**heading, "same": self._stated_at}
         self._stated, self._stated_at = statement, self._seq
+        if (locks := self.locks.statement()) is not None:
+            statement = {**statement, "locks_base": locks[0], "locks": locks[1]}
+        self.locks.sent(self._seq)
         return {**heading, **statement}
 
     def _statement(self, now: float) -> Statement:
@@ -214,9 +218,6 @@ class MemberState:
             "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
         }
         self._mind_lapse(now)
-        locks = self.locks.stated()
-        if locks:
-            statement["locks"] = locks
         if self._asked > self.answered:
             statement["prompt"] = True
         return statement
@@ -252,6 +253,9 @@ class MemberState:
         self._tell_views = reply["views"]
         if reply["resync"]:
             self._stated = None
+            self.locks.restate()
+        else:
+            self.locks.heard()
         if reply["lease"] > 0:
             self.lease_until = max(self.lease_until, self._sent + reply["lease"])
         if reply["exclusive_lease"] > 0:
@@ -284,6 +288,8 @@ class MemberState:
             return None
         held.state = "member"
         held.exclusive = view.exclusive
+        if before is not None:
+            view.supersede(before)
         if before is not None and before.epoch == view.epoch:
             held.views[-1] = view
         else:

@@ -100,7 +100,7 @@ class Membership:
         self._ended: OrderedDict[SessionKey, float] = OrderedDict()
         """When each session ended; a late message of theirs must not take a successor's id over."""
         self.dead: set[SessionKey] = set()
-        """Those of them whose process is dead: a late message does not bring them back at all."""
+        """Those of them that were closed, or whose process is dead: a late message does not bring them back at all."""
         self._counter = 0
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._overdue: dict[SessionKey, float] = {}
@@ -348,7 +348,7 @@ class Membership:
         return session
 
     def sync(self, now: float, request: Request | ShortRequest) -> SessionRecord | None:
-        """Take in one request. None: a later one has come already, or its process is dead; it is not to be answered.
+        """Take in one request. None: a later one has come, or the session is over for good; it is not to be answered.
 
         Raises ``GroupFull`` when it comes from a new session and `max_members` are served, and
         ``PartitionActorUnavailable`` when the member has heard of a later partition actor, until a proof shows that
@@ -368,7 +368,9 @@ class Membership:
             return None
         session.seq = request["seq"]
         if "same" not in request:
-            session.whole = request
+            # It may tell changes since a request that this partition actor has never received.
+            unknown = request.get("locks_base", 0) > (0 if session.whole is None else session.whole["seq"])
+            session.whole = None if unknown else request
         whole = session.whole
         if whole is None or ("same" in request and request["same"] != whole["seq"]):
             session.needs_resync = True
@@ -394,7 +396,8 @@ class Membership:
         session.prompt = "prompt" in request
         if "locks" in request or key in self.locks:
             trusted = request["incarnation"] == self.incarnation and request["leased"]
-            self.locks.take(key, request.get("locks", {}), recovering=self.locks_unknown, trusted=trusted)
+            stated, whole = request.get("locks", {}), not request.get("locks_base")
+            self.locks.take(key, stated, whole=whole, recovering=self.locks_unknown, trusted=trusted)
         self._renew(now, key, session)
 
     def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
@@ -569,7 +572,9 @@ class Membership:
 
     # -- callers of a bare handle ---------------------------------------------------------------------------------
 
-    def join(self, now: float, group: str, key: SessionKey, weight: int, metadata: Any, exclusive: bool | None) -> None:
+    def join(
+        self, now: float, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
+    ) -> None:
         """Put a session that has no state machine of its own on the ring; it is done with whatever it did before.
 
         Raises ``GroupModeConflict`` and ``GroupFull``.
@@ -646,17 +651,16 @@ class Membership:
             if group in self.groups and self.groups[group].is_on_ring(key):
                 self.drain(now, group, key[0])
 
+    def close(self, now: float, key: SessionKey) -> None:
+        """The session says that it has stopped working, and will not come back."""
+        self.died(now, key)
+
     def died(self, now: float, key: SessionKey) -> None:
         """The process of this session is known to be dead (never: its node is silent). Rule 5."""
         self._end(key, now)
         self._ended[key] = now
         self._ended.move_to_end(key)
         self.dead.add(key)
-        self.tick(now)
-
-    def close(self, now: float, key: SessionKey) -> None:
-        """The session says that it has stopped working, and will not come back."""
-        self._end(key, now)
         self.tick(now)
 
     # -- operators ------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ lost, repeated or overtaken. Messages are dicts of builtins. A reader ignores fi
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, cast, final
 
-from partition_actor.arguments import refuse
+from partition_actor.arguments import check_packed_metadata, refuse
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 WHOLE = -1
 """In place of a view's revision: lower than each, so that the view is told whole."""
@@ -25,6 +25,7 @@ Changes = Mapping[str, int | None]
 
 SessionKey = tuple[str, str]
 """``(member_id, session)``."""
+
 
 Want = Literal["in", "out", "watch"]
 """Be a member; be none; follow the group without being a member."""
@@ -54,7 +55,7 @@ class _GroupReport(TypedDict):
 class GroupReport(_GroupReport, total=False):
     """What a request says of one group."""
 
-    metadata: Any  # while `have` is None, the lease is over, with `views`, or when it is new
+    metadata: bytes | None  # packed; while `have` is None, the lease is over, with `views`, or when it is new
     conditional: bool  # while `have` is None: join only a group that exists, and under an id that nobody has there
     unknown: bool  # a group watcher has been told that there is no such group
     views: list[HeldView]  # when asked for: from the view acknowledged to the view held
@@ -95,7 +96,8 @@ class _Statement(TypedDict):
 class Statement(_Statement, total=False):
     """What a whole request says beyond its heading."""
 
-    locks: dict[int, LockReport]  # by ticket, if there are any
+    locks_base: int  # `locks` tells what has changed since that request; 0: everything
+    locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply
 
 
@@ -184,10 +186,12 @@ def check_request(value: object) -> Request | ShortRequest:
         return cast(ShortRequest, value)
     for group, report in value["groups"].items():
         _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
+        check_packed_metadata(report.get("metadata"))
         for view in report.get("views", ()):
             _check_fields(f"request, a view of group {group!r}", view, HeldView.__required_keys__)
     for ticket, lock in value.get("locks", {}).items():
-        _check_fields(f"request, lock {ticket!r}", lock, LockReport.__required_keys__)
+        if lock is not None:
+            _check_fields(f"request, lock {ticket!r}", lock, LockReport.__required_keys__)
     return cast(Request, value)
 
 
@@ -232,3 +236,9 @@ def lock_name(name: str) -> str:
 def leader_name(group: str) -> str:
     """What a request calls the lock whose holder leads this group."""
     return f"leader:{group}"
+
+
+def is_former(session: str, other: str) -> bool:
+    """Whether `session` is an earlier one of the same process: such names are that of the process and a number."""
+    (process, _, number), (others, _, later) = session.rpartition("."), other.rpartition(".")
+    return bool(process) and process == others and number.isdigit() and later.isdigit() and int(number) < int(later)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.messages import Changes, Members, ViewMessage
@@ -15,7 +15,7 @@ from partition_actor.settings import Settings
 
 def ring_for(members: Members, settings: Settings) -> Ring:
     """The hash ring of these members."""
-    return ring_of(tuple(sorted(members.items())), settings.vnodes, settings.hash_function)
+    return ring_of(members.items(), settings.vnodes, settings.hash_function)
 
 
 def difference(members: Members, before: Members) -> dict[str, int | None]:
@@ -86,7 +86,11 @@ class View:
     """The members at the epochs of the laggards."""
     awaited: int = 0
     """How many members, this one among them, others wait for to acknowledge; 0: nobody waits for this one."""
+    shares: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Each member's ``Share``, worked out once."""
     _rings: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
+    _former: list[Ring] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The ring of the view before, until there is one of this view: it is derived from it."""
 
     @classmethod
     def of(cls, told: ViewMessage, held: View | None = None) -> View:
@@ -111,10 +115,15 @@ class View:
 
     def ring(self, settings: Settings) -> Ring:
         """The ring of the members, looked up once: a view is dropped when the ring's settings change."""
-        if not self._rings:
-            self._rings.append(ring_for(self.members, settings))
-        return self._rings[0]
+        for ring in self._rings:
+            return ring
+        ring = ring_for(self.members, settings)
+        self._rings.append(ring)
+        self._former.clear()
+        return ring
 
-    def withheld(self, settings: Settings) -> list[tuple[Ring, str]]:
-        """``(ring, laggard)``: a key that such a ring gives to its laggard is not yet the addressee's."""
-        return [(ring_for(self.rings[at], settings), laggard) for laggard, epochs in self.laggards for at in epochs]
+    def supersede(self, former: View) -> None:
+        """Take the place of `former`, which lets its ring go and looks it up again if it is asked for it."""
+        self._former.extend(former._rings or former._former)
+        for kept in (former.shares, former._rings, former._former):
+            kept.clear()

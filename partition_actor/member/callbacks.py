@@ -1,30 +1,36 @@
-"""What users' callbacks are told, in which order and in which thread.
+"""Runs users' callbacks: which, in which order and when is decided by ``core.member_driver``.
 
-They run one at a time in a thread of their own, so that a slow one never delays a heartbeat. When the callbacks for
-what was lost have returned, the member acknowledges the epoch (rule 3).
+They run in threads of their own, so that a slow one delays neither a heartbeat nor another group's callbacks; or, if
+sooner, in the thread that calls `run_pending`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
-from partition_actor import clock
 from partition_actor.core.epochs import Epoch
-from partition_actor.core.member import Change
+from partition_actor.core.member_driver import Delivery, GuardedCall
 from partition_actor.member.session import Session
 
 log = logging.getLogger(__name__)
 
-# Timers may fire early by the resolution of a clock.
-_TICK = 0.001
+MAX_THREADS = 64
+"""Groups of one member whose callbacks run at the same time."""
+LOOP_CHECK_INTERVAL = 0.1
+"""Seconds between two looks whether the event loop of an async callback still runs."""
+
+_inside: ContextVar[tuple[Delivery | GuardedCall, ...]] = ContextVar("partition_actor_inside", default=())
+"""The deliveries and guarded calls within which this code runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +46,24 @@ class GroupEvent:
     """Ids that left, sorted; this member's own when it has left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elected:
+    """What the callbacks of `elect` get: this process leads `group` from now on."""
+
+    group: str
+    fencing_token: int
+    """It grows with every leader of this group."""
+
+
 class KeyListener(Protocol):
-    """What must hear of the keys that this member gains and loses in a group."""
+    """What must hear of the keys that this member gains and loses in a group. Each step runs one callback."""
 
     group: str
 
-    @property
-    def is_listening(self) -> bool:
-        """Whether it needs to hear now."""
+    def tell_lost(self, everything: bool) -> Iterator[None]:
+        """Let go of lost keys, or of `everything`. The next owner starts when this is over."""
 
-    def tell_lost(self) -> None:
-        """Let go of lost keys. The next owner starts when this has returned."""
-
-    def tell_gained(self) -> None:
+    def tell_gained(self) -> Iterator[None]:
         """Take gained keys."""
 
 
@@ -61,196 +72,228 @@ class Callback:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
-        self._loop = _running_loop()
+        self._loop = running_loop()
 
     def __call__(self, argument: Any) -> None:
-        """Run it to its end, and log what it raises."""
+        """Run it to its end, and log what it raises. ``KeyboardInterrupt`` is raised when the delivery is over."""
         try:
             result = self._function(argument)
             if inspect.isawaitable(result):
-                if self._loop is None or self._loop.is_closed():
-                    asyncio.run(_awaited(result))
-                else:
-                    asyncio.run_coroutine_threadsafe(_awaited(result), self._loop).result()
-        except Exception:
-            log.exception("callback %r failed", self._function)
+                self._run(_awaited(result))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                _interrupt.error = error
+            _log_failure("callback %r failed", self._function)
+
+    def _run(self, coroutine: Any) -> None:
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            asyncio.run(coroutine)
+            return
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        while not wait([future], LOOP_CHECK_INTERVAL).done:
+            if not loop.is_running():
+                future.cancel()
+                raise RuntimeError("its event loop was stopped while it ran")
+        future.result()
+
+
+_interrupt = threading.local()
+"""`error`: the ``KeyboardInterrupt`` that a callback has met in this thread."""
+
+
+def _log_failure(message: str, *arguments: object) -> None:
+    with contextlib.suppress(BaseException):  # a handler of the program's may raise, and callbacks go on
+        log.exception(message, *arguments)
 
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
-class CallbackQueue:
-    """Runs jobs in order, each once: in its own thread or, if sooner, in the thread that calls `run_pending`.
-
-    Its own thread starts with the first job.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._arrived = threading.Condition()
-        self._running = threading.RLock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def post(self, job: Callable[[], None]) -> None:
-        """Run `job` soon, and log what it raises. Any thread may call this."""
-        with self._arrived:
-            if self._closed:
-                return
-            self._jobs.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                self._thread.start()
-            self._arrived.notify()
-
-    def run_pending(self) -> None:
-        """Run the pending jobs in this thread, after the job that is running.
-
-        It does nothing in a thread whose event loop is running: a job may need that loop, and would wait for its own
-        caller. The queue's thread runs the jobs then.
-        """
-        if _running_loop() is None:
-            self._run_all()
-
-    def close(self) -> None:
-        """Take no more jobs until `open`. The queue's thread runs the pending ones and ends."""
-        with self._arrived:
-            self._closed = True
-            self._arrived.notify()
-
-    def open(self) -> None:
-        """Take jobs again after a `close`."""
-        with self._arrived:
-            self._closed = False
-
-    def _run_all(self) -> None:
-        with self._running:
-            while self._jobs:
-                try:
-                    self._jobs.popleft()()
-                except Exception:
-                    log.exception("a job of %s failed", self._name)
-
-    def _serve(self) -> None:
-        while True:
-            with self._arrived:
-                self._arrived.wait_for(lambda: self._jobs or self._closed)
-                if self._closed and not self._jobs:
-                    self._thread = None
-                    return
-            self._run_all()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
 
 
-class Notifier:
-    """The group watchers and key listeners of one member.
+@contextmanager
+def inside(what: Delivery | GuardedCall) -> Iterator[None]:
+    """Note that the code within belongs to a delivery or a guarded call.
 
-    It acknowledges an epoch to `session` when the callbacks for what was lost up to that epoch have returned.
+    So do the tasks that it starts, and the threads of `run_in_thread` and ``asyncio.to_thread``; bare threads do not.
     """
+    token = _inside.set((*(each for each in _inside.get() if not each.over), what))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # what it belongs to was thrown away, and is ended in another context
+            _inside.reset(token)
 
-    def __init__(self, session: Session, queue: CallbackQueue) -> None:
+
+class Callbacks:
+    """The group watchers and key listeners of one member, and the threads that run them."""
+
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._queue = queue
         self._watchers: dict[str, list[Callback]] = {}
         self._listeners: dict[str, list[KeyListener]] = {}
-        self._lapse_timer: asyncio.TimerHandle | None = None
-        self._lapsed: set[str] = set()
+        self._process: Hashable = None
+        self._threads = 0
+        """How many run, and how many of them have not looked for a delivery yet."""
+        self._starting = 0
+        session.deliver = self._start_threads
 
-    def add_watcher(self, group: str, callback: Callable[[GroupEvent], Any]) -> None:
-        """Call `callback` with each change of the group's membership."""
-        self._watchers.setdefault(group, []).append(Callback(callback))
+    def add_watcher(self, group: str, function: Callable[[GroupEvent], Any]) -> None:
+        """Call `function` with each change of the group's membership."""
+        callback = Callback(function)
+        with self._session.event() as driver:
+            self._watchers.setdefault(group, []).append(callback)
+            driver.listen(group)
 
     def add_listener(self, listener: KeyListener) -> None:
-        """Tell `listener` of the keys that this member gains and loses."""
-        self._listeners.setdefault(listener.group, []).append(listener)
+        """Tell `listener`, from now on and once, of the keys that this member gains and loses."""
+        with self._session.event() as driver:
+            listeners = self._listeners.setdefault(listener.group, [])
+            if listener not in listeners:
+                listeners.append(listener)
+                driver.listen(listener.group)
+
+    def remove_listener(self, listener: KeyListener) -> None:
+        """Tell `listener` of nothing more."""
+        with self._session.event() as driver:
+            listeners = self._listeners.get(listener.group, [])
+            if listener in listeners:
+                listeners.remove(listener)
+                driver.unlisten(listener.group)
+            if not listeners:
+                self._listeners.pop(listener.group, None)
 
     def refresh(self, group: str) -> None:
         """Let the group's listeners look at which keys are theirs now."""
-        self._queue.post(partial(self._refresh, group))
+        with self._session.event() as driver:
+            driver.refresh(group)
 
-    def take(self, changes: Iterable[Change]) -> None:
-        """Run the callbacks for what a reply has changed. Call it on the background loop."""
-        for change in changes:
-            if self._watchers.get(change.group) or self._listening(change.group):
-                self._queue.post(partial(self._deliver, change))
-            elif change.after is not None:
-                self._acknowledge(change.group, change.after.epoch)
-        self._await_lapse()
+    # -- running ------------------------------------------------------------------------------------------------
 
-    def close(self, last: Callable[[], Any]) -> None:
-        """Run what is pending, tell the listeners what is lost by now, run `last`, and nothing after that."""
-        for group in list(self._listeners):
-            self.refresh(group)
-        self._queue.post(last)
-        self._queue.close()
+    def is_inside(self, group: str | None = None) -> bool:
+        """Whether this code runs within a callback or guarded call of this member (and group), which must end first."""
+        driver = self._session.driver
+        with self._session.lock:
+            return any(driver.is_running(each) and group in (None, each.group) for each in _inside.get())
 
-    def _listening(self, group: str) -> list[KeyListener]:
-        return [listener for listener in self._listeners.get(group, ()) if listener.is_listening]
+    def run_pending(self) -> None:
+        """Run what is pending in this thread, and wait for what runs elsewhere, at most `call_timeout`.
 
-    def _deliver(self, change: Change) -> None:
-        for listener in self._listening(change.group):
-            listener.tell_lost()
-        event = self._event(change)
-        if event.joined or event.left:
-            for callback in self._watchers.get(change.group, ()):
+        Within a callback or a guarded call it does not wait, as that must return first. In a thread whose event loop
+        runs it does nothing: a callback may need that loop, and would wait for its own caller.
+        """
+        if running_loop() is not None:
+            return
+        driver = self._session.driver
+        with self._session.lock:
+            awaited = driver.unfinished()
+        while self._run_next():
+            pass
+        if not self.is_inside():
+            self._session.wait(lambda: not set(awaited).intersection(driver.unfinished()))
+
+    def next_steps(self) -> Iterator[bool] | None:
+        """The next delivery, begun; each step runs one callback. None when nothing may run now."""
+        steps = self._steps()
+        return steps if next(steps) else None
+
+    def _run_next(self) -> bool:
+        """Run the next delivery; False when nothing may run now. Raises ``KeyboardInterrupt``."""
+        steps = self.next_steps()
+        for _ in steps or ():
+            pass
+        if (error := getattr(_interrupt, "error", None)) is not None:
+            _interrupt.error = None
+            raise error
+        return steps is not None
+
+    def _steps(self) -> Iterator[bool]:
+        """Begin the next delivery: the first step says whether there is one."""
+        session, delivery = self._session, None
+        try:
+            with session.lock:
+                delivery = session.driver.next_delivery()
+            yield delivery is not None
+            if delivery is not None:
+                for _ in self._run(delivery):
+                    yield True
+        finally:
+            if delivery is not None:
+                with session.event() as driver:
+                    driver.returned(delivery)
+
+    def _run(self, delivery: Delivery) -> Iterator[None]:
+        session, group = self._session, delivery.group
+        if delivery.elected is not None:
+            if session.is_local or session.driver.is_led(delivery):
+                with inside(delivery):
+                    delivery.callback(Elected(group, delivery.elected))
+                yield
+            return
+        for listener in list(self._listeners.get(group, ())):
+            yield from _within(delivery, listener.tell_lost(delivery.all_lost))
+        event = self._event(delivery)
+        for callback in list(self._watchers.get(group, ())) if event is not None else ():
+            with inside(delivery):
                 callback(event)
-        if change.after is not None:
-            self._acknowledge(change.group, change.after.epoch)
-        for listener in self._listening(change.group):
-            listener.tell_gained()
+            yield
+        with session.event() as driver:
+            driver.lost_returned(session.now(), delivery)
+        for listener in list(self._listeners.get(group, ())):
+            yield from _within(delivery, listener.tell_gained())
 
-    def _event(self, change: Change) -> GroupEvent:
+    def _event(self, delivery: Delivery) -> GroupEvent | None:
+        change = delivery.change
+        if change is None:
+            return None
         if change.after is None:
             return GroupEvent(change.group, None, (), (self._session.member_id,))
-        return GroupEvent(change.group, change.after.epoch, tuple(change.joined), tuple(change.left))
+        event = GroupEvent(change.group, change.after.epoch, tuple(change.joined), tuple(change.left))
+        return event if event.joined or event.left else None
 
-    def _refresh(self, group: str) -> None:
-        for listener in self._listening(group):
-            listener.tell_lost()
-            listener.tell_gained()
+    def _start_threads(self) -> None:
+        """Have a thread for each queue that may run. The caller holds the session's lock."""
+        session = self._session
+        if self._process != session.process():  # a forked child, where those threads do not exist
+            self._process, self._threads, self._starting = session.process(), 0, 0
+        while self._starting < session.driver.ready() and self._threads < MAX_THREADS:
+            name = f"partition-actor-callbacks-{session.member_id}"
+            try:
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            except RuntimeError:  # this process may have no more threads: the next event tries again
+                _log_failure("cannot start a thread for callbacks")
+                return
+            self._starting += 1
+            self._threads += 1
 
-    def _await_lapse(self) -> None:
-        """Refresh groups whose lease runs again, and set a timer for the next lease that ends without a reply."""
-        if self._lapse_timer is not None:
-            self._lapse_timer.cancel()
-        now = clock.now()
-        ends = {
-            group: end for group in list(self._listeners) if self._listening(group) and (end := self._lease_end(group))
-        }
-        for group, end in ends.items():
-            if end > now and group in self._lapsed:
-                self._lapsed.discard(group)
-                self.refresh(group)
-        ahead = [end for end in ends.values() if end > now]
-        if ahead:
-            loop = asyncio.get_running_loop()
-            self._lapse_timer = loop.call_later(min(ahead) - now + _TICK, self._on_lapse)
-
-    def _on_lapse(self) -> None:
-        now = clock.now()
-        for group in list(self._listeners):
-            end = self._lease_end(group)
-            if end is not None and end <= now:
-                self._lapsed.add(group)
-                self.refresh(group)
-        self._await_lapse()
-
-    def _acknowledge(self, group: str, epoch: Epoch) -> None:
+    def _serve(self) -> None:
+        """Run deliveries until none may run, whatever they raise."""
         with self._session.lock:
-            ackers = self._session.member_state.acknowledge(group, epoch)
-        if ackers:
-            self._session.send_ack(ackers)
+            self._starting -= 1
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = self._run_next()
+            except BaseException:
+                _log_failure("callbacks of member %r failed", self._session.member_id)
+            if not goes_on:
+                with self._session.lock:
+                    goes_on = self._session.driver.ready() > 0
+                    self._threads -= not goes_on
 
-    def _lease_end(self, group: str) -> float | None:
-        member_state = self._session.member_state
-        with self._session.lock:
-            view = member_state.view(group)
-            return None if view is None else member_state.acts_until(view)
+
+def _within(delivery: Delivery, steps: Iterator[None]) -> Iterator[None]:
+    """The same steps, each run inside the delivery."""
+    while True:
+        with inside(delivery):
+            if next(steps, steps) is steps:
+                return
+        yield

@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any, overload
 
 from partition_actor import arguments
 from partition_actor.core.epochs import Epoch
-from partition_actor.core.member import Change
+from partition_actor.core.member import MemberState
 from partition_actor.core.messages import check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, SessionSuperseded
-from partition_actor.member.callbacks import CallbackQueue, GroupEvent, Notifier
+from partition_actor.member.background import run_in_background, run_in_thread
+from partition_actor.member.callbacks import Callback, Callbacks, Elected, GroupEvent
 from partition_actor.member.datasets import DatasetPartition, is_dataset
-from partition_actor.member.elections import Elected, Elections
 from partition_actor.member.guard import Guard
 from partition_actor.member.local_session import LocalSession
 from partition_actor.member.lock import Lock
 from partition_actor.member.partition import Partition
-from partition_actor.member.session import Session
+from partition_actor.member.ray_transport import RayTransport
+from partition_actor.member.session import Session, Transport
+from partition_actor.metadata import pack_metadata
+from partition_actor.processes import task_end
 from partition_actor.ring import KeyIndex
 from partition_actor.settings import Settings
 
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 log = logging.getLogger(__name__)
+
+
+TASK_CHECK_INTERVAL = 0.25
+"""Seconds between two looks whether the Ray task that started a member has returned."""
 
 
 class PartitionCoordinator:
@@ -45,9 +52,10 @@ class PartitionCoordinator:
             for resource in coordinator.extract_my_subset("pollers", resources):
                 poll(resource)
 
-    Works in sync, threaded and asyncio actors, in tasks and in drivers. Heartbeats run in a thread of their own.
-    Methods that wait for the partition actor wait at most `call_timeout` seconds. Each has a twin for asyncio, with the
-    prefix ``a`` (`ajoin_group`), that does not block the event loop; methods without a twin never wait for it.
+    Works in sync, threaded and asyncio actors, in tasks and in drivers. Heartbeats run in a thread of their own. In a
+    Ray task use `with`; a member that is not stopped there is stopped soon after the task has returned, unless that is
+    a generator. Methods that wait for the partition actor wait at most `call_timeout` seconds. Each has a twin for
+    asyncio, with the prefix ``a`` (`ajoin_group`), that does not block the event loop; the others never wait for it.
     Any thread may call any method.
 
     `my_id` is a uuid by default. `actor` is the partition actor's name, its handle, or None for the single-instance
@@ -60,36 +68,54 @@ class PartitionCoordinator:
     def __init__(
         self, my_id: str | None = None, actor: Any = NAME, namespace: str = NAMESPACE, settings: Settings | None = None
     ) -> None:
-        arguments.check_actor(actor, namespace, settings, optional=True)
+        if not isinstance(actor, Transport):
+            arguments.check_actor(actor, namespace, settings, optional=True)
         self.my_id = str(uuid.uuid4()) if my_id is None else arguments.check_text("my_id", my_id)
-        self._callbacks = CallbackQueue(f"partition-actor-callbacks-{self.my_id}")
         if actor is None:
             self._session: Session = LocalSession(self.my_id)
         else:
-            self._session = Session(self.my_id, actor, namespace, settings or Settings(), self._on_changes)
-        self._notifier = Notifier(self._session, self._callbacks)
-        self._elections = Elections(self._session, self._callbacks.post)
-        self._guard = Guard(self._session, self._notifier)
+            transport = actor if isinstance(actor, Transport) else RayTransport(actor, namespace)
+            self._session = Session(self.my_id, transport, settings or Settings())
+        self._callbacks = Callbacks(self._session)
+        self._guard = Guard(self._session)
+        self._task_end: Callable[[], bool] | None = None
+
+    def __repr__(self) -> str:
+        if self._session.is_local:
+            return f"<PartitionCoordinator {self.my_id!r}: single instance, every key is its own>"
+        if not self._session.active:
+            return f"<PartitionCoordinator {self.my_id!r}: {'stopped' if self._session.was_started else 'not started'}>"
+        groups = sorted(self._session.member_state.groups.items())
+        shown = ", ".join(f"{name!r} ({held.state})" for name, held in groups) or "none"
+        return f"<PartitionCoordinator {self.my_id!r}: started, groups: {shown}>"
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect and begin to send heartbeats. If the partition actor cannot be reached, log that and keep trying."""
         self._guard.enter()
-        if not self._session.active:
-            self._callbacks.open()
-            self._session.start()
+        self._session.start()
+        self._task_end = task_end()
+        if self._session.active and self._task_end is not None:
+            run_in_background(self._stop_with_task(self._session.member_state))
+
+    async def _stop_with_task(self, session: MemberState) -> None:
+        """Stop when the last Ray task that called `start` has returned: its process lives on, and runs other tasks."""
+        while session is self._session.member_state and self._session.active:
+            if self._task_end is not None and self._task_end():
+                log.warning("member %r was not stopped by its Ray task: stopping it", self.my_id)
+                await run_in_thread(self.stop)
+                return
+            await asyncio.sleep(TASK_CHECK_INTERVAL)
 
     def stop(self) -> None:
-        """Hand all keys over, leave all groups, and send no more heartbeats."""
+        """Hand all keys over, leave all groups, and send no more heartbeats. From now on no key is this member's.
+
+        Waits until the callbacks for lost keys have returned and it has left, but not within a callback or an
+        `owned_by` method of its own, which must return first.
+        """
         self._guard.leave()
-        if not self._session.active:
-            return
-        self._elections.end()
-        ended = self._session.member_state
-        out = self._session.stop()
-        # Until the callbacks have returned this member may still be at work.
-        self._notifier.close(lambda: self._session.close_session(ended) if out else None)
+        self._session.stop(waits=not self._callbacks.is_inside())
 
     def is_active(self) -> bool:
         """Whether it has been started, with a partition actor, and not stopped."""
@@ -108,7 +134,13 @@ class PartitionCoordinator:
         self.stop()
 
     async def __aenter__(self) -> PartitionCoordinator:
-        await self.astart()
+        starting = asyncio.ensure_future(self.astart())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])  # else it would be started after all, and nobody would stop it
+            await self.astop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,11 +148,11 @@ class PartitionCoordinator:
 
     async def astart(self) -> None:
         """`start`, for asyncio."""
-        await asyncio.to_thread(self.start)
+        await run_in_thread(self.start)
 
     async def astop(self) -> None:
         """`stop`, for asyncio."""
-        await asyncio.to_thread(self.stop)
+        await run_in_thread(self.stop)
 
     # -- groups -------------------------------------------------------------------------------------------------
 
@@ -136,6 +168,9 @@ class PartitionCoordinator:
         Waits for the first view. When the partition actor is away or recovering and the view does not come in time,
         that is logged and the group is joined as soon as possible. An empty or None group does nothing.
 
+        `metadata` is a dict for those who call ``get_metadata`` of the partition actor; see there what they get. It is
+        pickled by this call, to at most 64 KiB. None keeps what an earlier join said.
+
         Raises ``InvalidArgument``, ``NotStarted``, ``GroupModeConflict``, ``GroupFull``, and ``SessionSuperseded`` when
         another process has taken this id.
         """
@@ -143,26 +178,28 @@ class PartitionCoordinator:
             return
         arguments.check_text("group_id", group_id)
         arguments.check_weight(weight)
-        arguments.check_metadata(metadata)
+        packed = pack_metadata(metadata)
         arguments.check_mode(exclusive)
-        session, member_state = self._session, self._session.member_state
-        if not session.active:
-            return
-        with session.lock:
+        session = self._session
+        session.member_state  # noqa: B018  # raises before the first start
+        with session.event():
+            if not session.active:
+                return  # in one step with the join: a session that leaves must join nothing
             if session.state(group_id) == "superseded":
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
-            member_state.join(group_id, weight, metadata, exclusive)
+            session.member_state.join(group_id, weight, packed, exclusive)
             session.forget_failure()
         session.send_now()
         session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))
-        state, groups, failure = session.state(group_id), session.member_state.groups, session.failure
-        if state == "conflict":
-            check_same_mode(group_id, bool(groups[group_id].exclusive), exclusive)
+        failure, held = session.failure, session.member_state.groups.get(group_id)
+        state = None if held is None else held.state
+        if held is not None and state == "conflict":
+            check_same_mode(group_id, bool(held.exclusive), exclusive)
         if state == "superseded":
             raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
         if isinstance(failure, GroupFull) and state == "joining":
             with session.lock:
-                groups.pop(group_id, None)
+                session.member_state.groups.pop(group_id, None)
             raise failure
         if state == "member":
             log.info("joined partitioning group %s", group_id)
@@ -177,16 +214,20 @@ class PartitionCoordinator:
         exclusive: bool | None = None,
     ) -> None:
         """`join_group`, for asyncio."""
-        await asyncio.to_thread(self.join_group, group_id, weight, metadata, exclusive)
+        await run_in_thread(self.join_group, group_id, weight, metadata, exclusive)
 
     def leave_group(self, group_id: str | None) -> None:
-        """Hand this member's keys over and leave. Waits until it has left, or logs that this takes longer."""
-        if group_id is None or group_id == "" or not self._session.was_started:
+        """Hand this member's keys over and leave. Waits until it has left, or logs that this takes longer.
+
+        It does not wait within a callback or an `owned_by` method of the group, which must return first.
+        """
+        if group_id is None or group_id == "" or not self._session.active:
             return
         arguments.check_text("group_id", group_id)
-        with self._session.lock:
-            self._session.member_state.leave(group_id)
-        self._session.send_now()
+        with self._session.event() as driver:
+            driver.leave(group_id)
+        if self._callbacks.is_inside(group_id):
+            return
         if self._session.wait(lambda: self._session.is_out(group_id)):
             log.info("left partitioning group %s", group_id)
         else:
@@ -194,21 +235,28 @@ class PartitionCoordinator:
 
     async def aleave_group(self, group_id: str | None) -> None:
         """`leave_group`, for asyncio."""
-        await asyncio.to_thread(self.leave_group, group_id)
+        await run_in_thread(self.leave_group, group_id)
 
     def watch_group(self, group_id: str | None, callback: Callable[[GroupEvent], Any]) -> None:
         """Call `callback` with a ``GroupEvent`` at each change of a group that this member has joined.
 
-        Callbacks run one at a time in a thread of their own. What one raises is logged. If one returns an awaitable,
+        A group's callbacks run one at a time, in a thread of their own; groups do not wait for each other. What one
+        raises is logged. If one returns an awaitable,
         that runs on the event loop on which it was registered. In an exclusive group the next owners of the keys that
-        this member has lost start when the callbacks have returned. Raises ``InvalidArgument``.
+        this member has lost start when the callbacks have returned. Before this member has joined the group a warning
+        is logged, as the callback is not called until then. Raises ``InvalidArgument``.
         """
         if group_id is None or group_id == "":
             return
         arguments.check_text("group_id", group_id)
         arguments.check_callback(callback)
-        with self._session.lock:
-            self._notifier.add_watcher(group_id, callback)
+        if not self._session.is_local and self._session.is_out(group_id):
+            log.warning(
+                "member %r watches group %r and has not joined it: the callback is not called before join_group()",
+                self.my_id,
+                group_id,
+            )
+        self._callbacks.add_watcher(group_id, callback)
 
     def run_watchers(self) -> None:
         """Run the pending callbacks in this thread, for loops in the seed's style.
@@ -219,7 +267,7 @@ class PartitionCoordinator:
 
     async def arun_watchers(self) -> None:
         """`run_watchers`, for asyncio: returns when the callbacks have."""
-        await asyncio.to_thread(self.run_watchers)
+        await run_in_thread(self.run_watchers)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -227,21 +275,20 @@ class PartitionCoordinator:
         """The items of `iterable` that this member may work on now, as a list in their order.
 
         Joins the group if that has not been done. Returns ``[]`` when the lease has ended because the partition actor
-        was away for too long, and after an operator's drain, until `join_group`. With an empty or None group it returns
-        `iterable` as it is. Raises ``InvalidArgument``, ``NotStarted`` and what `join_group` raises.
+        was away for too long, and after `leave_group` or an operator's drain, until `join_group`. With an empty or None
+        group it returns `iterable` as it is. Raises ``InvalidArgument``, ``NotStarted`` and what `join_group` raises.
         """
         if group_id is None or group_id == "":
             return iterable
         arguments.check_text("group_id", group_id)
         keys = arguments.check_items(iterable)
-        held = self._session.member_state.groups.get(group_id)
-        if held is None or (held.state, held.want) == ("out", "out"):  # a member that was drained stays out
+        if group_id not in self._session.member_state.groups and not self._session.driver.has_left(group_id):
             self.join_group(group_id)
         return self._session.share(group_id).of(keys)
 
     async def aextract_my_subset(self, group_id: str | None, iterable: Iterable[Any]) -> Iterable[Any]:
         """`extract_my_subset`, for asyncio."""
-        return await asyncio.to_thread(self.extract_my_subset, group_id, iterable)
+        return await run_in_thread(self.extract_my_subset, group_id, iterable)
 
     @overload
     def partition(self, group_id: str, items: Dataset, column: str) -> DatasetPartition: ...
@@ -262,10 +309,9 @@ class PartitionCoordinator:
         if column is not None:
             arguments.refuse("column", column, "None, unless items is a ray.data.Dataset")
         index: KeyIndex[Any] = KeyIndex(items, self._session.member_state.settings.hash_function)
-        made = Partition(group_id, index, share, partial(self._notifier.refresh, group_id))
-        with self._session.lock:
-            self._notifier.add_listener(made)
-        return made
+        callbacks = self._callbacks
+        changed = partial(callbacks.refresh, group_id)
+        return Partition(group_id, index, share, changed, callbacks.add_listener, callbacks.remove_listener)
 
     def owns(self, group_id: str, key: object) -> bool:
         """Whether this member may work on `key` now. Raises ``InvalidArgument`` and ``NotStarted``."""
@@ -311,30 +357,28 @@ class PartitionCoordinator:
         arguments.check_text("group_id", group_id)
         if on_elected is not None:
             arguments.check_callback(on_elected)
-        self._elections.elect(group_id, on_elected)
+        self._session.elect(group_id, None if on_elected is None else Callback(on_elected))
 
     def is_leader(self, group_id: str) -> bool:
         """Whether this process leads a group now: check before each piece of a leader's work.
 
         At most one process in the cluster leads at a time. Raises ``InvalidArgument``.
         """
-        return self._elections.is_leader(arguments.check_text("group_id", group_id))
+        return self._session.leads(arguments.check_text("group_id", group_id))
 
     def stand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """Let the next candidate lead. Returns whether this process led.
 
         It stays a candidate, behind all others, unless it is to `withdraw`. Raises ``InvalidArgument``.
         """
-        led, known = self._elections.stand_down(group_id, withdraw)
+        arguments.check_text("group_id", group_id)
+        led, known = self._session.stand_down(group_id, arguments.check_flag("withdraw", withdraw))
         self._session.wait(known)
         return led
 
     async def astand_down(self, group_id: str, withdraw: bool = False) -> bool:
         """`stand_down`, for asyncio."""
-        led, known = self._elections.stand_down(group_id, withdraw)
+        arguments.check_text("group_id", group_id)
+        led, known = self._session.stand_down(group_id, arguments.check_flag("withdraw", withdraw))
         await self._session.wakeups.until(known, self._session.call_timeout)
         return led
-
-    def _on_changes(self, changes: list[Change]) -> None:
-        self._notifier.take(changes)
-        self._elections.update()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from partition_actor.arguments import check_text, refuse
 from partition_actor.core.share import Share
-from partition_actor.ring.hash_space import hash_function_named, hash_keys
+from partition_actor.ring.hash_space import hash_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,18 +38,20 @@ class DatasetPartition:
             refuse("column", column, f"one of the dataset's columns: {', '.join(columns)}")
         self._share = share
 
+    def __repr__(self) -> str:
+        return f"DatasetPartition({self.group!r}, column={self._column!r})"
+
     def rows(self) -> ray.data.Dataset:
         """The rows that this member may work on now, as a lazy filter over the key's column.
 
         It does not follow later changes: call it again after one.
         """
-        share, column = self._share(), self._column
-        if share.ring is None:
+        arcs, column = self._share().arcs, self._column
+        if arcs is None:
             return self._dataset.limit(0)
-        arcs, hash_function = share.ring.arcs(share.member, share.withheld), share.ring.hash_function
 
         def mine(batch: pa.Table) -> pa.Table:
             keys = batch.column(column).to_pylist()
-            return batch.filter(arcs.contains(hash_keys(keys, hash_function_named(hash_function))))
+            return batch.filter(arcs.contains(hash_keys(keys, arcs.function)))
 
         return self._dataset.map_batches(mine, batch_format="pyarrow", zero_copy_batch=True)

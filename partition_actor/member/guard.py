@@ -10,27 +10,29 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import ray
 
-from partition_actor import arguments, clock
+from partition_actor import arguments
 from partition_actor.core.epochs import Epoch
+from partition_actor.core.member_driver import GuardedCall
 from partition_actor.errors import InvalidArgument, NotOwner
-from partition_actor.member.callbacks import Notifier
+from partition_actor.member.callbacks import inside
 from partition_actor.member.session import Session
-from partition_actor.member.wakeups import Wakeups
+from partition_actor.member.sizes import bytes_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Arguments = tuple[Any, ...]
 
-LEASE_CHECK_INTERVAL = 0.1
-"""Seconds after which a hand-off that waits for calls checks whether the lease still runs."""
+CARRIED_BYTES = 65_536
+"""A refusal brings arguments of about this size back, and no larger ones."""
 
-_guards: dict[Guard, None] = {}
-"""Those of the ``PartitionCoordinator`` objects of this process that are started, in order."""
+_guards: WeakKeyDictionary[Guard, None] = WeakKeyDictionary()
+"""Those of the ``PartitionCoordinator`` objects of this process that have been started, in order."""
 
 
 def owned_by(
@@ -61,9 +63,12 @@ def owned_by(
     keys of all. `key` is a function that makes a key of the parameter's value, or of each item; by default that is the
     key itself.
 
-    When the worker does not own the key, ``NotOwner`` is raised and the method does not run. In an exclusive group a
-    key that is lost while the method runs goes to its next owner when the method has returned, or after
-    `handoff_timeout`.
+    When the worker does not own the key, ``NotOwner`` is raised and the method does not run. A ``Router`` retries that
+    if Ray called the method itself. If another method called it, be it a decorator or an override without `owned_by`,
+    some of the worker's code has run, and the caller gets ``NotOwner``. So `owned_by` comes first of all decorators.
+
+    In an exclusive group a key that is lost while the method runs goes to its next owner when the method has returned,
+    or after `handoff_timeout`.
 
     Raises ``InvalidArgument`` when what it decorates has no such parameter, or is a generator.
     """
@@ -75,23 +80,37 @@ def owned_by(
 
             @functools.wraps(method)
             async def guarded_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-                with check.permit(self, args, kwargs):
+                with check.permit(self, args, kwargs) as (args, kwargs):
                     return await method(self, *args, **kwargs)
 
+            check.guarded = guarded_async
             return guarded_async  # type: ignore[return-value]
 
         @functools.wraps(method)
         def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with check.permit(self, args, kwargs):
-                return method(self, *args, **kwargs)
+            with ExitStack() as permitted:
+                args, kwargs = permitted.enter_context(check.permit(self, args, kwargs))
+                result = method(self, *args, **kwargs)
+                if inspect.iscoroutine(result):  # of an async method under another decorator
+                    return _awaited(permitted.pop_all(), result)
+                return result
 
+        check.guarded = guarded
         return guarded  # type: ignore[return-value]
 
     return decorate
 
 
+async def _awaited(permitted: ExitStack, result: Coroutine[Any, Any, Any]) -> Any:
+    with permitted:
+        return await result
+
+
 class _Check:
     """Checks a call of one method before it runs."""
+
+    guarded: Callable[..., Any]
+    """What `owned_by` made of the method."""
 
     def __init__(
         self,
@@ -114,55 +133,94 @@ class _Check:
             arguments.refuse("parameter", parameter, "a parameter that takes one value")
         self._name = parameter
         self._position = sys.maxsize if kind is inspect.Parameter.KEYWORD_ONLY else names.index(parameter)
+        self._is_positional = kind is inspect.Parameter.POSITIONAL_ONLY
         self._default = parameters[parameter].default
         self._method, self._group, self._each, self._key = method.__name__, group, each, key
 
     @contextmanager
-    def permit(self, worker: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-        """Run the method within this. Raises ``NotOwner``."""
-        keys = self._keys(args, kwargs)
+    def permit(
+        self, worker: Any, args: Arguments, kwargs: dict[str, Any]
+    ) -> Iterator[tuple[Arguments, dict[str, Any]]]:
+        """Run the method within this, with the arguments that it gives. Raises ``NotOwner``."""
+        args, kwargs, keys = self._bind(args, kwargs)
         group = self._group(worker) if callable(self._group) else self._group
-        end = _admit(group, keys)
-        if isinstance(end, NotOwner):
-            end.task = ray.get_runtime_context().get_task_id() if ray.is_initialized() else None
-            end.call = (keys[0] if keys else None, self._method, args, kwargs)
-            raise end
+        if group is not None:
+            arguments.check_text("group", group)
+        admitted = _admit(group, keys)
+        if isinstance(admitted, NotOwner):
+            admitted.task, admitted.method = self._entry(worker)
+            if bytes_of((*args, *kwargs.values())) <= CARRIED_BYTES:
+                admitted.call = (keys[0] if keys else None, admitted.method, args, kwargs)
+            raise admitted
         try:
-            yield
+            with admitted:
+                yield args, kwargs
         except NotOwner as error:
             error.task = None  # raised by a call within the method, part of which has run
             raise
-        finally:
-            end()
 
-    def _keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        value = kwargs.get(self._name, args[self._position] if self._position < len(args) else self._default)
+    def _entry(self, worker: Any) -> tuple[str | None, str]:
+        """The id of Ray's task, if none of its code can have run, and the method's name.
+
+        That is so if Ray called what `owned_by` made, not a method that calls it in turn. Should that one be running
+        already, and have called itself, the outer `permit` takes the id away.
+        """
+        if not ray.is_initialized():
+            return None, self._method
+        context = ray.get_runtime_context()
+        name, task = self._method, context.get_task_id()
+        if task is None:
+            return None, name
+        if hasattr(context, "get_task_name"):  # older versions of Ray do not tell
+            name = (context.get_task_name() or "").rpartition(".")[2]
+        entry = inspect.getattr_static(type(worker), name, None)
+        while entry is not None and getattr(entry, "__globals__", {}).get("__name__", "").startswith("ray."):
+            entry = getattr(entry, "__wrapped__", None)  # Ray's own wrapper, for tracing
+        return (task, name) if entry is self.guarded else (None, self._method)
+
+    def _bind(self, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any], list[Any]]:
+        """The arguments, with the items of an iterator as a list, and the keys."""
+        if by_name := self._name in kwargs and not self._is_positional:
+            value = kwargs[self._name]
+        else:
+            value = args[self._position] if self._position < len(args) else self._default
         if value is inspect.Parameter.empty:
             raise TypeError(f"{self._method}() missing 1 required argument: {self._name!r}")
         items = arguments.check_items(value) if self._each else [value]
-        return items if self._key is None else [self._key(item) for item in items]
+        if self._each and isinstance(value, Iterator):  # to read the keys has used it up
+            if by_name:
+                kwargs = {**kwargs, self._name: items}
+            else:
+                args = (*args[: self._position], items, *args[self._position + 1 :])
+        return args, kwargs, items if self._key is None else [self._key(item) for item in items]
 
 
 class Guard:
     """Permits calls by what one ``PartitionCoordinator`` may work on."""
 
-    def __init__(self, session: Session, notifier: Notifier) -> None:
+    def __init__(self, session: Session) -> None:
         self.is_local = session.is_local
         self._session = session
-        self._notifier = notifier
-        self._running: dict[str, RunningCalls] = {}
+        self._entered = False
+        session.guard = self  # as long as there is a session
 
     def enter(self) -> None:
-        """Let calls ask this member."""
+        """Let calls ask this member while it has a session."""
+        self._entered = True
         _guards[self] = None
 
     def leave(self) -> None:
-        """Let calls no longer ask this member."""
-        _guards.pop(self, None)
+        """Let calls no longer ask this member; only the single-instance mode has no session that says so."""
+        self._entered = False
+
+    @property
+    def permits_all(self) -> bool:
+        """Whether this is the single-instance mode, and started."""
+        return self.is_local and self._entered
 
     def groups(self) -> list[str]:
         """The groups of which it is a member, or waits to be one."""
-        if not self._session.was_started:
+        if not self._session.active:
             return []
         groups = list(self._session.member_state.groups.items())
         return [name for name, held in groups if held.state in ("joining", "member")]
@@ -172,87 +230,41 @@ class Guard:
         view = self._session.view(group)
         return None if view is None else view.epoch
 
-    def begin(self, group: str, keys: list[Any]) -> Callable[[], None] | None:
-        """Begin a call on these keys. Returns what to call when it has returned; None if it is not permitted."""
-        with self._session.lock:
-            member_state, now = self._session.member_state, clock.now()
-            view = member_state.acting(now, group)
-            if view is None or not member_state.may_act(now, group, *keys):
-                return None
-            if not view.exclusive:
-                return lambda: None
-            running = self._running.get(group)
-            if running is None:
-                running = self._running[group] = RunningCalls(group, self._session)
-                self._notifier.add_listener(running)
-            return running.begin(keys)
+    def begin(self, group: str, keys: list[Any]) -> AbstractContextManager[None] | None:
+        """Begin a call on these keys, which runs within what is returned; None if it is not permitted."""
+        session = self._session
+        texts = [str(key) for key in keys]  # users' code: not under the lock, and not again at each acknowledgement
+        with session.lock:
+            call = session.driver.begin_call(session.now(), session.process(), group, texts)
+        return None if call is None else self._running(call)
+
+    @contextmanager
+    def _running(self, call: GuardedCall) -> Iterator[None]:
+        try:
+            with inside(call):
+                yield
+        finally:
+            with self._session.event() as driver:
+                driver.end_call(self._session.now(), call)
 
 
-class RunningCalls:
-    """The calls that run on keys of one exclusive group; the notifier lets a hand-off wait for those on lost keys."""
-
-    def __init__(self, group: str, session: Session) -> None:
-        self.group = group
-        self._session = session
-        self._ended = Wakeups(session.lock)
-        self._calls: dict[object, tuple[int, list[Any]]] = {}
-        """Of each call, the thread that began it, or that of its event loop, and its keys."""
-
-    def begin(self, keys: list[Any]) -> Callable[[], None]:
-        """Note a call. Returns what to call when it has returned.
-
-        The caller holds the session's lock, so that no view comes between its check and this.
-        """
-        call = object()
-        self._calls[call] = (threading.get_ident(), keys)
-        return functools.partial(self._end, call)
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether any call runs."""
-        return bool(self._calls)
-
-    def tell_lost(self) -> None:
-        """Wait until no call runs on a lost key, or the lease is over: the wait ends, by rule 6."""
-        while not self._ended.wait(self._may_hand_off, LEASE_CHECK_INTERVAL):
-            pass
-
-    def tell_gained(self) -> None:
-        """Nothing to do."""
-
-    def _end(self, call: object) -> None:
-        with self._session.lock:
-            del self._calls[call]
-            self._ended.wake()
-
-    def _may_hand_off(self) -> bool:
-        member_state, here, now = self._session.member_state, threading.get_ident(), clock.now()
-        view = member_state.view(self.group)
-        if view is None or now >= member_state.acts_until(view):
-            return True
-        # A call in this very thread runs the callbacks itself, by `run_watchers`: nobody can wait for its end here.
-        return all(
-            thread == here or member_state.may_act(now, self.group, *keys) for thread, keys in self._calls.values()
-        )
-
-
-def _admit(group: str | None, keys: list[Any]) -> Callable[[], None] | NotOwner:
-    """Begin a call: what to call when it has returned, or the refusal. The single-instance mode permits every call."""
+def _admit(group: str | None, keys: list[Any]) -> AbstractContextManager[None] | NotOwner:
+    """Begin a call: within what it runs, or the refusal. The single-instance mode permits every call."""
     joined = {guard: groups for guard in list(_guards) if (groups := guard.groups())}
     names = sorted({name for groups in joined.values() for name in groups})
     if group is None and len(names) > 1:
         raise InvalidArgument(f"group: got None, expected the name of a group that this process has joined: {names}")
-    if not names and any(guard.is_local for guard in list(_guards)):
-        return lambda: None
+    if not names and any(guard.permits_all for guard in list(_guards)):
+        return nullcontext()
     if group is None and not names:
         return NotOwner("this process is no member of any group")
-    group = group or names[0]
+    group = names[0] if group is None else group
     epoch: Epoch | None = None
     for guard, groups in joined.items():
         if group in groups:
-            end = guard.begin(group, keys)
-            if end is not None:
-                return end
+            admitted = guard.begin(group, keys)
+            if admitted is not None:
+                return admitted
             epoch = max(filter(None, (epoch, guard.epoch(group))), default=None)
     shown = ", ".join(repr(each) for each in keys[:3]) + (", …" if len(keys) > 3 else "")
     refusal = NotOwner(f"this process may not work on {shown} of group {group!r} now; its view is of epoch {epoch}")

@@ -10,14 +10,15 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from contextlib import contextmanager
 from typing import Any
 
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
+from partition_actor.core.member_driver import Delivery, MemberDriver
 from partition_actor.core.share import Share
-from partition_actor.member.session import Session
+from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.ring import KeyIndex, Ring
 from partition_actor.settings import Settings
@@ -55,7 +56,7 @@ class _ProcessLocks:
         """Let the table take in what has changed, and the state machine what came of it."""
         with self.wakeups.lock:
             locks = self.member_state.locks
-            self._table.take(_KEY, locks.stated(), recovering=False, trusted=True)
+            self._table.take(_KEY, locks.stated(), whole=True, recovering=False, trusted=True)
             self._table.grant(lambda _: True, lambda: next(self._epochs))
             locks.take(self._table.answers(_KEY))
             self.member_state.answered += 1
@@ -86,30 +87,38 @@ class EveryKey(Share):
         return list(index)
 
 
-class LocalSession(Session):
-    """The session of the single-instance mode. It is never started, owns every key, and its locks are always there."""
-
-    is_local = True
-
-    def __init__(self, member_id: str) -> None:
-        super().__init__(member_id, None, "", Settings(), lambda changes: None)
-        self.call_timeout = 0.0
-
+class _LocalTransport(Transport):
     @property
     def wakeups(self) -> Wakeups:
         """Those who wait for a lock, in the whole process."""
         return _ProcessLocks.of_this_process().wakeups
+
+
+class LocalSession(Session):
+    """The session of the single-instance mode. It is never active, owns every key, and its locks are always there."""
+
+    is_local = True
+
+    def __init__(self, member_id: str) -> None:
+        super().__init__(member_id, _LocalTransport(), Settings())
+        self.call_timeout = 0.0
+        self.driver.start("local", os.getpid())
+        self._share = EveryKey(member_id, Ring([member_id]).arcs(member_id))
 
     @property
     def member_state(self) -> MemberState:
         """The state machine for locks, one for the process; it knows no group."""
         return _ProcessLocks.of_this_process().member_state
 
-    @cached_property
-    def _share(self) -> Share:
-        return EveryKey(self.member_id, Ring([self.member_id]))
+    @property
+    def active(self) -> bool:
+        """False: there is no partition actor."""
+        return False
 
     def start(self) -> None:
+        """Nothing to do."""
+
+    def stop(self, waits: bool = True) -> None:
         """Nothing to do."""
 
     def check_active(self) -> None:
@@ -126,6 +135,32 @@ class LocalSession(Session):
     def share(self, group: str) -> Share:
         """Every key."""
         return self._share
+
+    def token(self, group: str) -> int:
+        """0: there are no epochs."""
+        return 0
+
+    def holds(self, member_state: MemberState, ticket: int) -> bool:
+        """Whether a lock is held in this process."""
+        return member_state is self.member_state and member_state.holds(0.0, ticket)
+
+    def elect(self, group: str, callback: Any) -> None:
+        """Tell `callback` that this process leads the group."""
+        if callback is not None:
+            with self.event() as driver:
+                assert driver.session is not None
+                driver.post(Delivery(group, driver.session, elected=0, callback=callback))
+
+    @contextmanager
+    def event(self) -> Iterator[MemberDriver]:
+        """Hand the driver an event within this; in a forked child it begins anew."""
+        with super().event() as driver:
+            driver.start("local", os.getpid())
+            yield driver
+
+    def leads(self, group: str) -> bool:
+        """True."""
+        return True
 
     def send_now(self) -> None:
         """Take in what has changed in locks."""

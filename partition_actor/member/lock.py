@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from partition_actor import arguments, clock
+from partition_actor import arguments
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import GroupFull, NotStarted, PartitionActorUnavailable, VersionMismatch
+from partition_actor.member.background import run_in_thread
 from partition_actor.member.session import Session
 
 
@@ -21,9 +23,9 @@ class Hold:
     def __init__(self, session: Session, name: str, *, shared: bool = False, waits: bool = True) -> None:
         self._session = session
         self._name, self._shared, self._waits = name, shared, waits
-        self._member_state = session.member_state
         with session.lock:
             session.check_active()
+            self._member_state = session.member_state
             session.forget_failure()
             self._ticket = self._member_state.locks.add(name, shared=shared, waits=waits)
         session.send_now()
@@ -32,13 +34,13 @@ class Hold:
     def state(self) -> str | None:
         """What has come of it, as ``LockRequest`` has it; None when the session has ended or it was dropped."""
         with self._session.lock:
-            self._member_state.holds(clock.now(), self._ticket)  # a hold whose lease is over is lost when one looks
+            self.held  # noqa: B018  # a hold whose lease is over is lost when one looks
             return self._member_state.locks.state(self._ticket)
 
     @property
     def held(self) -> bool:
         """Whether this process holds the lock now."""
-        return self.state == "held"
+        return self._session.holds(self._member_state, self._ticket)
 
     @property
     def token(self) -> int:
@@ -113,12 +115,16 @@ class Lock:
     `fencing_token` to the storage. When the partition actor crashes, holders keep their locks, and no lock changes
     hands for one lease. It is not reentrant: a second `acquire` waits, unless both are shared. Any thread may call any
     method. Each `acquire` that succeeds needs one `release`.
+
+    Threads and asyncio tasks may share one object. Each then sees and releases what it took itself, and only if it took
+    nothing what another took.
     """
 
     def __init__(self, session: Session, name: str) -> None:
         self.name = name
         self._session = session
-        self._holds: list[Hold] = []
+        self._holds: list[tuple[object, Hold]] = []
+        """Who took it, and what: the latest last."""
 
     @property
     def held(self) -> bool:
@@ -129,7 +135,7 @@ class Lock:
     def fencing_token(self) -> int:
         """An int that grows with every hold of this lock, in any process; 0, lower than all, while it is not held."""
         with self._session.lock:
-            return max((hold.token for hold in self._holds), default=0)
+            return max((hold.token for _, hold in self._own_or_all()), default=0)
 
     def acquire(self, blocking: bool = True, timeout: float | None = None, shared: bool = False) -> bool:
         """Take the lock. Returns whether it is held now.
@@ -141,15 +147,15 @@ class Lock:
         ``VersionMismatch``, and, if not `blocking`, ``PartitionActorUnavailable`` when no answer comes within
         `call_timeout`.
         """
-        with self._asking(blocking, timeout, shared) as (hold, limit):
+        with self.asking(blocking, timeout, shared) as (hold, limit):
             self._session.wakeups.wait(lambda: hold.decided, limit)
-        return self._end(hold)
+        return self.end(hold)
 
     async def aacquire(self, blocking: bool = True, timeout: float | None = None, shared: bool = False) -> bool:
         """`acquire`, for asyncio. Cancelling it withdraws the request."""
-        with self._asking(blocking, timeout, shared) as (hold, limit):
+        with self.asking(blocking, timeout, shared) as (hold, limit):
             await self._session.wakeups.until(lambda: hold.decided, limit)
-        return self._end(hold)
+        return self.end(hold)
 
     def release(self) -> bool:
         """Give it back. Returns False when it was not held: never taken, broken, or lost with the lease.
@@ -180,7 +186,7 @@ class Lock:
 
     async def abreak(self) -> bool:
         """`break_`, for asyncio."""
-        return await asyncio.to_thread(self.break_)
+        return await run_in_thread(self.break_)
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -197,7 +203,7 @@ class Lock:
         await self.arelease()
 
     @contextmanager
-    def _asking(self, blocking: object, timeout: object, shared: object) -> Iterator[tuple[Hold, float | None]]:
+    def asking(self, blocking: object, timeout: object, shared: object) -> Iterator[tuple[Hold, float | None]]:
         """Ask for it, and give how long to wait; a wait that is cut short withdraws the request."""
         waits = arguments.check_flag("blocking", blocking)
         limit = None if timeout is None else arguments.check_seconds("timeout", timeout)
@@ -210,18 +216,32 @@ class Lock:
             hold.drop()
             raise
 
-    def _end(self, hold: Hold) -> bool:
+    def end(self, hold: Hold) -> bool:
+        """End a wait: whether the lock is held now. See `Hold.conclude`."""
         with self._session.lock:
             if taken := hold.conclude():
-                self._holds.append(hold)
+                self._holds.append((_taker(), hold))
             return taken
 
+    def _own_or_all(self) -> list[tuple[object, Hold]]:
+        taker = _taker()
+        return [each for each in self._holds if each[0] == taker] or self._holds
+
     def _release(self) -> Callable[[], bool] | None:
+        """Give the latest hold back; None when it was not held any more, or there is none."""
         with self._session.lock:
-            while self._holds:
-                hold = self._holds.pop()
-                held = hold.held
-                known = hold.drop()
-                if held:
-                    return known
-        return None
+            if not self._holds:
+                return None
+            mine = self._own_or_all()[-1]
+            self._holds.remove(mine)
+            held = mine[1].held
+            known = mine[1].drop()
+            return known if held else None
+
+
+def _taker() -> object:
+    """The asyncio task, or else the thread, that runs this."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()

@@ -6,11 +6,12 @@ A hash is an integer below 2**64 (xxh3) or 2**128 (md5). Arrays of hashes have d
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 from partition_actor.arguments import refuse
 
+Key = TypeVar("Key")
 HashName = Literal["xxh3", "md5"]
 Hashes = npt.NDArray[Any]
 
@@ -26,13 +28,14 @@ Hashes = npt.NDArray[Any]
 # seconds, and the member could lose its lease.
 CHUNK = 1 << 14
 _LONGEST_LIST = 1 << 15
+_INT_BYTES = 48  # of a hash as an int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HashFunction:
     """A hash of text: ``of_text`` returns one as an ``int``, ``of_texts`` returns many as an array of ``dtype``."""
 
-    name: str
+    name: HashName
     of_text: Callable[[str], int]
     of_texts: Callable[[Sequence[str]], Hashes]
     dtype: np.dtype[Any]
@@ -96,6 +99,16 @@ def int_sequence(array: npt.NDArray[Any]) -> Sequence[int]:
     """An integer array as a sequence of ``int``, which Python indexes faster than the array."""
     # A list is fastest, but a large one takes milliseconds to create and 40 bytes per number.
     return array.tolist() if len(array) <= _LONGEST_LIST else array.data
+
+
+def bytes_of_numbers(hashes: Hashes) -> int:
+    """About how many bytes ``hashes_to_numbers`` takes beside ``hashes``."""
+    return bytes_of_sequence(hashes, _INT_BYTES) if hashes.dtype.kind == "u" else (8 + _INT_BYTES) * len(hashes)
+
+
+def bytes_of_sequence(array: npt.NDArray[Any], int_bytes: int) -> int:
+    """About how many bytes ``int_sequence`` takes beside ``array`` if an ``int`` of it takes ``int_bytes``."""
+    return (8 + int_bytes) * len(array) if len(array) <= _LONGEST_LIST else 0
 
 
 def leading_64_bits(hashes: Hashes) -> npt.NDArray[np.uint64]:
@@ -174,7 +187,8 @@ def merge_points(
     return all_points, all_owners
 
 
-class Arcs(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Arcs:
     """A set of hashes as a union of arcs. An arc includes the hash that it starts at and excludes the one it stops at.
 
     ``boundaries`` (sorted, an even number) are the starts and stops of the arcs in turn. ``from_zero`` says whether the
@@ -183,6 +197,24 @@ class Arcs(NamedTuple):
 
     boundaries: Hashes
     from_zero: bool
+    function: HashFunction
+
+    def finder(self) -> Callable[[object], bool]:
+        """A function that says whether the hash of a key is in the set, for one key at a time."""
+        numbers, from_zero, of_text = hashes_to_numbers(self.boundaries), self.from_zero, self.function.of_text
+
+        def has(key: object) -> bool:
+            below = bisect_right(numbers, of_text(key if type(key) is str else str(key)))
+            return (below & 1 == 1) != from_zero
+
+        return has
+
+    def subset(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of ``keys``, as ``iterate_keys`` takes them, whose hashes are in the set."""
+        inside: list[Key] = []
+        for chunk in chunks(iterate_keys(keys)):
+            inside += [chunk[at] for at in self.contains(hash_keys(chunk, self.function)).nonzero()[0].tolist()]
+        return inside
 
     def contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Whether each hash is in the set."""
@@ -201,4 +233,4 @@ class Arcs(NamedTuple):
             inside &= ~other.contains(bounds)
             from_zero = from_zero and not other.from_zero
         before = np.concatenate([np.array([from_zero]), inside[:-1]])
-        return Arcs(bounds[inside != before[: len(bounds)]], from_zero)
+        return Arcs(bounds[inside != before[: len(bounds)]], from_zero, self.function)

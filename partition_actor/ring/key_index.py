@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,10 @@ import numpy.typing as npt
 from partition_actor.arguments import refuse
 from partition_actor.ring.hash_space import (
     CHUNK,
+    Arcs,
     Hashes,
     HashName,
+    Key,
     hash_function_named,
     hash_keys,
     hash_many,
@@ -22,10 +25,9 @@ from partition_actor.ring.hash_space import (
 )
 from partition_actor.ring.ring import Ring, Withheld
 
-Key = TypeVar("Key")
-
 # Positions are uint32, so that an index of millions of keys stays small.
 _MOST_KEYS = (1 << 32) - 1
+_NO_LOCK = nullcontext()
 
 
 class KeyIndex(Generic[Key]):
@@ -33,8 +35,8 @@ class KeyIndex(Generic[Key]):
 
     Results keep the order in which keys were given, and a key that was given twice is returned twice. The identity of a
     key is ``str(key)``, which must not change. Takes at most 24 bytes per key beyond the keys themselves (8 for the
-    hash, 4 for the position, 8 for the reference, and room to grow). Not safe to use from other threads while one
-    thread calls ``add`` or ``discard``.
+    hash, 4 for the position, 8 for the reference, and room to grow). Any thread may look keys up at any time; threads
+    that ``add`` or ``discard`` at one time must give the same ``lock``.
 
     Args:
         keys: any iterable, a one-dimensional numpy array or an Arrow array, as in ``Ring.subset``. The index keeps
@@ -52,21 +54,19 @@ class KeyIndex(Generic[Key]):
 
     def __init__(self, keys: Iterable[Key] = (), hash_function: HashName = "xxh3") -> None:
         self._function = hash_function_named(hash_function)
-        # Each key at the position at which it was given; None where a key was discarded and in the room to grow.
-        # An array, not a list: numpy gathers scattered objects in half the time of a loop.
-        self._keys: npt.NDArray[np.object_] = np.empty(0, object)
-        self._used = 0
-        # Parallel arrays, sorted by full hash. The leading 64 bits of an md5 distinguish nearly all keys. Hashing the
-        # remaining ones again is cheaper than 8 more bytes for every key.
-        self._hashes: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
-        self._positions: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+        self._held = _Held(np.empty(0, object), 0, np.empty(0, np.uint64), np.empty(0, np.uint32))
         self.add(keys)
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._held.positions)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._keys_at(self._positions))
+        return iter(self._look_up(lambda held: held.positions))
+
+    def __contains__(self, key: object) -> bool:
+        text = str(key)
+        hashes = leading_64_bits(hash_keys([text], self._function))
+        return any(str(each) == text for each in self._look_up(lambda held: held.positions[held.alike(hashes)]))
 
     def __repr__(self) -> str:
         return f"KeyIndex({len(self)} keys, hash_function={self._function.name!r})"
@@ -83,11 +83,18 @@ class KeyIndex(Generic[Key]):
         """
         if ring.hash_function != self._function.name:
             refuse("ring", ring, f"a ring whose hash_function is {self._function.name!r}")
-        arcs = ring.arcs(member, withheld)
-        bounds = self._count_below(arcs.boundaries)
-        if arcs.from_zero:
-            bounds = np.concatenate([[0], bounds, [len(self)]])
-        return self._keys_at(self._positions[_ranges(bounds[::2], bounds[1::2])])
+        return self.keys_in(ring.arcs(member, withheld))
+
+    def keys_in(self, arcs: Arcs) -> list[Key]:
+        """The keys whose hashes are in ``arcs``, which are of the same hash function."""
+
+        def positions(held: _Held) -> npt.NDArray[np.uint32]:
+            bounds = self._count_below(held, arcs.boundaries)
+            if arcs.from_zero:
+                bounds = np.concatenate([[0], bounds, [len(held.positions)]])
+            return held.positions[_ranges(bounds[::2], bounds[1::2])]
+
+        return self._look_up(positions)
 
     def gained(self, old: Ring, new: Ring, member: str) -> list[Key]:
         """The keys that ``member`` owns on ``new`` but not on ``old``. Raises as ``subset`` does."""
@@ -97,71 +104,119 @@ class KeyIndex(Generic[Key]):
         """The keys that ``member`` owns on ``old`` but not on ``new``. Raises as ``subset`` does."""
         return self.subset(old, member, [(new, member)])
 
-    def add(self, keys: Iterable[Key]) -> None:
+    def add(self, keys: Iterable[Key], lock: AbstractContextManager[Any] = _NO_LOCK) -> None:
         """Add ``keys``, each as often as it occurs. Only the new keys are hashed and sorted.
 
-        Raises ``InvalidArgument`` if ``keys`` is not iterable or the index would have 2**32 keys or more.
+        No code of yours runs under ``lock``: ``keys`` is read, and ``str(key)`` called, before it is taken. Raises
+        ``InvalidArgument`` if ``keys`` is not iterable or the index would have 2**32 keys or more.
         """
         added = list(iterate_keys(keys))
-        needed = self._used + len(added)
-        if needed > _MOST_KEYS:
-            refuse("keys", len(added), f"at most {_MOST_KEYS - self._used} more keys")
         hashes = hash_many(added, self._function)
         order = hashes.argsort(kind="stable")
         hashes = hashes[order]
-        positions = (order + self._used).astype(np.uint32)
-        if needed > len(self._keys):
-            # Grow by an eighth, as lists do, so that many small additions do not each copy everything.
-            room = np.empty(max(needed, len(self._keys) * 9 // 8), object)
-            room[: self._used] = self._keys[: self._used]
-            self._keys = room
-        self._keys[self._used : needed] = np.fromiter(added, object, len(added))
-        self._used = needed
-        if len(self):
-            at = self._count_below(hashes)
-            self._hashes = np.insert(self._hashes, at, leading_64_bits(hashes))
-            self._positions = np.insert(self._positions, at, positions)
-        else:
-            self._hashes, self._positions = leading_64_bits(hashes), positions
+        new = np.fromiter(added, object, len(added))
+        while True:
+            held = self._held
+            after = self._with(held, hashes, order)
+            with lock:
+                if self._held is held:
+                    after.keys[held.used : after.used] = new
+                    self._held = after
+                    return
 
-    def discard(self, keys: Iterable[object]) -> None:
-        """Remove every occurrence of each of ``keys``; ignore keys that are not in the index.
+    def discard(self, keys: Iterable[object], lock: AbstractContextManager[Any] = _NO_LOCK) -> None:
+        """Remove every occurrence of each of ``keys``; ignore keys that are not in the index. ``lock`` as in ``add``.
 
         Raises ``InvalidArgument`` if ``keys`` is not iterable.
         """
         texts = {str(key) for key in iterate_keys(keys)}
         hashes = np.unique(leading_64_bits(hash_many(list(texts), self._function)))
-        starts, stops = self._hashes.searchsorted(hashes), self._hashes.searchsorted(hashes, side="right")
-        candidates = _ranges(starts, stops)
-        found = zip(candidates.tolist(), self._positions[candidates].tolist(), strict=True)
-        gone = [at for at, position in found if str(self._keys[position]) in texts]
-        self._keys[self._positions[gone]] = None
-        self._hashes, self._positions = np.delete(self._hashes, gone), np.delete(self._positions, gone)
-        # Up to a quarter of holes fits into the 24 bytes per key, and makes closing them cheap per discarded key.
-        if self._used > len(self) * 1.25:
-            live = np.sort(self._positions)
-            renumbered = np.empty(self._used, np.uint32)
-            renumbered[live] = np.arange(len(live), dtype=np.uint32)
-            self._keys, self._used = self._keys[live], len(live)
-            self._positions = renumbered[self._positions]
+        while True:
+            held = self._held
+            candidates = held.alike(hashes)
+            # This list also keeps the keys until the lock is free: __del__ of a key is code of yours, too.
+            alike = held.keys[held.positions[candidates]].tolist()
+            gone = [at for at, key in zip(candidates.tolist(), alike, strict=True) if str(key) in texts]
+            after, holes = held.without(gone), held.positions[gone]
+            with lock:
+                if self._held is held:
+                    self._held = after
+                    if after.keys is held.keys:
+                        held.keys[holes] = None  # after the above, so that `_look_up` knows
+                    return
 
-    def _keys_at(self, positions: npt.NDArray[np.uint32]) -> list[Key]:
-        positions = np.sort(positions)
-        starts = range(0, len(positions), CHUNK)
-        parts: list[list[Key]] = [self._keys.take(positions[at : at + CHUNK]).tolist() for at in starts]
-        return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+    def _with(self, held: _Held, hashes: Hashes, order: npt.NDArray[np.intp]) -> _Held:
+        """``held`` with the positions of new keys, whose sorted hashes and order are given; without the keys."""
+        needed = held.used + len(order)
+        if needed > _MOST_KEYS:
+            refuse("keys", len(order), f"at most {_MOST_KEYS - held.used} more keys")
+        keys, positions = held.keys, (order + held.used).astype(np.uint32)
+        if needed > len(keys):
+            # Grow by an eighth, as lists do, so that many small additions do not each copy everything.
+            keys = np.empty(max(needed, len(keys) * 9 // 8), object)
+            keys[: held.used] = held.keys[: held.used]
+        leading = leading_64_bits(hashes)
+        if len(held.positions):
+            at = self._count_below(held, hashes)
+            leading = np.insert(held.hashes, at, leading)
+            positions = np.insert(held.positions, at, positions)
+        return _Held(keys, needed, leading, positions)
 
-    def _count_below(self, bounds: Hashes) -> npt.NDArray[np.intp]:
+    def _look_up(self, positions: Callable[[_Held], npt.NDArray[np.uint32]]) -> list[Key]:
+        """The keys at some positions, in the order in which they were given."""
+        while True:
+            held = self._held
+            chosen = np.sort(positions(held))
+            starts = range(0, len(chosen), CHUNK)
+            parts: list[list[Key]] = [held.keys.take(chosen[at : at + CHUNK]).tolist() for at in starts]
+            if self._held is held:  # else a key that was discarded meanwhile may have been read as None
+                return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+
+    def _count_below(self, held: _Held, bounds: Hashes) -> npt.NDArray[np.intp]:
         """The number of keys whose hash is smaller than each of ``bounds``, which are full hashes."""
         leading = leading_64_bits(bounds)
-        counts: npt.NDArray[np.intp] = self._hashes.searchsorted(leading)
-        if bounds.dtype == self._hashes.dtype:
+        counts: npt.NDArray[np.intp] = held.hashes.searchsorted(leading)
+        if bounds.dtype == held.hashes.dtype:
             return counts
-        stops = self._hashes.searchsorted(leading, side="right")
+        stops = held.hashes.searchsorted(leading, side="right")
         for at in (counts < stops).nonzero()[0].tolist():
-            alike = self._keys[self._positions[counts[at] : stops[at]]].tolist()
+            alike = held.keys[held.positions[counts[at] : stops[at]]].tolist()
             counts[at] += (hash_keys(alike, self._function) < bounds[at]).sum()
         return counts
+
+
+class _Held(NamedTuple):
+    """What an index holds at one moment. Nothing of it changes later but what lies after ``used``, and new holes."""
+
+    keys: npt.NDArray[np.object_]
+    """Each key at the position at which it was given; None where one was discarded and in the room to grow.
+
+    An array, not a list: numpy gathers scattered objects in half the time of a loop.
+    """
+    used: int
+    """How many positions have been given."""
+    hashes: npt.NDArray[np.uint64]
+    """Of the keys, sorted by full hash. The leading 64 bits of an md5 distinguish nearly all keys.
+
+    Hashing the remaining ones again is cheaper than 8 more bytes for every key.
+    """
+    positions: npt.NDArray[np.uint32]
+    """Parallel to ``hashes``."""
+
+    def alike(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        """Where the keys are whose leading 64 bits are among ``hashes``."""
+        return _ranges(self.hashes.searchsorted(hashes), self.hashes.searchsorted(hashes, side="right"))
+
+    def without(self, gone: list[int]) -> _Held:
+        """The same without the keys at these places of ``positions``."""
+        keys, used, positions = self.keys, self.used, np.delete(self.positions, gone)
+        # Up to a quarter of holes fits into the 24 bytes per key, and makes closing them cheap per discarded key.
+        if used > len(positions) * 1.25:
+            live = np.sort(positions)
+            renumbered = np.empty(used, np.uint32)
+            renumbered[live] = np.arange(len(live), dtype=np.uint32)
+            keys, used, positions = keys[live], len(live), renumbered[positions]
+        return _Held(keys, used, np.delete(self.hashes, gone), positions)
 
 
 def _ranges(starts: npt.NDArray[np.intp], stops: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

@@ -10,20 +10,25 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
 
 from partition_actor.arguments import refuse
 from partition_actor.errors import MemberNotFound
+from partition_actor.ring.byte_cache import ByteCache
 from partition_actor.ring.hash_space import (
     Arcs,
     Hashes,
+    HashFunction,
     HashName,
+    Key,
+    bytes_of_numbers,
+    bytes_of_sequence,
     chunks,
     hash_function_named,
     hash_keys,
@@ -35,12 +40,18 @@ from partition_actor.ring.hash_space import (
     virtual_nodes,
 )
 
-Key = TypeVar("Key")
 Members = Mapping[str, int] | Iterable[str]
 Withheld = Iterable[tuple["Ring", str]]
 _Fields = tuple[dict[str, int], Sequence[str], int, str, Hashes, npt.NDArray[np.int32]]
 
-_CACHE_SIZE = 32
+# About how many bytes containers take beside what they hold: a ring and each of its members, an identity likewise, and
+# a pair of ids.
+_RING_BYTES, _MEMBER_BYTES = 4000, 250
+_IDENTITY_BYTES, _MEMBER_IDENTITY_BYTES = 400, 200
+_PAIR_BYTES = 120
+
+_Identity = tuple[frozenset[tuple[str, int]], int, HashFunction]
+"""Equal for equal rings: the members with their weights, ``vnodes``, and the hash function."""
 
 
 class Ring:
@@ -85,7 +96,7 @@ class Ring:
         self._points, self._owners = points, owners
         # For `owner`: the points as numbers, and the owner of each, with the first owner repeated at the end.
         self._lookup: tuple[Sequence[int], Sequence[int]] | None = None
-        self._hash: int | None = None
+        self._made_identity: _Identity | None = None
 
     @property
     def members(self) -> Mapping[str, int]:
@@ -103,6 +114,14 @@ class Ring:
     def hash_function(self) -> str:
         """The name of the hash: ``"xxh3"`` or ``"md5"``."""
         return self._function.name
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes it takes, with what it makes when it is first asked."""
+        index_bytes = 0 if len(self._ids) <= 257 else 32  # Python has one object for each small int
+        lookup = bytes_of_numbers(self._points) + self._owners.nbytes + bytes_of_sequence(self._owners, index_bytes)
+        members = sum(map(len, self._ids)) + _MEMBER_BYTES * len(self._ids)
+        return self._points.nbytes + self._owners.nbytes + lookup + members + _RING_BYTES
 
     def owner(self, key: object) -> str | None:
         """The id of the member that owns ``key``; ``None`` if the ring is empty."""
@@ -157,31 +176,38 @@ class Ring:
         Raises:
             InvalidArgument: ``keys`` is not iterable, or a withheld ring has another hash function.
         """
-        arcs = self.arcs(member, withheld)
-        mine: list[Key] = []
-        for chunk in chunks(iterate_keys(keys)):
-            inside = arcs.contains(hash_keys(chunk, self._function))
-            mine += [chunk[at] for at in inside.nonzero()[0].tolist()]
-        return mine
+        return self.arcs(member, withheld).subset(keys)
 
     def arcs(self, member: str, withheld: Withheld = ()) -> Arcs:
         """The part of the hash space that ``member`` owns, without what is withheld (as in ``subset``).
 
-        Results are cached: a hand-off is computed once, however often subsets are asked for. Raises as ``subset`` does.
+        Recent results are kept: a hand-off is computed once, however often subsets are asked for. Raises as ``subset``
+        does.
         """
-        return _arcs(self, member, tuple(withheld))
+        withheld = tuple(withheld)
+        key = self._identity, member, tuple((other._identity, holder) for other, holder in withheld)
+        arcs = _arcs.get(key)
+        if arcs is None:
+            held: dict[Ring, list[str]] = {}
+            for other, holder in withheld:
+                _same_space(self, other)
+                held.setdefault(other, []).append(holder)
+            arcs = self._arcs_of([member]).minus([other._arcs_of(holders) for other, holders in held.items()])
+            of_rings = _identity_bytes(self._identity, *(other._identity for other in held))
+            _arcs.put(key, arcs, arcs.boundaries.nbytes + of_rings)
+        return arcs
 
     def _arcs_of(self, members: Iterable[str]) -> Arcs:
         chosen = [bisect_left(self._ids, member) for member in members if member in self._weights]
         if not chosen:
-            return Arcs(np.empty(0, self._function.dtype), False)
+            return Arcs(np.empty(0, self._function.dtype), False, self._function)
         theirs = self._owners == chosen[0]
         for index in chosen[1:]:
             theirs |= self._owners == index
         stops = np.empty(len(theirs), np.bool_)
         np.not_equal(theirs[:-1], theirs[1:], out=stops[:-1])
         stops[-1] = theirs[-1] != theirs[0]
-        return Arcs(self._points[stops], bool(theirs[0]))
+        return Arcs(self._points[stops], bool(theirs[0]), self._function)
 
     def share(self) -> dict[str, float]:
         """The fraction of the hash space that each member owns, by id. They add up to 1, but for rounding."""
@@ -237,16 +263,17 @@ class Ring:
         self._lookup = hashes_to_numbers(self._points), int_sequence(owners)
         return self._lookup
 
+    @property
+    def _identity(self) -> _Identity:
+        if self._made_identity is None:
+            self._made_identity = frozenset(self._weights.items()), self._vnodes, self._function
+        return self._made_identity
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Ring):
-            return NotImplemented
-        alike = (self._vnodes, self._function.name) == (other._vnodes, other._function.name)
-        return self is other or (alike and self._weights == other._weights)
+        return self._identity == other._identity if isinstance(other, Ring) else NotImplemented
 
     def __hash__(self) -> int:
-        if self._hash is None:
-            self._hash = hash((self._ids, self._vnodes, self._function.name))
-        return self._hash
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         members = f"{len(self._ids)} members" if len(self._ids) > 8 else repr(dict(self.members))
@@ -283,23 +310,35 @@ def _same_space(ring: Ring, other: Ring) -> None:
         refuse("ring", other, f"a ring whose hash_function is {ring.hash_function!r}")
 
 
-@lru_cache(maxsize=_CACHE_SIZE)
-def _arcs(ring: Ring, member: str, withheld: tuple[tuple[Ring, str], ...]) -> Arcs:
-    held: dict[Ring, list[str]] = {}
-    for other, holder in withheld:
-        _same_space(ring, other)
-        held.setdefault(other, []).append(holder)
-    return ring._arcs_of([member]).minus([other._arcs_of(holders) for other, holders in held.items()])
+# What is kept for the whole process takes at most 64 MB together.
+_MB = 1 << 20
+_rings: ByteCache[Ring] = ByteCache(40 * _MB)
+_arcs: ByteCache[Arcs] = ByteCache(16 * _MB)
+_handovers: ByteCache[frozenset[tuple[str, str]]] = ByteCache(8 * _MB)
+# Also rings that are kept no longer, as others may hold them: they can be had again, and changed into others.
+_recent: deque[ref[Ring]] = deque(maxlen=32)
 
 
-@lru_cache(maxsize=_CACHE_SIZE)
+def _identity_bytes(*identities: _Identity) -> int:
+    return sum(_IDENTITY_BYTES + _MEMBER_IDENTITY_BYTES * len(members) for members, _, _ in identities)
+
+
 def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     """All pairs ``(a, b)`` of ids where ``a`` owns some hash on ``old`` and ``b`` owns it on ``new``.
 
-    Exact, and includes pairs with ``a == b``; empty if either ring is. Recent answers are cached. Raises
+    Exact, and includes pairs with ``a == b``; empty if either ring is. Recent answers are kept. Raises
     ``InvalidArgument`` if the rings have different hash functions.
     """
     _same_space(old, new)
+    key = old._identity, new._identity
+    pairs = _handovers.get(key)
+    if pairs is None:
+        pairs = _handovers_of(old, new)
+        _handovers.put(key, pairs, _PAIR_BYTES * len(pairs) + _identity_bytes(*key))
+    return pairs
+
+
+def _handovers_of(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     if not old.members or not new.members:
         return frozenset()
     # Owners change only at points of the two rings, so checking those points covers the whole hash space.
@@ -314,23 +353,47 @@ def handovers(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     return frozenset((old._ids[before], new._ids[after]) for before, after in pairs)
 
 
-_recent: deque[Ring] = deque(maxlen=_CACHE_SIZE)
+def ring_of(members: Iterable[tuple[str, int]], vnodes: int = 160, hash_function: HashName = "xxh3") -> Ring:
+    """The ring of ``members``, which are pairs of id and weight. Thread-safe.
 
-
-@lru_cache(maxsize=_CACHE_SIZE)
-def ring_of(members: tuple[tuple[str, int], ...], vnodes: int = 160, hash_function: HashName = "xxh3") -> Ring:
-    """The ring of ``members``, which are pairs of id and weight, sorted by id. Thread-safe.
-
-    Recent rings are cached, and a new ring is derived from the recent one with the most members in common. Raises as
+    Recent rings are kept, and a new ring is derived from the recent one with the most members in common. Raises as
     ``Ring`` does.
     """
-    wanted = _checked_members(dict(members), "members")
-    comparable = [ring for ring in tuple(_recent) if (ring.vnodes, ring.hash_function) == (vnodes, hash_function)]
-    nearest = max(comparable, key=lambda ring: len(ring.members.items() & wanted.items()), default=None)
-    if nearest is None:
-        ring = Ring(wanted, vnodes, hash_function)
-    else:
-        gone, come = nearest.members.items() - wanted.items(), wanted.items() - nearest.members.items()
-        ring = _ring(nearest._fields_after(dict(gone), dict(come)))
-    _recent.append(ring)
+    return _ring_of((frozenset(members), vnodes, hash_function_named(hash_function)))
+
+
+def _ring_of(identity: _Identity) -> Ring:
+    ring = _rings.get(identity)
+    if ring is None:
+        ring = _recent_or_new(identity)
+        _recent.append(ref(ring))
+        _rings.put(identity, ring, ring.nbytes)
     return ring
+
+
+def _recent_or_new(identity: _Identity) -> Ring:
+    members, vnodes, function = identity
+    wanted = _checked_members(dict(members), "members")
+    alive = [ring for each in _recent.copy() if (ring := each()) is not None]
+    comparable = [ring for ring in alive if ring._identity[1:] == identity[1:]]
+    nearest = max(comparable, key=lambda ring: len(ring._identity[0] & members), default=None)
+    if nearest is None:
+        return Ring(wanted, vnodes, function.name)
+    gone, come = nearest._identity[0] - members, members - nearest._identity[0]
+    return _ring(nearest._fields_after(dict(gone), dict(come))) if gone or come else nearest
+
+
+def arcs_of(
+    members: Iterable[tuple[str, int]], holders: Iterable[str], vnodes: int = 160, hash_function: HashName = "xxh3"
+) -> Arcs:
+    """The part of the hash space that belongs to ``holders`` on the ring of ``members``, as ``ring_of`` takes them.
+
+    Recent results are kept. They take far less than rings, so they outlast them. Raises as ``Ring`` does.
+    """
+    identity = frozenset(members), vnodes, hash_function_named(hash_function)
+    key = identity, frozenset(holders)
+    arcs = _arcs.get(key)
+    if arcs is None:
+        arcs = _ring_of(identity)._arcs_of(key[1])
+        _arcs.put(key, arcs, arcs.boundaries.nbytes + _identity_bytes(identity))
+    return arcs

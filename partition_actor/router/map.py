@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from partition_actor.errors import PartitionError
 from partition_actor.router.retry import RetryState
-from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable
+from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable, first
 
 CHECK_INTERVAL = 0.02
 """Seconds until a batch that has no owner, or whose owner takes no more calls, is tried again."""
@@ -77,6 +77,8 @@ class Batches:
     follower: GroupFollower
     retry_state: Callable[[Any], RetryState]
     """The state of a new call with this key."""
+    time_for_place: Callable[[RetryState, MemberActor], float]
+    """How long a call may wait for other calls at a full owner to return. Raises ``TooManyCalls``."""
     method: str
     key: Callable[[Any], object] | None
     in_flight: int
@@ -85,7 +87,8 @@ class Batches:
     _delayed: list[tuple[float, int, Batch]] = field(default_factory=list)
     """A heap of (when to try it again, by ``time.monotonic``; a tie-breaker; the batch)."""
     _order: Iterator[int] = field(default_factory=count)
-    _sent: dict[ray.ObjectRef[Any], tuple[Batch, MemberActor, RoutingTable]] = field(default_factory=dict)
+    _sent: dict[ray.ObjectRef[Any], tuple[Batch, MemberActor, RoutingTable, Any]] = field(default_factory=dict)
+    """By its first result, a batch, where and by which table it was sent, and all of its results."""
     _failed: deque[tuple[list[Any], Exception]] = field(default_factory=deque)
 
     def run(
@@ -110,7 +113,7 @@ class Batches:
             batch = self._ready.popleft()
             try:
                 self._send(batch, self.follower.table)
-            except PartitionError as error:
+            except Exception as error:  # of this library, or an item's that cannot be serialised
                 self._failed.append((batch.items, error))
 
     def _send(self, batch: Batch, table: RoutingTable) -> None:
@@ -122,10 +125,13 @@ class Batches:
         actor = batch.state.find(table)
         if actor is None:
             self._wait(batch, batch.state.time_to_wait(CHECK_INTERVAL))
-        elif not actor.has_room():
-            self._delay(batch, CHECK_INTERVAL)  # at no cost of search time: map never raises TooManyCalls
+        elif actor.take_place():
+            sent = actor.send(self.method, (batch.items,), {})
+            self._sent[first(sent)] = batch, actor, table, sent
+        elif any(other.member_id == actor.member_id for _, other, _, _ in self._sent.values()):
+            self._delay(batch, CHECK_INTERVAL)  # at no cost of search time: it waits for calls of its own
         else:
-            self._sent[actor.send(self.method, (batch.items,), {})] = batch, actor, table
+            self._wait(batch, min(CHECK_INTERVAL, self.time_for_place(batch.state, actor)))
 
     def _wait(self, batch: Batch, seconds: float) -> None:
         batch.state.spend(seconds)
@@ -136,10 +142,10 @@ class Batches:
 
     def _results(self, return_exceptions: bool) -> Iterator[tuple[list[Any], Any]]:
         for reference in self._returned():
-            batch, actor, table = self._sent.pop(reference)
-            actor.calls.pop(reference, None)
+            batch, actor, table, sent = self._sent.pop(reference)
+            actor.forget(sent)
             try:
-                result = ray.get(reference)
+                result = ray.get(sent)
             except RayError as error:
                 self._retry(batch, error, reference, actor, table)
             else:

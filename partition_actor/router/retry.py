@@ -17,13 +17,16 @@ PAUSES = (0.005, 0.25)
 """Seconds between two tries while a hand-off to the owner is in progress: about the first pause, and the longest."""
 
 
-def refusal(error: BaseException, reference: ray.ObjectRef[Any]) -> NotOwner | None:
+def refusal(error: BaseException, reference: ray.ObjectRef[Any], method: str | None) -> NotOwner | None:
     """The worker's ``NotOwner`` if it says that this very call did not run.
 
-    A method that ran may fail with the refusal of another call that it made itself; the task's id tells them apart.
+    A method that ran may fail with the refusal of another call that it made itself; the task's id and the method's
+    name tell them apart. `method` is None when the call is not known.
     """
     cause = error.cause if isinstance(error, RayTaskError) else None
-    return cause if isinstance(cause, NotOwner) and cause.task == reference.task_id().hex() else None
+    if not isinstance(cause, NotOwner) or cause.task is None or cause.task != reference.task_id().hex():
+        return None
+    return cause if method in (None, cause.method) else None
 
 
 @dataclass(eq=False)
@@ -40,7 +43,7 @@ class RetryState:
     repeatable: bool
     """Whether it may run twice."""
     sent_to: str | None = None
-    """The member that the last try went to; None: there was no try, or the next one is counted already."""
+    """The member that the last try failed at; None: there was no try, or the next one is counted already."""
     _waited: float = 0.0
     _retried: int = 0
     _needed_epoch: Epoch | None = None
@@ -67,20 +70,17 @@ class RetryState:
         elif actor.dead:
             self._problem = f"its owner {owner!r} is dead and has not been replaced yet"
         else:
-            if self.sent_to is not None and owner != self.sent_to:
-                self._use_retry()
-                self._pauses = 0
-            self.sent_to = owner
+            if self.sent_to not in (None, owner):
+                self._check_retries()
             return actor
         return None
 
-    def _use_retry(self) -> None:
-        """Use up one retry. Raises the last error when none is left."""
-        if self._retried == self.retries and self._cause is not None:
+    def _check_retries(self) -> None:
+        """Raise the last error when no retry is left."""
+        if self._retried >= self.retries and self._cause is not None:
             if isinstance(self._cause, PartitionError):
                 raise self._cause
             raise CallMayHaveRun(f"{self}: its owner failed, after {self.retries} retries") from self._cause
-        self._retried += 1
 
     def failed(
         self, error: RayError, reference: ray.ObjectRef[Any], actor: MemberActor | None, table: RoutingTable
@@ -90,7 +90,12 @@ class RetryState:
         Raises `error` itself unless it is a refusal or an owner's failure, ``CallMayHaveRun``, and what ends the last
         retry.
         """
-        refused = refusal(error, reference)
+        if actor is not None:
+            if self.sent_to not in (None, actor.member_id):  # counted now: many an owner is found and never sent to
+                self._retried += 1
+                self._pauses = 0
+            self.sent_to = actor.member_id
+        refused = refusal(error, reference, self.method)
         if refused is not None:
             self._cause = refused
             self._problem = f"the hand-off to its owner {self.sent_to!r} is still in progress"
@@ -106,7 +111,8 @@ class RetryState:
             raise CallMayHaveRun(f"{self}: its owner failed during the call: {error}") from error
         self._cause = error
         self._problem = f"its owner {self.sent_to!r} cannot be reached"
-        self._use_retry()
+        self._check_retries()
+        self._retried += 1
         self.sent_to = None
         return self._next_pause()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import ray
@@ -14,16 +14,13 @@ from ray.exceptions import GetTimeoutError, RayError
 from partition_actor import arguments
 from partition_actor.core.epochs import Epoch
 from partition_actor.deployment import NAME, NAMESPACE
-from partition_actor.errors import NotStarted, TooManyCalls
+from partition_actor.errors import NotStarted, PartitionError, TooManyCalls
+from partition_actor.member.background import run_in_thread
 from partition_actor.router.map import Batches, progress_bar
 from partition_actor.router.retry import RetryState, refusal
-from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable
+from partition_actor.router.routing_table import GroupFollower, MemberActor, RoutingTable, first
+from partition_actor.router.sent_calls import Retried, SentCall, SentCalls, find_anywhere, index_of
 from partition_actor.settings import Settings
-
-REMEMBERED = 10_000
-"""How many of the latest calls of repeatable methods `get` can repeat."""
-SentCall = tuple[MemberActor, Any, str, tuple[Any, ...], dict[str, Any]]
-"""Where a call was sent, its key, method, and positional and keyword arguments."""
 
 
 class Router:
@@ -83,8 +80,9 @@ class Router:
         self._repeatable = frozenset(arguments.check_items(repeatable))
         self._waits = when_full == "wait"
         limit = arguments.check_number("max_calls", max_calls, least=1)
-        self._follower = GroupFollower(self.group, actor, namespace, settings or Settings(), limit)
-        self._remembered: OrderedDict[bytes, SentCall] = OrderedDict()
+        self._sent = SentCalls()
+        forget = self._sent.forget_released
+        self._follower = GroupFollower(self.group, actor, namespace, settings or Settings(), limit, forget)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -99,14 +97,15 @@ class Router:
     def stop(self) -> None:
         """Stop following the group. Calls under way go on."""
         self._follower.stop()
+        self._sent.forget_released()
 
     async def astart(self) -> None:
         """`start`, for asyncio."""
-        await asyncio.to_thread(self.start)
+        await run_in_thread(self.start)
 
     async def astop(self) -> None:
         """`stop`, for asyncio."""
-        await asyncio.to_thread(self.stop)
+        await run_in_thread(self.stop)
 
     def __enter__(self) -> Router:
         self.start()
@@ -142,82 +141,104 @@ class Router:
 
         Waits at most `timeout` seconds for an owner. Raises ``NoOwner``, ``MemberHasNoActor`` and ``NotStarted``.
         """
-        return self._find(self._retry_state(key, "actor"), needs_room=False)[0].handle
+        return self._find(self._retry_state(key, "actor"), needs_place=False)[0].handle
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def call(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> ray.ObjectRef[Any]:
+    def call(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``method(*args, **kwargs)`` of the actor that owns `key`; returns Ray's reference to its result.
 
-        Returns at once when the owner is known and takes another call; otherwise it blocks, as the class describes, so
-        use `acall` on an event loop. Use `get` in place of ``ray.get`` to have the call retried. Raises ``NoOwner``,
-        ``MemberHasNoActor``, ``TooManyCalls``, ``NotStarted``, and ``InvalidArgument`` when the actor has no such
-        method.
+        As with Ray, a method of several results gives a list of references, and a generator a streaming generator,
+        which is not retried. Returns at once when the owner is known and takes another call; otherwise it blocks, as
+        the class describes, so use `acall` on an event loop. Use `get` in place of ``ray.get`` to have the call
+        retried; do not change the arguments until then. Raises ``NoOwner``, ``MemberHasNoActor``, ``TooManyCalls``,
+        ``NotStarted``, and ``InvalidArgument`` when the actor has no such method, or one that returns nothing.
         """
-        actor = self._follower.table.ready_actor(key) or self._find(self._retry_state(key, method))[0]
-        reference = actor.send(method, args, kwargs)
-        if method in self._repeatable:
-            self._remember(reference, (actor, key, method, args, kwargs))
-        return reference
+        actor = self._follower.table.ready_actor(key)
+        if actor is None or not actor.take_place():
+            actor = self._find(self._retry_state(key, method))[0]
+        sent = actor.send(method, args, kwargs, streams=True)
+        if isinstance(sent, ray.ObjectRef):
+            self._sent.add(SentCall((sent,), actor, key, method, args, kwargs))
+        elif isinstance(sent, list):
+            self._sent.add(SentCall(tuple(sent), actor, key, method, args, kwargs))
+        return sent
 
     def get(self, reference: ray.ObjectRef[Any], timeout: float | None = None) -> Any:
         """The result of a `call`, which is retried, as the class describes, when it was refused or its owner died.
 
-        After an owner's death, only the latest 10,000 calls of `repeatable` methods can be repeated. `timeout` is in
-        seconds and covers all tries. Raises what the method raises, ``ray.exceptions.GetTimeoutError``,
-        ``InvalidArgument``, and the errors that the class describes.
+        It is retried once for all who ask for it in this process: each `get` of the reference, by any thread, has the
+        same result or error. Only one process may ask. The latest 10,000 calls are remembered, with 64 MB of arguments,
+        until their results are taken; a call that was forgotten is not repeated after its owner's death, nor after a
+        refusal if its arguments take more than 64 kB.
+
+        `timeout` is in seconds and covers all tries. Raises what the method raises,
+        ``ray.exceptions.GetTimeoutError``, ``InvalidArgument``, and the errors that the class describes.
         """
         if not isinstance(reference, ray.ObjectRef):
             arguments.refuse("reference", reference, "what `call` has returned")
         deadline = None if timeout is None else time.monotonic() + timeout
-        known = self._remembered.pop(reference.binary(), None)
-        try:
-            return ray.get(reference, timeout=timeout)
-        except GetTimeoutError:
-            if known is not None:
-                self._remember(reference, known)
-            raise
-        except RayError as error:
-            refused = refusal(error, reference)
-            if known is not None:
-                actor, key, method, args, kwargs = known
-            elif refused is not None and refused.call is not None:
-                actor, (key, method, args, kwargs) = None, refused.call
-            else:
-                actor, key, method, args, kwargs = None, None, "call", (), {}
-            state = self._retry_state(key, method, repeatable=known is not None)
-            table = self._follower.table
-            pause = state.failed(error, reference, actor, table)
-        while True:
-            self._wait(state, table, pause)
-            actor, table = self._find(state)
-            reference = actor.send(method, args, kwargs)
+        call = find_anywhere(reference)
+        if call is None or call.retried is None:
             try:
-                return ray.get(reference, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except RayError as error:  # `failed` raises GetTimeoutError as it is
-                pause = state.failed(error, reference, actor, table)
+                result = ray.get(reference, timeout=timeout)
+            except GetTimeoutError:
+                raise
+            except RayError as error:
+                retried = self._retried(reference, call, error)
+            else:
+                if call is not None:
+                    self._sent.forget(reference)
+                return result
+        else:
+            retried = call.retried
+        return retried.get(index_of(reference), deadline)
+
+    def _retried(self, reference: ray.ObjectRef[Any], call: SentCall | None, error: RayError) -> Retried:
+        """What becomes of a call that failed. Raises what ends it at once."""
+        refused = refusal(error, reference, None if call is None else call.method)
+        repeatable = call is not None and call.method in self._repeatable
+        if call is None and refused is not None:
+            if refused.call is None:
+                raise error
+            call = SentCall((reference,), None, *refused.call)
+        elif call is None:
+            call = SentCall((reference,), None, None, "call", (), {})
+        state = RetryState(self.group, call.key, call.method, self._timeout, self._retries, repeatable)
+        table = self._follower.table
+        try:
+            pause = state.failed(error, reference, call.actor, table)
+        except (PartitionError, RayError):
+            self._sent.forget(reference)
+            raise
+        again = replace(call, retried=Retried(self._find_after, state, call, pause, table))
+        return self._sent.retried(reference, again)
 
     async def acall(self, key: object, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Await the result of ``method(*args, **kwargs)`` of the actor that owns `key`; retries as the class describes.
 
-        Raises what the method raises, and the errors that the class describes.
+        A method of several results gives a list of them. Raises what the method raises, ``InvalidArgument`` when the
+        actor has no such method, or one that returns nothing or is a generator, and the errors that the class
+        describes.
         """
         table = self._follower.table
         actor = table.ready_actor(key)
+        if actor is not None and not actor.take_place():
+            actor = None
         state: RetryState | None = None
         while True:
             if actor is None:
                 state = state or self._retry_state(key, method)
                 actor, table = await self._afind(state)
-            reference = actor.send(method, args, kwargs)
+            sent = actor.send(method, args, kwargs)
             try:
-                result = await reference
+                result = await (sent if isinstance(sent, ray.ObjectRef) else asyncio.gather(*sent))
             except RayError as error:
-                actor.calls.pop(reference, None)
-                state = state or self._retry_state(key, method, actor.member_id)
-                pause = state.failed(error, reference, actor, table)
+                actor.forget(sent)
+                state = state or self._retry_state(key, method)
+                pause = state.failed(error, first(sent), actor, table)
             else:
-                actor.calls.pop(reference, None)
+                actor.forget(sent)
                 return result
             actor = None
             await self._await(state, table, pause)
@@ -237,7 +258,8 @@ class Router:
 
         Yields ``(items, result)`` for each call, in the order of completion. `key` maps an item to its key; by default
         the item is the key. A call has at most `chunk` items, and at most `in_flight` calls are under way at a time.
-        Items whose owner changes are grouped and sent again, as the class describes.
+        Items whose owner changes are grouped and sent again, as the class describes. Calls at an owner that is full of
+        other calls wait or raise, as the class describes; those of this `map` it waits for.
 
         `progress` shows a bar; by default only if standard error is a terminal and rich is installed. A call's error is
         raised and ends the iteration; with `return_exceptions` it is yielded in place of the result, and the other
@@ -247,39 +269,47 @@ class Router:
         arguments.check_number("in_flight", in_flight, least=1)
         arguments.check_number("chunk", chunk, least=1)
         self._check_started()
-        batches = Batches(self._follower, lambda key: self._retry_state(key, method), method, key, in_flight, chunk)
+        state: Callable[[Any], RetryState] = lambda key: self._retry_state(key, method)  # noqa: E731
+        batches = Batches(self._follower, state, self._time_for_place, method, key, in_flight, chunk)
         return batches.run(values, progress_bar(method, len(values), progress), return_exceptions)
 
     # -- insides; what waits exists for threads and for asyncio -------------------------------------------------
 
-    def _retry_state(
-        self, key: object, method: str, sent_to: str | None = None, *, repeatable: bool | None = None
-    ) -> RetryState:
+    def _retry_state(self, key: object, method: str) -> RetryState:
         self._check_started()
-        may_run_twice = method in self._repeatable if repeatable is None else repeatable
-        return RetryState(self.group, key, method, self._timeout, self._retries, may_run_twice, sent_to)
+        return RetryState(self.group, key, method, self._timeout, self._retries, method in self._repeatable)
 
     def _check_started(self) -> None:
         if not self._follower.is_active:
             raise NotStarted(f"router of group {self.group!r}: call start() first, or use `with Router(...)`")
 
-    def _remember(self, reference: ray.ObjectRef[Any], call: SentCall) -> None:
-        self._remembered[reference.binary()] = call
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
-
-    def _find(self, state: RetryState, *, needs_room: bool = True) -> tuple[MemberActor, RoutingTable]:
+    def _find(
+        self, state: RetryState, deadline: float | None = None, *, needs_place: bool = True
+    ) -> tuple[MemberActor, RoutingTable]:
+        """The owner's actor, where a place has been taken if the call `needs_place`."""
         while True:
             since, table = time.monotonic(), self._follower.table
             actor = state.find(table)
             if actor is None:
-                self._wait(state, table)
-            elif not needs_room or actor.has_room():
+                self._wait(state, table, None, deadline)
+            elif not needs_place or actor.take_place():
                 return actor, table
             else:
-                calls = list(actor.calls)
-                ray.wait(calls, num_returns=1, timeout=self._time_for_room(state, actor), fetch_local=False)
+                seconds = _until(deadline, self._time_for_place(state, actor), state)
+                if calls := list(actor.calls):
+                    ray.wait(calls, num_returns=1, timeout=seconds, fetch_local=False)
+                else:
+                    time.sleep(min(0.001, seconds))  # other threads are about to send as many calls as are allowed
                 state.spend(time.monotonic() - since)
+
+    def _find_after(
+        self, state: RetryState, table: RoutingTable, due: float, deadline: float | None
+    ) -> tuple[MemberActor, RoutingTable]:
+        """`_find`, when `due` by ``time.monotonic`` has come or there is another table than this."""
+        self._check_started()
+        if table is self._follower.table:
+            self._wait(state, table, max(0.0, due - time.monotonic()), deadline)
+        return self._find(state, deadline)
 
     async def _afind(self, state: RetryState) -> tuple[MemberActor, RoutingTable]:
         pause = 0.001
@@ -288,14 +318,14 @@ class Router:
             actor = state.find(table)
             if actor is None:
                 await self._await(state, table)
-            elif actor.has_room():
+            elif actor.take_place():
                 return actor, table
             else:
-                await asyncio.sleep(min(pause, self._time_for_room(state, actor)))
+                await asyncio.sleep(min(pause, self._time_for_place(state, actor)))
                 state.spend(time.monotonic() - since)
                 pause = min(2 * pause, 0.05)
 
-    def _time_for_room(self, state: RetryState, actor: MemberActor) -> float:
+    def _time_for_place(self, state: RetryState, actor: MemberActor) -> float:
         if not self._waits or state.is_out_of_time:
             raise TooManyCalls(
                 f"{state}: its owner {actor.member_id!r} has {len(actor.calls)} calls of this router under way, "
@@ -303,11 +333,13 @@ class Router:
             )
         return state.time_to_wait()
 
-    def _wait(self, state: RetryState, table: RoutingTable, pause: float | None = None) -> None:
+    def _wait(
+        self, state: RetryState, table: RoutingTable, pause: float | None = None, deadline: float | None = None
+    ) -> None:
         """Wait for another table than this, at most `pause` seconds; None: as long as the call may."""
         if pause != 0:
             since = time.monotonic()
-            self._follower.wait(table, state.time_to_wait(pause))
+            self._follower.wait(table, _until(deadline, state.time_to_wait(pause), state))
             state.spend(time.monotonic() - since)
 
     async def _await(self, state: RetryState, table: RoutingTable, pause: float | None = None) -> None:
@@ -315,3 +347,13 @@ class Router:
             since = time.monotonic()
             await self._follower.await_change(table, state.time_to_wait(pause))
             state.spend(time.monotonic() - since)
+
+
+def _until(deadline: float | None, seconds: float, state: RetryState) -> float:
+    """`seconds`, or less if less is left until `deadline`. Raises ``GetTimeoutError`` if nothing is."""
+    if deadline is None:
+        return seconds
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise GetTimeoutError(f"{state}: no result in time; it is being retried")
+    return min(seconds, left)

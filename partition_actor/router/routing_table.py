@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ from partition_actor.core.member import Change
 from partition_actor.core.views import View
 from partition_actor.errors import GroupFull, GroupNotFound, PartitionError
 from partition_actor.member.background import background_loop
+from partition_actor.member.ray_transport import RayTransport
 from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.ring import Ring
@@ -45,33 +47,77 @@ class MemberActor:
     handle: Any
     limit: int
     """The most calls that may be under way."""
+    on_returned: Callable[[list[bytes]], None] = lambda tasks: None
+    """Takes the ids of the calls' tasks that have returned."""
     dead: bool = False
     """Ray has reported the actor dead; its keys will soon have another owner."""
     calls: dict[ray.ObjectRef[Any], None] = field(default_factory=dict)
+    """By their first result."""
+    _sending: list[None] = field(default_factory=list)
+    """As many as places that are taken by calls which are not sent yet."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ray.ObjectRef[Any]:
-        """Call a method of the actor. Raises ``InvalidArgument`` when it has no such method."""
+    def take_place(self) -> bool:
+        """Take a place among the calls that may be under way, for `send` to use; False if there is none.
+
+        Forgets returned calls first if there seems to be none.
+        """
+        for look in (self.forget_returned, None):
+            with self._lock:
+                if len(self.calls) + len(self._sending) < self.limit:
+                    self._sending.append(None)
+                    return True
+            if look is not None:
+                look()
+        return False
+
+    def send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, streams: bool = False) -> Any:
+        """Call a method of the actor, in the place that `take_place` has taken; returns what Ray does.
+
+        Raises ``InvalidArgument`` when it has no such method, when the method returns nothing, so that nobody could
+        tell when the call is over, and, unless the caller `streams`, when it is a generator.
+        """
         try:
-            remote = getattr(self.handle, method).remote
-        except (AttributeError, TypeError):
-            refuse("method", method, f"the name of a method of the actor of member {self.member_id!r}")
-        reference: ray.ObjectRef[Any] = remote(*args, **kwargs)
-        self.calls[reference] = None
-        return reference
+            try:
+                bound = getattr(self.handle, method)
+                remote = bound.remote
+            except (AttributeError, TypeError):
+                refuse("method", method, f"the name of a method of the actor of member {self.member_id!r}")
+            returns = getattr(bound, "_num_returns", 1)
+            if returns == 0 or (returns == "streaming" and not streams):
+                refuse("method", method, f"one that returns results at once, not one of num_returns={returns!r}")
+            sent = remote(*args, **kwargs)
+            self.calls[sent if returns == 1 else first(sent)] = None
+            return sent
+        finally:
+            self._sending.pop()
 
-    def has_room(self) -> bool:
-        """Whether another call may be sent. Forgets returned calls first if the limit seems reached."""
-        if len(self.calls) >= self.limit:
-            self.forget_returned()
-        return len(self.calls) < self.limit
+    def forget(self, sent: Any) -> None:
+        """Forget a call that has returned, by what `send` returned."""
+        self.calls.pop(first(sent), None)
 
     def forget_returned(self) -> None:
         """Forget the calls that have returned."""
         calls = list(self.calls)
-        if calls:
-            returned, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
-            for reference in returned:
-                self.calls.pop(reference, None)
+        if not calls:
+            return
+        if not ray.is_initialized():  # they have ended with it, and to ask would start Ray anew
+            self.calls.clear()
+            return
+        returned, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
+        tasks = [reference.binary()[:-4] for reference in returned]
+        while returned:
+            self.calls.pop(returned.pop(), None)
+        calls.clear()  # whoever remembers a call sees by its references whether anybody still wants the result
+        self.on_returned(tasks)
+
+
+def first(sent: Any) -> ray.ObjectRef[Any]:
+    """Of what a call returned, the reference that says when it is over: it may have several or be a generator."""
+    if isinstance(sent, ray.ObjectRef):
+        return sent
+    reference: ray.ObjectRef[Any] = sent[0] if isinstance(sent, list) else sent.completed()
+    return reference
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,11 +146,21 @@ class RoutingTable:
 class GroupFollower:
     """Keeps `table` up to date, and wakes whoever waits for a new one."""
 
-    def __init__(self, group: str, actor: Any, namespace: str, settings: Settings, limit: int) -> None:
+    def __init__(
+        self,
+        group: str,
+        actor: Any,
+        namespace: str,
+        settings: Settings,
+        limit: int,
+        on_returned: Callable[[list[bytes] | None], None] = lambda tasks: None,
+    ) -> None:
+        """`on_returned` takes the tasks of calls that have returned; None, with each heartbeat: any may have."""
         self.group = group
         self.table = RoutingTable()
-        self._limit = limit
-        self._session = Session(f"router-{uuid.uuid4().hex}", actor, namespace, settings, self._on_changes)
+        self._limit, self._on_returned = limit, on_returned
+        transport = RayTransport(actor, namespace)
+        self._session = Session(f"router-{uuid.uuid4().hex}", transport, settings, self._on_changes)
         self._wakeups = Wakeups()
         self._known_upto = -1
         """The registration number up to which handles are known; -1: fetch all."""
@@ -135,7 +191,6 @@ class GroupFollower:
         """Stop following."""
         if self._session.active:
             self._session.stop()
-            self._session.close_session()
             background_loop().call_soon_threadsafe(self._reset)
 
     def wait(self, seen: RoutingTable, seconds: float) -> None:
@@ -152,8 +207,12 @@ class GroupFollower:
         for change in changes:
             if change.group == self.group:
                 self._take_view(change.after)
-        for actor in self.table.actors.values():
-            actor.forget_returned()  # with each heartbeat, so that results are freed even if no more calls are made
+        try:
+            for actor in self.table.actors.values():
+                actor.forget_returned()  # with each heartbeat, so that results are freed even if no more calls are made
+            self._on_returned(None)
+        except Exception:
+            log.exception("router of group %r: cannot count the calls that have returned", self.group)
 
     def _take_view(self, view: View | None) -> None:
         if view is None:
@@ -195,10 +254,9 @@ class GroupFollower:
 
     def _actor(self, member_id: str, handle: Any) -> MemberActor:
         before = self.table.actors.get(member_id)
-        actor = MemberActor(member_id, handle, self._limit)
         if before is not None and before.handle._actor_id == handle._actor_id:
-            actor.calls = before.calls
-        return actor
+            return replace(before, handle=handle, dead=False)
+        return MemberActor(member_id, handle, self._limit, self._on_returned)
 
     def _publish(self, table: RoutingTable) -> None:
         with self._wakeups.lock:

@@ -1,9 +1,10 @@
 """A fake clock and a simulated cluster, for tests of programs that use this library and for its own.
 
-``simulate`` runs a ``SimulatedCluster``: the production state machines on a virtual network with virtual clocks and
-random faults, years of them in minutes, all decided by a seed. From bottom to top: ``world`` (time, events, network,
-processes), ``partition_actors`` and ``workers`` (processes that drive the state machines), ``checker`` (what must
-hold after every step), ``cluster`` (the whole, with its faults), ``simulation`` (many seeds).
+``simulate`` runs a ``SimulatedCluster``: production code on a virtual network with virtual clocks and random faults,
+years of them in minutes, all decided by a seed. From bottom to top: ``world`` (time, events, network, processes),
+``partition_actors`` (drives ``core``'s membership), ``transport`` (what a ``PartitionCoordinator`` has here in place
+of Ray), ``workers`` (members and their users), ``checker`` (what must hold after every step), ``cluster`` (the whole,
+with its faults), ``simulation`` (many seeds).
 
 Public: the names in ``__all__``. The other modules are private.
 """

@@ -12,7 +12,7 @@ from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
 from partition_actor.testing.partition_actors import Client
-from partition_actor.testing.workers import Watcher, Worker, key_bits, keys_of
+from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of
 from partition_actor.testing.world import Process, World
 
 
@@ -49,9 +49,20 @@ class Checker:
         if isinstance(process, Worker):
             self._check_epochs(process)
             self._check_locks(process)
+            if not isinstance(process, Watcher):
+                if process.user.disorder:
+                    self._fail(f"{process} {process.user.disorder}")
+                self._check_stopped(process)
+        if isinstance(process, ForkedChild) and process.holds_anything():
+            self._fail(f"{process} holds a lock of its parent, or leads in its place")
 
     def _others_running(self, process: Process) -> list[Client]:
         return [other for other in self._clients if other is not process and other.alive and not other.paused]
+
+    def _check_stopped(self, worker: Worker) -> None:
+        for group in worker.exclusive if not worker.coordinator.is_active() else ():
+            if worker.session_of.token(group):
+                self._fail(f"{worker} is stopped, and has token {worker.session_of.token(group)} for {group}")
 
     def _check_tokens(self, client: Client) -> None:
         for bits, token in client.tokens():
@@ -99,6 +110,8 @@ class Checker:
         for worker in workers:
             if worker.alive and worker.member_state.locks.stated():
                 self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
+            if worker.alive:
+                self._check_told(worker)
         if table.locks or table.unverified:
             self._fail(f"the partition actor still has {sorted(table.locks)}")
         watchers = [worker for worker in workers if isinstance(worker, Watcher) and worker.alive]
@@ -110,6 +123,20 @@ class Checker:
                 if missing := set(keys_of(group)).difference(self._keys(covered)):
                     self._fail(f"nobody works on {', '.join(sorted(missing))}")
             self._check_watchers(group, watchers, members)
+
+    def _check_told(self, worker: Worker) -> None:
+        """Users were told of all keys that they may work on, and of no others; no callback or session is left over."""
+        for group, told in worker.told.items():
+            mine = worker.session_of.share(group).of(keys_of(group))
+            if sorted(told) != sorted(mine):
+                self._fail(
+                    f"{worker} was told that {sorted(told)} are its keys of {group}, and they are {sorted(mine)}"
+                )
+        if unfinished := worker.driver.unfinished():
+            self._fail(f"{worker} has still to run {unfinished}")
+        for session in worker.transport.sessions[:-1]:
+            if not worker.driver.is_closed(session):
+                self._fail(f"session {session.session} of {worker} is not closed")
 
     def _must_be_member(self, worker: Worker, group: str, dismissed: set[tuple[str, str]]) -> bool:
         held = worker.member_state.groups.get(group)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from partition_actor.core.messages import lock_name
 from partition_actor.settings import Settings
 from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
-from partition_actor.testing.workers import BareCaller, Watcher, Worker
+from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker
 from partition_actor.testing.world import Process, World
 
 WATCHED = 0.3
@@ -153,15 +154,16 @@ class SimulatedCluster:
     def kill(self, process: Process) -> None:
         """End a process. A death watch may report it; nobody replaces a partition actor (`start_partition_actor`)."""
         process.alive = False
-        if isinstance(process, Worker) and process.watched:
+        if isinstance(process, Worker) and process.has_death_watch:
             self.world.later(self.rng.uniform(0.004, 0.017), None, self.report_death, process, True)
 
     def report_death(self, worker: Worker, certain: bool) -> None:
         """End the death watches of a worker; not `certain` when only the worker's node is lost."""
         for actor in self.partition_actors:
-            key = (worker.member_id, worker.session)
-            if actor.alive and key in actor.membership.sessions:
-                self.world.later(0.0, actor, actor.on_death, key, certain)
+            for session in worker.transport.sessions:
+                key = (worker.member_id, session.session)
+                if actor.alive and key in actor.membership.sessions:
+                    self.world.later(0.0, actor, actor.on_death, key, certain)
 
     def pause(self, process: Process, seconds: float) -> None:
         """Stop a process, and let it go on after `seconds`."""
@@ -346,14 +348,27 @@ def _join(cluster: SimulatedCluster) -> bool:
 
 
 def _leave(cluster: SimulatedCluster, worker: Worker) -> None:
-    worker.member_state.leave(cluster.rng.choice(cluster.conditions.groups)[0])
-    worker.send_soon()
+    worker.coordinator.leave_group(cluster.rng.choice(cluster.conditions.groups)[0])
 
 
 def _rejoin(cluster: SimulatedCluster, worker: Worker) -> None:
     group, exclusive = cluster.rng.choice(cluster.conditions.groups)
-    worker.member_state.join(group, cluster.rng.choice((1, 2)), exclusive=exclusive)
-    worker.send_soon()
+    worker.join(group, cluster.rng.choice((1, 2)), exclusive)
+
+
+def _stop(cluster: SimulatedCluster, worker: Worker) -> bool:
+    """The user stops the member, and starts it again sooner or later."""
+    if not worker.coordinator.is_active():
+        return False
+    worker.user.stop()
+    return True
+
+
+def _fork(cluster: SimulatedCluster, worker: Worker) -> bool:
+    if not _has_room(cluster):
+        return False
+    cluster.clients.append(ForkedChild(worker))
+    return True
 
 
 def _change_weight(cluster: SimulatedCluster) -> bool:
@@ -361,8 +376,7 @@ def _change_weight(cluster: SimulatedCluster) -> bool:
     group = cluster.rng.choice(cluster.conditions.groups)[0]
     if worker is None or worker.paused or worker.member_state.view(group) is None:
         return False
-    worker.member_state.join(group, cluster.rng.choice((1, 2)))
-    worker.send_soon()
+    worker.join(group, cluster.rng.choice((1, 2)))
     return True
 
 
@@ -378,7 +392,7 @@ def _dismiss(command: str, cluster: SimulatedCluster, client: Client) -> bool:
 
 def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
     if cluster.conditions.locks:
-        name = f"lock{cluster.rng.randrange(cluster.conditions.locks)}"
+        name = lock_name(f"lock{cluster.rng.randrange(cluster.conditions.locks)}")
         cluster.world.later(0.0, actor, actor.command, "break_lock", name)
     return cluster.conditions.locks > 0
 
@@ -405,6 +419,8 @@ FAULTS: dict[str, Fault] = {
     "leave": _to(_worker, _leave, running=True),
     "join again": _to(_worker, _rejoin, running=True),
     "weight change": _change_weight,
+    "stop": _to(_worker, _stop, running=True),
+    "fork": _to(_worker, _fork, running=True),
     "drain": _to(_client, partial(_dismiss, "drain")),
     "forget": _to(_client, partial(_dismiss, "forget")),
     "bare caller": _call,

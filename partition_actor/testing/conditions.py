@@ -41,6 +41,8 @@ class Conditions:
     """The groups, and whether each is exclusive."""
     locks: int = 0
     """How many locks the members compete for."""
+    acts: float = 4.0
+    """Mean number of times per second that a member's user calls something."""
 
     def end_faults(self) -> None:
         """From now on the network delivers, callbacks return and nothing breaks."""
@@ -85,4 +87,5 @@ def draw(rng: random.Random, kinds: tuple[str, ...]) -> Conditions:
         faults=frozenset(kind for kind in kinds if rng.random() < share),
         groups=groups,
         locks=rng.choice((0, 1, 2)),
+        acts=rng.choice((1.0, 4.0, 12.0)),
     )

@@ -27,8 +27,15 @@ class Client(Process, ABC):
         self.route = route
         """The partition actor that it calls."""
 
-    def on_reply(self, reply: Reply) -> None:
-        """The partition actor has answered a heartbeat."""
+    def choose_route(self) -> SimulatedPartitionActor:
+        """The partition actor that gets the next request."""
+        return self.route
+
+    def end_work_after_lapse(self) -> None:
+        """Forget work whose lease is over: called before a reply renews it."""
+
+    def on_reply(self, session: str, reply: Reply) -> None:
+        """The partition actor has answered a heartbeat of a session."""
 
     def on_refusal(self, seq: int, error: str) -> None:
         """The partition actor has raised `error` on heartbeat `seq`; the next goes out when it is due."""
@@ -99,7 +106,7 @@ class SimulatedPartitionActor(Process):
         seq, worker = self._held.pop(key)
         reply = self.driver.reply(self.clock.now(), key, seq)
         if reply is not None:
-            self.world.send(self, worker, worker.on_reply, reply)
+            self.world.send(self, worker, worker.on_reply, key[1], reply)
 
     def on_get_subset(self, caller: Client, number: int, group: str, keys: tuple[str, ...], weight: int) -> None:
         """The `get_subset` call of a bare handle. Ray keeps the order of one caller's calls."""
@@ -114,6 +121,10 @@ class SimulatedPartitionActor(Process):
     def on_bare_heartbeat(self, caller: Client) -> None:
         """The `heartbeat` call of a bare handle."""
         self.driver.heartbeat(self.clock.now(), (caller.member_id, caller.session))
+
+    def on_close(self, member_id: str, session: str) -> None:
+        """A session says that it is over."""
+        self.driver.close(self.clock.now(), (member_id, session))
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""

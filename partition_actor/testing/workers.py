@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context, copy_context
+from functools import lru_cache, partial
 from typing import Any
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.lock_requests import LockRequest
-from partition_actor.core.member import Change, MemberState
+from partition_actor.core.member import MemberState
+from partition_actor.core.member_driver import Delivery, MemberDriver
 from partition_actor.core.messages import Reply
-from partition_actor.core.share import Share
 from partition_actor.core.views import View
+from partition_actor.errors import PartitionError, SessionSuperseded
+from partition_actor.member.callbacks import Elected, GroupEvent
+from partition_actor.member.coordinator import PartitionCoordinator
+from partition_actor.member.lock import Hold, Lock
+from partition_actor.member.session import Session
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
-from partition_actor.testing.world import World
+from partition_actor.testing.transport import SimulatedTransport
+from partition_actor.testing.world import World, silent
 
 KEYS_PER_GROUP = 6
 MAX_LOCK_REQUESTS = 3
 """Locks that a member wants or holds at a time."""
 
 
+@lru_cache(maxsize=64)
 def keys_of(group: str) -> tuple[str, ...]:
     """The keys that the members of a group share."""
     return tuple(f"{group}/{number}" for number in range(KEYS_PER_GROUP))
@@ -32,21 +42,12 @@ def key_bits(world: World) -> dict[str, int]:
     return {key: 1 << position for position, key in enumerate(keys)}
 
 
-@dataclass(slots=True)
-class Holding:
-    """What a worker holds of an exclusive group."""
-
-    view: View | None = None
-    share: int = 0
-    """What `view` lets the worker take up while its lease runs."""
-    letting_go: list[list[Any]] = field(default_factory=list)
-    """``[epoch, keys]`` for each change whose callbacks have not returned, oldest first; those of the first run."""
-
-
 class Worker(Client):
-    """A process with a ``MemberState``. It works on every key as soon and as long as it may.
+    """A process with a ``PartitionCoordinator``. It works on every key as soon and as long as it may.
 
-    `watched`: the partition actor has a death watch on it. `actors` are all lives of the partition actor, oldest first.
+    Its user does what users do: half of them work on what a ``Partition`` tells their callbacks, all of them on what
+    they own. `has_death_watch`: the partition actor has one on it. `actors` are all lives of the partition actor,
+    oldest first.
     """
 
     def __init__(
@@ -54,102 +55,149 @@ class Worker(Client):
     ) -> None:
         super().__init__(world, name, member_id, actors[-1])
         self._actors = actors
-        self.watched = world.rng.random() < 0.5
-        self.member_state = MemberState(member_id, self.session, world.settings)
-        self.holdings = {group: Holding() for group, exclusive in world.conditions.groups if exclusive}
+        self.has_death_watch = world.rng.random() < 0.5
+        self.exclusive = [group for group, exclusive in world.conditions.groups if exclusive]
         self._bits = key_bits(world)
-        self._generation = 0
-        for group, mode in world.conditions.groups:
-            self._enter(group, mode, weight)
-        self.send_soon()
-        if world.conditions.locks:
+        self._shares: dict[str, tuple[View | None, int]] = {}
+        """By group: what a view lets the worker take up while its lease runs."""
+        self._at_work: dict[object, list[Any]] = {}
+        """What the user works on because callbacks said so, calls that run, and keys whose callbacks have not returned:
+        for each ``[session, keys]``, where the session's lease must run."""
+        self.watched: list[str] = []
+        """The exclusive groups that are watched, and of which no partition has callbacks."""
+        self._begun = 0
+        self._deliveries: dict[int, Iterator[bool]] = {}
+        """Those that run, by number."""
+        self.told: dict[str, set[str]] = {}
+        """By group: the keys that callbacks were told are this worker's."""
+        self.transport = SimulatedTransport(self)
+        with silent:
+            self._begin(weight)
+
+    def _begin(self, weight: int) -> None:
+        self.coordinator = PartitionCoordinator(self.member_id, self.transport, settings=self.world.settings)
+        self.callbacks = self.coordinator._callbacks
+        self.session_of = self.coordinator._session
+        self.session_of.deliver = self._deliver_soon
+        self.driver.returned = self._returned  # type: ignore[method-assign]
+        self.start(weight)
+        self.user = User(self)
+        if self.world.conditions.locks:
             LockUser(self)
 
-    def _enter(self, group: str, exclusive: bool, weight: int) -> None:
-        self.member_state.join(group, weight, exclusive=exclusive)
+    def start(self, weight: int = 1) -> None:
+        """Start the member, and join every group."""
+        self.coordinator.start()
+        for group, mode in self.world.conditions.groups:
+            self.join(group, weight, mode)
 
-    def send_soon(self, delay: float = 0.001) -> None:
-        """Send the next request `delay` seconds from now, and none before."""
-        self._generation += 1
-        self.world.later(delay, self, self._send, self._generation)
+    def join(self, group: str, weight: int, exclusive: bool | None = None) -> None:
+        """Join a group, if the id has not been taken there."""
+        with contextlib.suppress(SessionSuperseded):
+            self.coordinator.join_group(group, weight, exclusive=exclusive)
 
-    def _send(self, generation: int) -> bool:
-        if generation != self._generation:
-            return False
-        world, settings = self.world, self.world.settings
+    # -- the exchange -------------------------------------------------------------------------------------------
+
+    @property
+    def driver(self) -> MemberDriver:
+        """What decides."""
+        return self.session_of.driver
+
+    @property
+    def member_state(self) -> MemberState:
+        """The state machine of the latest session."""
+        return self.session_of.member_state
+
+    def on_reply(self, session: str, reply: Reply) -> None:
+        """Take a reply in."""
+        with self.losses():
+            self.transport.on_reply(session, reply)
+
+    def choose_route(self) -> SimulatedPartitionActor:
+        """The partition actor that gets the next request."""
+        world = self.world
         if world.conditions.any_route and world.rng.random() < 0.15:
             self.route = world.rng.choice([each for each in self._actors if each.alive] or [self.route])
-        route = self.route
-        world.send(self, route, route.on_request, self, self.member_state.request(self.clock.now()))
-        self.send_soon(self.member_state.interval * settings.ttl / settings.hold / 2)
-        return True
+        return self.route
 
-    def on_reply(self, reply: Reply) -> None:
-        """Adopt what it says, and send the next request at once or when it is due."""
-        self._end_work_after_lapse()
-        working = {name: self._may_take_up(name) for name in self.holdings}
-        changes = self.member_state.receive(reply)
-        if changes is None:
-            return
-        adopted = [self._take(change, working.get(change.group, 0)) for change in changes]
-        if any(adopted) or reply["resync"] or self.world.conditions.holds:
-            self.send_soon()
-        else:
-            self.send_soon(self.member_state.interval * self.world.rng.uniform(0.9, 1.0))
+    def send_soon(self) -> None:
+        """Send the next request now."""
+        self.session_of.send_now()
 
-    def _take(self, change: Change, working: int) -> bool:
-        holding = self.holdings.get(change.group)
-        if holding is None:
-            return change.after is not None and self.member_state.acknowledge(change.group, change.after.epoch) > 0
-        lost = working & ~self._share(change.group)
-        holding.letting_go.append([change.after.epoch if change.after else None, lost])
-        return len(holding.letting_go) == 1 and self._run_callbacks(change.group)
+    # -- callbacks ----------------------------------------------------------------------------------------------
 
-    def _run_callbacks(self, group: str) -> bool:
-        """Run the callbacks of pending changes, oldest first, until one is slow; True when others wait for an ack."""
-        holding, world, adopted = self.holdings[group], self.world, False
-        while holding.letting_go:
-            luck = world.rng.random() if holding.letting_go[0][1] else 0.9
-            if luck > 0.98:
-                world.counts["raising callback"] += 1  # for the driver, it has returned
-            if luck < world.conditions.slow_callbacks:
+    def _deliver_soon(self) -> None:
+        self.world.later(0.0, self, self._deliver)
+
+    def _deliver(self) -> bool:
+        """Begin every delivery that may run, each as if in a thread of its own."""
+        begun = self._begun
+        while (steps := self.callbacks.next_steps()) is not None:
+            self._begun += 1
+            self._deliveries[self._begun] = steps
+            self._go_on(self._begun)
+        return self._begun > begun
+
+    def _go_on(self, number: int) -> None:
+        """Run the callbacks of a delivery until one is slow."""
+        world = self.world
+        for _ in self._deliveries[number]:
+            if world.rng.random() < world.conditions.slow_callbacks:
                 world.counts["slow callback"] += 1
-                duration = world.rng.uniform(0.0, 2 * world.settings.handoff_timeout)
-                world.later(duration, self, self._callbacks_returned, group)
-                break
-            adopted = self._let_go(group) or adopted
-        return adopted
+                world.later(world.rng.uniform(0.0, 2 * world.settings.handoff_timeout), self, self._go_on, number)
+                return
+        del self._deliveries[number]
 
-    def _callbacks_returned(self, group: str) -> None:
-        adopted = self._let_go(group)
-        if self._run_callbacks(group) or adopted:
-            self.send_soon()
+    # -- what it works on ---------------------------------------------------------------------------------------
 
-    def _let_go(self, group: str) -> bool:
-        epoch, _ = self.holdings[group].letting_go.pop(0)
-        return epoch is not None and self.member_state.acknowledge(group, epoch) > 0
+    def begin_work(self, what: object, session: MemberState, keys: Iterable[str]) -> None:
+        """Work on keys until `end_work`, or the session's lease ends."""
+        self._at_work[what] = [session, sum(self._bits[key] for key in keys)]
 
-    def _end_work_after_lapse(self) -> None:
-        if self.clock.now() >= self.member_state.exclusive_until:
-            for holding in self.holdings.values():
-                for entry in holding.letting_go:
-                    entry[1] = 0
+    @contextmanager
+    def losses(self) -> Iterator[None]:
+        """Who only watches a group may work on a key that is lost within this until the watchers have returned."""
+        session = self.driver.session
+        before = {group: self._may_take_up(group) for group in self.watched}
+        yield
+        for group, mine in before.items():
+            waiting = [each for each in self.driver.unfinished() if each.queue == ("group", group)]
+            waiting = [each for each in waiting if each.session is session]
+            if (lost := mine & ~self._may_take_up(group)) and waiting:
+                self._at_work[waiting[-1]] = [session, lost]
+
+    def _returned(self, delivery: Delivery) -> None:
+        self.end_work(delivery)
+        MemberDriver.returned(self.driver, delivery)
+
+    def end_work(self, what: object) -> None:
+        """End that work."""
+        self._at_work.pop(what, None)
 
     def working_on(self) -> int:
-        """What it may take up, and what it is still letting go while its lease runs."""
-        self._end_work_after_lapse()
+        """What it may take up, and what it is at while its lease runs."""
+        self.end_work_after_lapse()
         bits = 0
-        for name, holding in self.holdings.items():
-            bits |= self._may_take_up(name)
-            for entry in holding.letting_go:
-                bits |= entry[1]
+        for group in self.exclusive:
+            bits |= self._may_take_up(group)
+        for _, keys in self._at_work.values():
+            bits |= keys
         return bits
+
+    def end_work_after_lapse(self) -> None:
+        """Work that outlives its lease has no permission (rule 6); nor has it after the lease was renewed."""
+        now = self.clock.now()
+        for work in self._at_work.values():
+            if now >= work[0].exclusive_until:
+                work[1] = 0
 
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group: the keys that it may take up, and the fencing token."""
         now = self.clock.now()
         return [
-            (bits, self.member_state.token(now, name)) for name in self.holdings if (bits := self._may_take_up(name))
+            (bits, self.driver.token(now, self.name, group))
+            for group in self.exclusive
+            if (bits := self._may_take_up(group))
         ]
 
     def epochs(self) -> dict[str, Epoch]:
@@ -161,24 +209,201 @@ class Worker(Client):
         return self.member_state.locks_held(self.clock.now())
 
     def _may_take_up(self, group: str) -> int:
-        return self._share(group) if self.member_state.acting(self.clock.now(), group) else 0
+        view = self.driver.acting(self.clock.now(), self.name, group)
+        if view is None:
+            return 0
+        known, bits = self._shares.get(group, (None, 0))
+        if known is not view:
+            mine = self.session_of.share(group).of(keys_of(group))
+            bits = sum(self._bits[key] for key in mine)
+            self._shares[group] = (view, bits)
+        return bits
 
-    def _share(self, group: str) -> int:
-        holding, view = self.holdings[group], self.member_state.view(group)
-        if view is not holding.view:
-            holding.view, holding.share = view, 0
-            if view is not None and view.mine:
-                mine = Share.by(view, self.member_id, self.world.settings).of(keys_of(group))
-                holding.share = sum(self._bits[key] for key in mine)
-        return holding.share
+
+class User:
+    """What the user of a worker's ``PartitionCoordinator`` does: callbacks, guarded calls, stop and start."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._world = worker, worker.world
+        self._rng = random.Random(f"user of {worker.name}, {worker.world.seed}")
+        self.disorder = ""
+        """What callbacks were told in the wrong order."""
+        self._epochs: dict[str, Epoch | None] = {}
+        self._led: dict[int, int] = {}
+        """By number of the candidacy, the token of the lead that its callback was told of."""
+        self._calls: dict[int, tuple[AbstractContextManager[None], Context]] = {}
+        """Guarded calls that run, by number."""
+        for group, exclusive in worker.world.conditions.groups:
+            if self._rng.random() < 0.6:
+                worker.coordinator.watch_group(group, partial(self._on_event, group))
+                if exclusive:
+                    worker.watched.append(group)
+            if exclusive and self._rng.random() < 0.7:
+                self._listen(group)
+                worker.watched = [each for each in worker.watched if each != group]
+        self._later()
+
+    def _later(self) -> None:
+        self._world.later(min(self._rng.expovariate(self._world.conditions.acts), 1.0), self._worker, self.act)
+
+    # -- callbacks ----------------------------------------------------------------------------------------------
+
+    def _listen(self, group: str) -> None:
+        self._worker.told[group] = set()
+        partition = self._worker.coordinator.partition(group, keys_of(group))
+        partition.on_lost(partial(self._on_lost, group))
+        partition.on_gained(partial(self._on_gained, group))
+        partition.on_lost(partial(self._lost_returned, group))
+
+    def _on_gained(self, group: str, keys: list[str]) -> None:
+        session = self._worker.driver.session
+        assert session is not None
+        self._worker.told[group].update(keys)
+        for key in keys:
+            self._worker.begin_work((group, key), session, [key])
+        self._call_back()
+
+    def _on_lost(self, group: str, keys: list[str]) -> None:
+        """The work on these keys goes on until this has returned, which is when the next callback for them begins."""
+        self._call_back()
+
+    def _lost_returned(self, group: str, keys: list[str]) -> None:
+        self._worker.told[group].difference_update(keys)
+        for key in keys:
+            self._worker.end_work((group, key))
+
+    def _on_event(self, group: str, event: GroupEvent) -> None:
+        last, self._epochs[group] = self._epochs.get(group), event.epoch
+        if last is not None and event.epoch is not None and event.epoch < last:
+            self.disorder = f"was told of epoch {event.epoch} of {group} after {last}"
+        self._call_back()
+
+    def _on_elected(self, number: int, elected: Elected) -> None:
+        if elected.fencing_token <= self._led.get(number, 0):
+            self.disorder = f"was told of lead {elected.fencing_token} of {elected.group} twice or late"
+        self._led[number] = elected.fencing_token
+        self._call_back()
+
+    def _call_back(self) -> None:
+        """Callbacks may call whatever they like, and raise."""
+        if not self._world.faults_over and self._rng.random() < 0.15:
+            self._world.counts["call within a callback"] += 1
+            self._call_something()
+        if self._rng.random() < 0.02:
+            self._world.counts["raising callback"] += 1
+            raise RuntimeError("a callback that raises")
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def act(self) -> None:
+        """Do something, and come back later."""
+        coordinator, luck = self._worker.coordinator, self._rng.random()
+        if coordinator.is_active() and (self._world.faults_over or self._rng.random() < 0.1):
+            for group, _ in self._world.conditions.groups:
+                coordinator.stand_down(group, withdraw=self._world.faults_over or self._rng.random() < 0.5)
+        if not coordinator.is_active():
+            if self._world.faults_over or luck < 0.5:
+                self._worker.start()
+        elif not self._world.faults_over:
+            if luck < 0.5:
+                self._call_guarded()
+            elif luck < 0.7:
+                coordinator.run_watchers()
+            elif luck < 0.8:
+                self._call_something()
+        self._later()
+
+    def _call_something(self) -> None:
+        coordinator, luck = self._worker.coordinator, self._rng.random()
+        group, exclusive = self._rng.choice(self._world.conditions.groups)
+        if luck < 0.1 and coordinator.is_active() and self._world.conditions.locks:
+            self._world.counts["candidacy"] += 1
+            coordinator.elect(group, partial(self._on_elected, self._world.counts["candidacy"]))
+        elif luck < 0.4:
+            coordinator.run_watchers()
+        elif luck < 0.5 and "leave" in self._world.conditions.faults:
+            coordinator.leave_group(group)
+        elif luck < 0.6 and "join again" in self._world.conditions.faults and coordinator.is_active():
+            self._worker.join(group, self._rng.choice((1, 2)), exclusive)
+        elif luck < 0.75:
+            self._call_guarded()
+        elif "stop" in self._world.conditions.faults:
+            self.stop()
+            if self._rng.random() < 0.6:
+                self._worker.start()
+
+    def stop(self) -> None:
+        """Stop the member; the process lives on."""
+        self._world.counts["stop"] += 1
+        with self._worker.losses():
+            self._worker.coordinator.stop()
+
+    def _call_guarded(self) -> None:
+        """Call a method that `owned_by` guards; it takes any time, and may call the coordinator."""
+        worker, rng = self._worker, self._rng
+        group = rng.choice(worker.exclusive or [""])
+        keys = rng.sample(keys_of(group), rng.choice((1, 1, 2)))
+        session, running = worker.driver.session, worker.coordinator._guard.begin(group, keys) if group else None
+        if running is None or session is None:
+            return
+        self._world.counts["guarded call"] += 1
+        number = self._world.counts["guarded call"]
+        worker.begin_work(running, session, keys)
+        context = copy_context()
+        context.run(running.__enter__)
+        if rng.random() < 0.3 and not self._world.faults_over:
+            context.run(self._call_something)
+        seconds = self._world.settings.ttl * rng.choice((0.02, 0.3, 2.0))
+        self._calls[number] = (running, context)
+        self._world.later(seconds, worker, self._end_guarded, number)
+
+    def _end_guarded(self, number: int) -> None:
+        running, context = self._calls.pop(number)
+        self._worker.end_work(running)
+        context.run(running.__exit__, None, None, None)
 
 
 class Watcher(Worker):
-    """A process that watches every group and is a member of none: it never works."""
+    """A process that watches every group and is a member of none, as a ``Router`` does: it never works."""
 
-    def _enter(self, group: str, exclusive: bool, weight: int) -> None:
-        self.holdings.pop(group, None)
-        self.member_state.watch(group)
+    def _begin(self, weight: int) -> None:
+        self.exclusive = []
+        self.session_of = Session(self.member_id, self.transport, self.world.settings)
+        self.session_of.start()
+        with self.session_of.event():
+            for group, _ in self.world.conditions.groups:
+                self.member_state.watch(group)
+        if self.world.conditions.locks:
+            LockUser(self)
+
+
+class ForkedChild(Client):
+    """A child process that was forked from a worker, and goes on as if it were that member."""
+
+    def __init__(self, parent: Worker) -> None:
+        super().__init__(parent.world, f"child of {parent.name}", parent.member_id, parent.route)
+        self.clock = parent.clock
+        self._parent, self._bits = parent, key_bits(parent.world)
+        parent.world.later(0.0, self, self.act)
+
+    def act(self) -> None:
+        """Ask, now and then."""
+        self.world.later(self.world.rng.uniform(0.0, 0.3), self, self.act)
+
+    def working_on(self) -> int:
+        """What it would be permitted."""
+        driver, now = self._parent.driver, self.clock.now()
+        bits = 0
+        for group in self._parent.exclusive:
+            bits |= sum(self._bits[key] for key in driver.share(now, self.name, group).of(keys_of(group)))
+        return bits
+
+    def holds_anything(self) -> bool:
+        """Whether it would believe to hold a lock, or to lead a group."""
+        driver, state, now = self._parent.driver, self._parent.member_state, self.clock.now()
+        if any(driver.leads(now, self.name, group) for group, _ in self.world.conditions.groups):
+            return True
+        return any(driver.holds(now, self.name, state, ticket) for ticket in state.locks.held())
 
 
 class BareCaller(Client):
@@ -225,35 +450,41 @@ class LockUser:
     """Takes and releases locks for `worker` at random; it holds each as long as it may, up to two leases."""
 
     def __init__(self, worker: Worker) -> None:
-        self._worker, self._world, self._locks = worker, worker.world, worker.member_state.locks
+        self._worker, self._world = worker, worker.world
         self._rng = random.Random(f"{worker.world.seed} {worker.name}")
-        self._tickets: dict[int, float] = {}
-        """When to drop each, on the worker's clock."""
+        self._locks: dict[Lock, tuple[Hold | None, float]] = {}
+        """What is waited for, None for a lock that is held; and when to drop it, on the worker's clock."""
         self.act()
 
     def act(self) -> None:
         """Drop the locks whose time is over, perhaps want another, and come back later."""
         world, rng, now = self._world, self._rng, self._worker.clock.now()
-        for ticket, until in list(self._tickets.items()):
-            gone = self._locks.state(ticket) not in ("waiting", "held")
-            if gone or now >= until or (world.faults_over and self._worker.member_state.holds(now, ticket)):
-                self._drop(ticket)
-        if len(self._tickets) < MAX_LOCK_REQUESTS and not world.faults_over and rng.random() < 0.6:
-            name = f"lock{rng.randrange(world.conditions.locks)}"
-            ticket = self._locks.add(name, shared=rng.random() < 0.4, waits=rng.random() < 0.7)
-            self._tickets[ticket] = now + world.settings.ttl * rng.choice((0.1, 0.5, 2.0, 30.0))
-            world.counts["lock wanted"] += 1
-            self._send()
+        for lock, (hold, until) in list(self._locks.items()):
+            if hold is None and (not lock.held or now >= until or world.faults_over):
+                self._release(lock)
+            elif hold is not None and (hold.decided or now >= until):
+                self._end_wait(lock, hold, until)
+        may_want = self._worker.session_of.active and len(self._locks) < MAX_LOCK_REQUESTS and not world.faults_over
+        if may_want and rng.random() < 0.6:
+            self._want(f"lock{rng.randrange(world.conditions.locks)}", rng.choice((0.1, 0.5, 2.0, 30.0)))
         world.later(rng.uniform(0.0, 0.1 if world.faults_over else 0.6), self._worker, self.act)
 
-    def _drop(self, ticket: int) -> None:
-        self._locks.drop(ticket)
-        until = self._tickets.pop(ticket)
-        if not self._world.faults_over and self._rng.random() < 0.2:  # a leader that resigns and competes again
-            self._tickets[self._locks.add("lock0")] = until + self._world.settings.ttl
-        self._send()
+    def _want(self, name: str, leases: float) -> None:
+        lock = Lock(self._worker.session_of, name)
+        with lock.asking(self._rng.random() < 0.7, None, self._rng.random() < 0.4) as (hold, _):
+            self._locks[lock] = (hold, self._worker.clock.now() + leases * self._world.settings.ttl)
+        self._world.counts["lock wanted"] += 1
 
-    def _send(self) -> None:
-        if self._rng.random() < 0.5:
-            self._worker.member_state.want_reply()
-        self._worker.send_soon()
+    def _end_wait(self, lock: Lock, hold: Hold, until: float) -> None:
+        """As ``Lock.acquire`` does when its wait is over."""
+        with contextlib.suppress(PartitionError):
+            if lock.end(hold):
+                self._locks[lock] = (None, until)
+                return
+        del self._locks[lock]
+
+    def _release(self, lock: Lock) -> None:
+        del self._locks[lock]
+        lock.release()
+        if not self._world.faults_over and self._worker.session_of.active and self._rng.random() < 0.2:
+            self._want(lock.name, 1.0)  # a leader that resigns and competes again

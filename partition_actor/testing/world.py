@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -41,6 +42,29 @@ class Process:
         """Called in place of `handler` when the process is dead."""
 
 
+class _Silence(logging.Filter):
+    """What simulated members log is dropped: their troubles are meant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether `record` is to be logged."""
+        return self._depth == 0
+
+
+silent = _Silence()
+for _module in ("session", "coordinator", "callbacks"):
+    logging.getLogger(f"partition_actor.member.{_module}").addFilter(silent)
+
+
 class World:
     """Virtual time, an event queue and a network; `rng` decides everything, in the order of the calls."""
 
@@ -69,7 +93,8 @@ class World:
         when, _, process, handler, arguments = heapq.heappop(self._events)
         self.time.advance(max(0.0, when - self.time.now()))
         if process is None:
-            handler(*arguments)
+            with silent:
+                handler(*arguments)
             self.steps += 1
         elif not process.alive:
             process.missed(handler, arguments)
@@ -86,8 +111,9 @@ class World:
 
     def handle(self, process: Process, handler: Handler, arguments: tuple[Any, ...]) -> None:
         """Let a process handle an event, and check what it may do after it."""
-        if handler(*arguments) is False:
-            return
+        with silent:
+            if handler(*arguments) is False:
+                return
         self.steps += 1
         self.log(process, handler.__name__, *arguments)
         process.after()

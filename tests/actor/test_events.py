@@ -155,6 +155,7 @@ def test_a_heartbeat_that_lets_a_waiting_call_go_on_is_told_what_that_changes(ru
             }
         )
         assert a.holds(clock.now(), ticket)
+        a.take_settings(shell.settings)  # it has found another partition actor
         breaking = asyncio.ensure_future(shell.actor.break_lock("l"))
         await turns()
         await shell.exchange(a)

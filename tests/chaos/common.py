@@ -17,16 +17,16 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
 
-from partition_actor import PartitionCoordinator
+from partition_actor import PartitionCoordinator, Settings
 
 
 class Writer:
     """A worker that logs what it did, one JSON line at a time, to a file of its own."""
 
-    def __init__(self, worker_id: str, actor: str, path: str) -> None:
+    def __init__(self, worker_id: str, actor: str, path: str, call_timeout: float = 5.0) -> None:
         self._id = worker_id
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._coordinator = PartitionCoordinator(worker_id, actor=actor)
+        self._coordinator = PartitionCoordinator(worker_id, actor=actor, settings=Settings(call_timeout=call_timeout))
         self._coordinator.start()
 
     def pid(self) -> int:

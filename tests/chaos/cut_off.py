@@ -21,7 +21,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
 from common import show
-from ledger import GROUP, RECOVER_WITHIN, SETTINGS, Chaos, judge, read_ledger
+from ledger import RECOVER_WITHIN, Chaos, judge, read_ledger
+from ledger_worker import GROUP, SETTINGS
 from ray.cluster_utils import Cluster
 
 import partition_actor

@@ -1,15 +1,18 @@
 """Try to have a lock held twice on a real cluster, and judge by the processes' logs.
 
-Processes race for one lock. The one that gets it logs ``["in", token, time, worker]`` to its own file, works for a
-moment, checks that it still holds the lock, logs ``["out", token, time, worker]`` and releases it. Meanwhile holders
-are killed, stopped and continued, the lock is broken and the partition actor is killed. The logs alone must then show
-that no two holds overlap and that tokens strictly grow.
+Processes race for one lock: each by two threads that share one ``Lock`` object, and by asyncio tasks that share
+another and are cancelled at random moments. Who gets it logs ``["in", token, time, worker]`` to its process's file,
+works for a moment, checks that it still holds the lock, logs ``["out", token, time, worker]`` and releases it.
+Meanwhile holders are killed, stopped and continued, the lock is broken and the partition actor is killed. The logs
+alone must then show that no two holds overlap and that tokens strictly grow; and when no process is left, nobody holds
+the lock.
 
     python tests/chaos/locks.py --holds 1000 --seed 1
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -18,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ import ray
 from common import Writer, make_parser, ray_and_folder, read_lines, show
 
 import partition_actor
-from partition_actor import PartitionCoordinator, Settings, clock
+from partition_actor import Lock, PartitionCoordinator, Settings, clock
 from partition_actor.errors import PartitionActorUnavailable
 
 LOCK = "ledger"
@@ -40,24 +44,45 @@ PROGRESS_WITHIN = 60.0
 
 
 class Racer(Writer):
-    """Takes the lock in an endless loop, and logs when it held it."""
+    """Takes the lock in endless loops, and logs when it held it."""
 
     def __init__(self, worker_id: str, actor: str, path: str) -> None:
         super().__init__(worker_id, actor, path)
-        threading.Thread(target=self._race, daemon=True).start()
+        self._dice = random.Random(worker_id)
+        shared = self._coordinator.lock(LOCK)
+        for number in range(2):
+            threading.Thread(target=self._race, args=(shared, f"{worker_id}/{number}"), daemon=True).start()
+        threading.Thread(target=asyncio.run, args=(self._race_and_cancel(),), daemon=True).start()
 
-    def _race(self) -> None:
-        dice, lock = random.Random(self._id), self._coordinator.lock(LOCK)
+    def _race(self, lock: Lock, who: str) -> None:
         while True:
-            with lock:
-                token, start = lock.fencing_token, clock.now()
-                if not lock.held:
-                    continue
-                self._write(["in", token, start, self._id])
-                time.sleep(dice.uniform(0.0, LONGEST_HOLD))
-                end = clock.now()
-                if end - start < STOPPED and lock.fencing_token == token:
-                    self._write(["out", token, end, self._id])
+            with lock, self._logged(lock, who):
+                time.sleep(self._dice.uniform(0.0, LONGEST_HOLD))
+
+    async def _race_and_cancel(self) -> None:
+        shared = self._coordinator.lock(LOCK)
+
+        async def take(who: str) -> None:
+            async with shared:
+                with self._logged(shared, who):
+                    await asyncio.sleep(self._dice.uniform(0.0, LONGEST_HOLD))
+
+        for number in itertools.count():
+            tasks = [asyncio.ensure_future(take(f"{self._id}/task {number} {each}")) for each in range(2)]
+            await asyncio.sleep(self._dice.uniform(0.0, 10 * LONGEST_HOLD))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _logged(self, lock: Lock, who: str) -> Iterator[None]:
+        token, start = lock.fencing_token, clock.now()
+        if lock.held:
+            self._write(["in", token, start, who])
+        yield
+        end = clock.now()
+        if token and end - start < STOPPED and lock.fencing_token == token:
+            self._write(["out", token, end, who])
 
 
 def read(folder: Path) -> list[tuple[int, float, float, str]]:
@@ -106,7 +131,7 @@ class Race:
     def holder(self) -> str:
         """The last holder of the lock, if it still runs; else a random racer."""
         last = read(self.folder)[-1:]
-        worker = last[0][3] if last else ""
+        worker = last[0][3].partition("/")[0] if last else ""
         return worker if worker in self.racers else self.dice.choice(sorted(self.racers))
 
     def kill(self) -> None:
@@ -130,6 +155,18 @@ class Race:
         """Kill the partition actor; Ray restarts it without state."""
         with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is dead already
             os.kill(ray.get(self.handle.status.remote())["pid"], signal.SIGKILL)
+
+    def end(self) -> list[str]:
+        """Kill all racers; returns who is said to hold the lock, or to wait for it, a while after that."""
+        for pid in self.racers.values():
+            os.kill(pid, signal.SIGKILL)
+        until, left = time.monotonic() + PROGRESS_WITHIN, ["?"]
+        while left and time.monotonic() < until:
+            with contextlib.suppress(ray.exceptions.RayError):
+                locks = ray.get(self.handle.status.remote())["locks"]
+                left = [f"{name}: {what}" for name, what in locks.items()]
+            time.sleep(0.1)
+        return left
 
     def wait_for_holds(self) -> int:
         """Wait until the lock has been taken three more times; returns the number of holds so far."""
@@ -163,9 +200,10 @@ def main() -> int:
         race = Race(folder, options.seed, options.racers)
         faults = race.run(options.holds)
         race.breaker.stop()
+        left = race.end()
         holds = read(folder)
     print(f"faults: {faults}")
-    return show(f"holds: {len(holds)}", judge(holds))
+    return show(f"holds: {len(holds)}", {**judge(holds), "left": left})
 
 
 if __name__ == "__main__":

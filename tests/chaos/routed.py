@@ -1,11 +1,13 @@
 """Call the owners of keys while workers join, are drained, leave and are killed, and judge by the workers' logs.
 
-Workers log ``[key, token, start, end, worker, call]`` of each call that they run, by the key of an exclusive group.
-Callers note how each call ended. Afterwards the logs must show:
+Workers log ``[call]`` when a call begins to run, and ``[key, token, start, end, worker, call]`` when one by the key of
+an exclusive group has run. Calls are awaited, cancelled, made from event loops and from threads, and sent to the wrong
+worker; many ask for the result of one call; and methods call guarded ones of their own worker. Callers note how each
+call ended. Afterwards the logs must show:
 
 - No two workers ran calls of one key at the same time and no token of a key went back, so calls ran only on owners.
-- Every call ended, with a result or one of the library's errors.
-- A call with a result ran, and ran once if it is not safe to repeat.
+- Every call ended, with a result or one of the library's errors, and the same for all who asked.
+- A call with a result ran, and no call ran twice that is not safe to repeat, however it ended.
 - A call whose error says that it has not run, did not run.
 
     python tests/chaos/routed.py --calls 5000 --seed 1
@@ -21,13 +23,16 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+import ray
 from common import Writer, make_parser, ray_and_folder, read_lines, show
-from ledger import GROUP, KEYS, Chaos
+from ledger import Chaos
+from ledger_worker import GROUP, KEYS
 
 from partition_actor import Router, clock, errors, owned_by
 
@@ -36,7 +41,13 @@ LONGEST_CALL = 0.1
 PAUSE = 0.5
 """Seconds between two faults."""
 AT_ONCE = 48
-"""The number of concurrent calls."""
+"""The number of concurrent calls of the event loop."""
+THREADS = 4
+"""The number of threads that make calls beside it."""
+ASKERS = 3
+"""The number of threads that ask for the result of one call."""
+MAX_CALLS = 40
+"""The most calls at one owner: few enough that some have to wait."""
 HANGS_AFTER = 120.0
 """Seconds after which a call counts as hanging; a call may wait for an owner for a quarter of that."""
 HAS_NOT_RUN = (errors.NotOwner, errors.NoOwner, errors.TooManyCalls)
@@ -62,16 +73,27 @@ class Worker(Writer):
         self._run([(key, call)], seconds)
         return call
 
+    def nested(self, key: str, call: str, inner: str) -> str:
+        """Has run, whatever becomes of the call that it makes."""
+        self._write([call])
+        return self.once(inner, inner_call(call), 0.0)
+
     @owned_by("items", group=GROUP, each=True, key=lambda item: item[0])
     def batch(self, items: list[tuple[str, str]]) -> list[str]:
         self._run(items, 0.0)
         return [call for _, call in items]
 
     def _run(self, items: list[tuple[str, str]], seconds: float) -> None:
+        self._write(*([call] for _, call in items))
         token, start = self._coordinator.fencing_token(GROUP), clock.now()
         time.sleep(seconds)
         end = clock.now()
         self._write(*([key, token, start, end, self._life, call] for key, call in items))
+
+
+def inner_call(call: str) -> str:
+    """What a nested call calls."""
+    return f"once-within-{call}"
 
 
 class Attacked(Chaos):
@@ -112,24 +134,42 @@ class Attacked(Chaos):
 class Callers:
     """Makes the calls, and records how each of them ended: with a result or an error."""
 
-    def __init__(self, router: Router, seed: int, enough: Callable[[int], bool]) -> None:
+    def __init__(self, router: Router, workers: dict[str, Any], seed: int, enough: Callable[[int], bool]) -> None:
         self.router = router
         self.ended: dict[str, str] = {}
         self.hanging: list[str] = []
         self.strange: list[str] = []
+        self._workers = workers
         self._dice = random.Random(seed)
         self._started = 0
+        self._lock = threading.Lock()
         self._enough = enough
 
-    async def run(self) -> None:
-        """Make all calls, `AT_ONCE` at a time."""
-        ways = [self._acall] * 14 + [self._get] * 4 + [self._map]
+    def run(self) -> None:
+        """Make all calls: by an event loop, `AT_ONCE` at a time, and by threads."""
+        threads = [threading.Thread(target=self._by_thread, name=f"caller-{at}") for at in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        try:
+            asyncio.run(self._by_loop())
+        finally:
+            until = time.monotonic() + HANGS_AFTER
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            self.hanging += [thread.name for thread in threads if thread.is_alive()]
+
+    def _by_thread(self) -> None:
+        while not self._enough(self._started):
+            self._get(*self._names("thread", 1))
+
+    async def _by_loop(self) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_ONCE))
+        ways = [self._acall] * 10 + [self._cancelled] * 2 + [self._nested] * 3 + [self._aget] * 4 + [self._map]
 
         async def caller() -> None:
             while not self._enough(self._started):
                 way = self._dice.choice(ways)
-                calls = [f"{way.__name__}-{self._started + at}" for at in range(BATCH if way == self._map else 1)]
-                self._started += len(calls)
+                calls = self._names(way.__name__, BATCH if way == self._map else 1)
                 try:
                     await asyncio.wait_for(way(calls), HANGS_AFTER)
                 except asyncio.TimeoutError:
@@ -137,37 +177,89 @@ class Callers:
 
         await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
 
-    def _end(self, call: str, outcome: object) -> None:
-        """Record how a call ended."""
-        self.ended[call] = type(outcome).__name__ if isinstance(outcome, Exception) else "result"
-        if isinstance(outcome, Exception) and not isinstance(outcome, errors.PartitionError):
-            self.strange.append(f"{call}: {outcome!r}")
-        elif not isinstance(outcome, Exception) and outcome != call:
+    def _names(self, way: str, number: int) -> list[str]:
+        with self._lock:
+            self._started += number
+            return [f"{way}-{self._started - at}" for at in range(number)]
+
+    def _end(self, call: str, outcome: object, expected: str | None = None) -> None:
+        """Record how a call ended; its result is its name, unless another one is expected."""
+        kind = next((error for error in HAS_NOT_RUN if isinstance(outcome, error)), type(outcome))
+        self.ended[call] = kind.__name__ if isinstance(outcome, BaseException) else "result"
+        if isinstance(outcome, BaseException):
+            if not isinstance(outcome, (errors.PartitionError, asyncio.CancelledError)):
+                self.strange.append(f"{call}: {outcome!r}")
+        elif outcome != (expected or call):
             self.strange.append(f"{call} has the result {outcome!r}")
 
-    def _some_seconds(self) -> float:
-        return self._dice.uniform(0.0, LONGEST_CALL) if self._dice.random() < 0.1 else 0.0
+    def _some_call(self, call: str) -> tuple[str, str, str, float]:
+        """The key, method and arguments of a call."""
+        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
+        seconds = self._dice.uniform(0.0, LONGEST_CALL) if self._dice.random() < 0.1 else 0.0
+        return key, method, f"{method}-{call}", seconds
 
     async def _acall(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
-        calls[0] = f"{method}-{calls[0]}"
+        key, method, call, seconds = self._some_call(calls[0])
         try:
-            self._end(calls[0], await self.router.acall(key, method, key, calls[0], self._some_seconds()))
+            self._end(call, await self.router.acall(key, method, key, call, seconds))
         except Exception as error:
-            self._end(calls[0], error)
+            self._end(call, error)
 
-    async def _get(self, calls: list[str]) -> None:
-        key, method = self._dice.choice(KEYS), self._dice.choice(["once", "repeated"])
-        calls[0] = f"{method}-{calls[0]}"
-        seconds = self._some_seconds()
+    async def _cancelled(self, calls: list[str]) -> None:
+        key, method, call, seconds = self._some_call(calls[0])
+        task = asyncio.ensure_future(self.router.acall(key, method, key, call, seconds))
+        await asyncio.sleep(self._dice.uniform(0.0, 0.05))
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        self._end(call, outcome)
+
+    async def _nested(self, calls: list[str]) -> None:
+        key, inner, call = self._dice.choice(KEYS), self._dice.choice(KEYS), f"once-{calls[0]}"
 
         def call_and_get() -> Any:
-            return self.router.get(self.router.call(key, method, key, calls[0], seconds))
+            return self.router.get(self.router.call(key, "nested", key, call, inner))
 
+        by_get = self._dice.random() < 0.5
+        way = asyncio.to_thread(call_and_get) if by_get else self.router.acall(key, "nested", key, call, inner)
         try:
-            self._end(calls[0], await asyncio.to_thread(call_and_get))
+            self._end(call, await way, inner_call(call))
         except Exception as error:
-            self._end(calls[0], error)
+            self._end(call, error)
+
+    async def _aget(self, calls: list[str]) -> None:
+        await asyncio.to_thread(self._get, *calls)
+
+    def _get(self, name: str) -> None:
+        """One call, by `router.call` or sent to any worker; one or many ask for its result."""
+        key, method, call, seconds = self._some_call(name)
+        try:
+            if self._dice.random() < 0.3:
+                worker = self._dice.choice(list(self._workers.values()))
+                reference = getattr(worker, method).remote(key, call, seconds)
+            else:
+                reference = self.router.call(key, method, key, call, seconds)
+        except Exception as error:
+            self._end(call, error)
+            return
+        askers = ASKERS if self._dice.random() < 0.5 else 1
+        outcomes = [self._ask(reference)] if askers == 1 else []
+        if askers > 1:
+            with ThreadPoolExecutor(askers) as threads:
+                outcomes += threads.map(self._ask, [reference] * askers)
+            outcomes.append(self._ask(reference))
+        self._end(call, outcomes[0])
+        if len({str(outcome) if isinstance(outcome, str) else type(outcome) for outcome in outcomes}) > 1:
+            self.strange.append(f"{call} ended with {outcomes}")
+
+    def _ask(self, reference: ray.ObjectRef[Any]) -> Any:
+        """The result or the error of a call, by as many `get`s as it takes."""
+        while True:
+            try:
+                return self.router.get(reference, timeout=self._dice.choice([0.0, 0.003, 0.03, None]))
+            except ray.exceptions.GetTimeoutError:
+                time.sleep(0.001)
+            except Exception as error:
+                return error
 
     async def _map(self, calls: list[str]) -> None:
         items = [(self._dice.choice(KEYS), f"once-{call}") for call in calls]
@@ -211,18 +303,18 @@ def judge_owners(entries: list[Entry]) -> tuple[list[str], list[str]]:
     return overlaps, reversals
 
 
-def judge_calls(ended: dict[str, str], entries: list[Entry]) -> list[str]:
-    """Find calls that ran more or less often than their outcome allows."""
-    ran = Counter(entry.call for entry in entries)
+def judge_calls(ended: dict[str, str], ran: Counter[str]) -> list[str]:
+    """Find calls that ran more or less often than they may, or than their outcome allows."""
     not_run = {error.__name__ for error in HAS_NOT_RUN}
-    wrong = []
+    wrong = [f"{call} ran {times} times" for call, times in ran.items() if times > 1 and call.startswith("once")]
     for call, outcome in ended.items():
-        if (
-            (outcome == "result" and ran[call] == 0)
-            or (call.startswith("once") and ran[call] > 1)
-            or (call.startswith("once") and outcome in not_run and ran[call] > 0)
-        ):
-            wrong.append(f"{call} ended with {outcome} and ran {ran[call]} times")
+        judged = {call, inner_call(call)} if "_nested" in call else {call}
+        if call.startswith("once") and outcome in not_run:
+            refused_within = "_nested" in call and outcome == errors.NotOwner.__name__
+            wrong += [f"{each} ended with {outcome} and ran" for each in judged if ran[each] and each != call]
+            wrong += [f"{call} ended with {outcome} and ran" for _ in range(ran[call]) if not refused_within]
+        if outcome == "result":
+            wrong += [f"{each} ended with a result and did not run" for each in judged if not ran[each]]
     return wrong
 
 
@@ -237,29 +329,31 @@ def main() -> int:
     with ray_and_folder(options.seed) as folder:
         chaos = Attacked(folder, options.seed, options.workers, not options.plain)
         callers = call_under_attack(chaos, options.calls, options.seed)
-        entries = [Entry(*line) for line in read_lines(folder)]
-    return report(chaos, callers, entries)
+        lines = read_lines(folder)
+    entries = [Entry(*line) for line in lines if len(line) > 1]
+    return report(chaos, callers, entries, Counter(line[0] for line in lines if len(line) == 1))
 
 
 def call_under_attack(chaos: Attacked, calls: int, seed: int) -> Callers:
     """Make the calls while faults happen."""
     over = threading.Event()
     attack = threading.Thread(target=chaos.attack, args=(over,))
-    with Router(GROUP, chaos.name, timeout=HANGS_AFTER / 4, repeatable=["repeated"]) as router:
-        callers = Callers(router, seed, lambda started: started >= calls and chaos.has_tried_all)
+    patience = HANGS_AFTER / 4
+    with Router(GROUP, chaos.name, timeout=patience, repeatable=["repeated"], max_calls=MAX_CALLS) as router:
+        callers = Callers(router, chaos.workers, seed, lambda started: started >= calls and chaos.has_tried_all)
         attack.start()
         try:
-            asyncio.run(callers.run())
+            callers.run()
         finally:
             over.set()
             attack.join()
     return callers
 
 
-def report(chaos: Attacked, callers: Callers, entries: list[Entry]) -> int:
+def report(chaos: Attacked, callers: Callers, entries: list[Entry], ran: Counter[str]) -> int:
     """Print the findings; returns 0 if there are none."""
     overlaps, reversals = judge_owners(entries)
-    wrong = judge_calls(callers.ended, entries)
+    wrong = judge_calls(callers.ended, ran)
     print(f"faults: {dict(chaos.faults)}")
     print(f"ended with {dict(Counter(callers.ended.values()))}")
     findings = {

@@ -14,7 +14,7 @@ CHAOS = Path(__file__).parent
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "command",
-    [["ledger.py", "--seconds", "25", "--seed", "7"], ["cut_off.py"], ["routed.py", "--calls", "3000", "--seed", "7"]],
+    [["ledger.py", "--seconds", "45", "--seed", "7"], ["cut_off.py"], ["routed.py", "--calls", "3000", "--seed", "7"]],
     ids=[
         "workers and the partition actor under attack",
         "the partition actor cut off from the GCS",

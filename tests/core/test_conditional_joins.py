@@ -83,17 +83,17 @@ def test_one_that_is_conditional_joins_a_restarted_partition_actor_as_any_other_
 
 
 def test_metadata_that_changes_is_told_once_the_partition_actor_has_it_it_is_not_repeated(world):
-    member = world.member("a", exclusive=False, metadata={"version": 1})
+    member = world.member("a", exclusive=False, metadata=b"1")
     member.beat()
     seat = world.membership.find("g").participants[member.key]
-    assert seat.metadata == {"version": 1}
+    assert seat.metadata == b"1"
     assert "metadata" not in member.whole_request()["groups"]["g"]
-    member.member_state.join("g", metadata={"version": 2})
+    member.member_state.join("g", metadata=b"2")
     lost = member.send()
-    assert lost["groups"]["g"]["metadata"] == {"version": 2}
-    assert seat.metadata == {"version": 2}
+    assert lost["groups"]["g"]["metadata"] == b"2"
+    assert seat.metadata == b"2"
     again = member.send()
-    assert again["groups"]["g"]["metadata"] == {"version": 2}
+    assert again["groups"]["g"]["metadata"] == b"2"
     member.fetch(again)
     assert "metadata" not in member.whole_request()["groups"]["g"]
     world.restart()
@@ -101,4 +101,4 @@ def test_metadata_that_changes_is_told_once_the_partition_actor_has_it_it_is_not
         member.beat()
         world.wait(2.0)
     member.beat()
-    assert world.membership.find("g").participants[member.key].metadata == {"version": 2}
+    assert world.membership.find("g").participants[member.key].metadata == b"2"

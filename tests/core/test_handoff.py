@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, PLAIN, World, beat
 
+import partition_actor.ring.ring as ring_module
 from partition_actor.core.handoff import Handoff, Participant
 from partition_actor.core.views import ring_for
+from partition_actor.ring.byte_cache import ByteCache
 
 A, B, C = ("a", "s"), ("b", "s"), ("c", "s")
 TWO, THREE = {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}
@@ -133,3 +135,16 @@ def test_a_hand_off_that_takes_too_long_ends_with_the_lease_of_the_old_owner():
         other.beat(1)
     assert seconds > PLAIN.handoff_timeout
     assert waits_for <= set(other.works_on)
+
+
+def test_the_rings_of_many_epochs_are_made_one_from_another_even_if_no_two_are_kept(monkeypatch):
+    made, plain = [], ring_module.virtual_nodes
+    monkeypatch.setattr(ring_module, "_rings", ByteCache(0))
+    monkeypatch.setattr(ring_module, "virtual_nodes", lambda member, *rest: made.append(member) or plain(member, *rest))
+    handoff, laggard = Handoff(PLAIN, lambda key: None), Participant(1, acked=(1, 1), first=(1, 1))
+    for counter in range(1, 13):
+        made.clear()
+        members = {f"m{number}": 1 for number in range(counter, counter + 30)}
+        handoff.publish((1, counter), members, dict.fromkeys(members, "s"), {("m12", "s"): laggard}, now=float(counter))
+    assert handoff.claims(laggard) == [(1, counter) for counter in range(1, 12)]
+    assert len(made) <= 2 * 12

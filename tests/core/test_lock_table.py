@@ -363,3 +363,60 @@ def test_a_stopped_session_holds_nothing(world):
 
 def test_settings_are_those_that_the_cases_reckon_with():
     assert (PLAIN.ttl, PLAIN.clock_rate_margin, PLAIN.handoff_timeout) == (10.0, 0.1, 5.0)
+
+
+def stated_tickets(request):
+    return sorted(request.get("locks", {}))
+
+
+def test_a_request_states_only_what_changes_of_the_locks(world):
+    a, b, _ = members(world)
+    for number in range(50):
+        a.member_state.locks.add(f"l{number}")
+    a.beat(3)
+    assert len(a.member_state.locks.held()) == 50
+    assert "same" in a.member_state.request(world.now)
+    another = a.member_state.locks.add("another")
+    a.member_state.locks.drop(1)
+    request = a.member_state.request(world.now)
+    assert stated_tickets(request) == [1, another]
+    assert request["locks"][1] is None
+    world.driver.request(world.now, request)
+    a.fetch(request)
+    assert holds(a, another)
+    assert holds(b, want(b, "l0"))
+
+
+def test_changes_that_were_lost_on_the_way_are_stated_again(world):
+    a, *_ = members(world)
+    first = want(a, "l1")
+    second = a.member_state.locks.add("l2")
+    a.member_state.request(world.now)  # is lost
+    third = a.member_state.locks.add("l3")
+    a.member_state.locks.drop(first)
+    request = a.member_state.request(world.now)
+    assert stated_tickets(request) == [first, second, third]
+    a.send()  # arrives, and its reply is lost
+    a.beat(2)
+    assert holds(a, second)
+    assert holds(a, third)
+    assert sorted(world.membership.locks.locks) == ["l2", "l3"]
+
+
+def test_a_partition_actor_that_lacks_the_request_that_changes_start_from_asks_for_all_locks(world):
+    a, b, _ = members(world)
+    held = want(a)
+    world.restart()
+    a.member_state.locks.add("another")
+    request = a.member_state.request(world.now)
+    assert held not in request["locks"]
+    world.driver.request(world.now, request)
+    reply = a.fetch(request)
+    assert (reply["resync"], reply["exclusive_lease"]) == (True, 0.0)
+    assert stated_tickets(a.member_state.request(world.now)) == [1, 2]
+    a.beat(2)
+    other = want(b)
+    world.wait(3.0)
+    a.beat()
+    assert holds(a, held)
+    assert not holds(b, other)

@@ -191,11 +191,11 @@ def test_joining_again_outlives_the_reply_to_a_request_to_leave():
 
 def test_metadata_outlives_an_expiry():
     world = World()
-    member = world.member("a", metadata={"zone": "north"})
+    member = world.member("a", metadata=b"north")
     member.beat()
     world.wait(12.0)
     member.beat()
-    assert world.membership.groups["g"].participants[member.key].metadata == {"zone": "north"}
+    assert world.membership.groups["g"].participants[member.key].metadata == b"north"
 
 
 def test_an_incarnation_of_the_past_is_exceeded_once_the_partition_actor_is_proven():

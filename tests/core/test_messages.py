@@ -51,6 +51,13 @@ def test_a_short_request_that_lacks_a_field_is_refused():
             check_request(lacking)
 
 
+def test_metadata_that_is_not_packed_is_refused():
+    request = whole_request()
+    request["groups"]["g"]["metadata"] = {"zone": "north"}
+    with pytest.raises(InvalidArgument, match=r"^metadata: got .*, expected None or packed metadata as bytes"):
+        check_request(request)
+
+
 @pytest.mark.parametrize("name", ["want", "since", "weight", "exclusive", "have", "rev", "acked"])
 def test_a_report_that_lacks_a_field_is_refused_and_its_group_named(name):
     request = whole_request()

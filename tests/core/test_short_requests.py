@@ -38,7 +38,7 @@ def test_a_heartbeat_that_has_nothing_new_to_say_is_short_and_renews_the_lease(w
         lambda a: a.member_state.join("g", 3),
         lambda a: a.member_state.join("h"),
         lambda a: a.member_state.leave("g"),
-        lambda a: a.member_state.join("g", metadata={"new": 1}),
+        lambda a: a.member_state.join("g", metadata=b"new"),
         lambda a: a.member_state.locks.add("l"),
         lambda a: a.member_state.want_reply(),
         lambda a: a.member_state.watch("w"),

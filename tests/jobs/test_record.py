@@ -12,12 +12,12 @@ def read(directory):
 
 def test_samples_of_this_machine_are_recorded_each_resource_in_one_file(tmp_path, capsys):
     out = tmp_path / "made" / "here"
-    assert record.main(["--out", str(out), "--samples", "2000", "--interval", "0", "--files", "3"]) == 0
-    assert capsys.readouterr().out == f"2000 samples in {out}\n"
+    assert record.main(["--out", str(out), "--samples", "10000", "--interval", "0", "--files", "3"]) == 0
+    assert capsys.readouterr().out == f"10000 samples in {out}\n"
     files = read(out)
     assert len(files) == 3
     samples = [sample for lines in files.values() for sample in lines]
-    assert len({sample.id for sample in samples}) == len(samples) == 2000
+    assert len({sample.id for sample in samples}) == len(samples) == 10_000
     homes = {(sample.resource_id, name) for name, lines in files.items() for sample in lines}
     assert len(homes) == len({resource for resource, _ in homes})
     mine = [s for s in samples if s.resource_id.startswith(f"process:{os.getpid()}:") and s.name == "process.cpu"]

@@ -32,7 +32,9 @@ def test_a_member_that_may_not_act_gets_no_rows(steady, group, dataset):
 
 
 def test_in_the_single_instance_mode_every_row_is_ours(cluster, dataset):
-    assert PartitionCoordinator(actor=None).partition("group", dataset, column="tenant").rows().count() == 2000
+    partition = PartitionCoordinator(actor=None).partition("group", dataset, column="tenant")
+    assert partition.rows().count() == 2000
+    assert repr(partition) == "DatasetPartition('group', column='tenant')"
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(cluster, dataset):

@@ -1,9 +1,11 @@
 """Locks and leaders on a real cluster; the chaos tests attack them harder."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -246,3 +248,100 @@ def test_a_leader_that_lapsed_is_a_candidate_again(quick, group, spawn):
 
     assert asyncio.run(hand_over())
     wait_until(lambda: ray.get(worker.leads.remote(), timeout=LIMIT))
+
+
+class InThread:
+    """A thread that makes one call after another, so that a test decides their order."""
+
+    def __init__(self):
+        self._executor = ThreadPoolExecutor(1)
+
+    def __call__(self, function, *args):
+        return self._executor.submit(function, *args).result(LIMIT)
+
+
+def test_threads_that_share_a_lock_object_release_their_own_hold_only():
+    lock, another = (PartitionCoordinator(actor=None).lock("shared object") for _ in range(2))
+    first, second = InThread(), InThread()
+    first(lock.__enter__)
+    assert another.break_()
+    assert not first(lambda: lock.held)
+    second(lock.__enter__)
+    assert second(lambda: lock.held)
+    assert not first(lambda: lock.held)
+    assert first(lambda: lock.fencing_token) == 0
+    first(lock.__exit__, None, None, None)
+    assert second(lambda: lock.held)
+    assert not another.acquire(blocking=False)
+    second(lock.__exit__, None, None, None)
+    assert another.acquire(blocking=False)
+    another.release()
+
+
+def test_tasks_that_share_a_lock_object_release_their_own_hold_only():
+    lock, another = (PartitionCoordinator(actor=None).lock("shared by tasks") for _ in range(2))
+
+    async def scenario():
+        lost, taken, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def loses():
+            async with lock:
+                assert another.break_()
+                lost.set()
+                await taken.wait()
+                assert not lock.held
+            left.set()
+
+        async def takes():
+            await lost.wait()
+            async with lock:
+                taken.set()
+                await left.wait()
+                assert lock.held
+                assert not another.acquire(blocking=False)
+
+        await asyncio.wait_for(asyncio.gather(loses(), takes()), LIMIT)
+
+    asyncio.run(scenario())
+    assert another.acquire(blocking=False)
+    another.release()
+
+
+def test_any_thread_releases_what_it_did_not_take_itself():
+    lock = PartitionCoordinator(actor=None).lock("handed over")
+    assert InThread()(lock.acquire)
+    assert lock.held
+    assert lock.release()
+    assert lock.acquire(blocking=False)
+    assert lock.release()
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+@pytest.mark.parametrize("turns", range(8))
+def test_a_cancelled_claim_is_withdrawn_or_given_back_whenever_it_is_cancelled(timeout, turns):
+    lock, another = (PartitionCoordinator(actor=None).lock("cancelled") for _ in range(2))
+
+    async def scenario():
+        assert another.acquire(blocking=False)
+        claim = asyncio.ensure_future(lock.aacquire(timeout=timeout))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        another.release()  # wakes the claim, which is cancelled 0 to 7 turns of the loop after its beginning
+        if turns % 2:
+            await asyncio.sleep(0)
+        claim.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            if await claim:
+                assert await lock.arelease()
+
+    asyncio.run(scenario())
+    assert another.acquire(blocking=False)
+    another.release()
+
+
+def test_a_lock_whose_name_is_as_long_as_allowed_can_be_broken(steady, name):
+    longest = name.ljust(1024, "x")
+    first, second = steady.member("first").lock(longest), steady.member("second").lock(longest)
+    assert first.acquire()
+    assert second.break_()
+    assert not first.held

@@ -1,6 +1,7 @@
 """Waiting for a condition, in threads and on event loops."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -141,7 +142,8 @@ def test_a_loop_that_was_closed_while_a_task_waited_does_not_stop_a_wake(flag):
     flag.waited_for(3)
     flag.set()
     assert [result() for result in waiting] == [True, True]
-    del task
+    del task, loop
+    gc.collect()  # asyncio logs here, and not in another test, that the task never ended
 
 
 def test_it_shares_the_lock_that_it_is_given():

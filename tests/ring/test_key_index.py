@@ -1,6 +1,9 @@
+import gc
 import pickle
+import threading
 import tracemalloc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,10 +78,15 @@ class AgainstAList(RuleBasedStateMachine):
     def ask(self, member):
         assert self.index.subset(self.ring, member) == self.ring.subset(member, self.keys)
 
+    @rule(key=few_keys.filter(bool).map(lambda keys: keys[0]))
+    def look_for(self, key):
+        assert (key in self.index) == (str(key) in map(str, self.keys))
+
     @invariant()
     def holds_the_same(self):
         assert list(self.index) == self.keys
         assert len(self.index) == len(self.keys)
+        assert all(key in self.index for key in self.keys)
 
 
 class AgainstAListMd5(AgainstAList):
@@ -108,6 +116,112 @@ class TestAgainstAListWhereHashesAreAlike(AgainstAListMd5.TestCase):
 
         weak = hash_space.HashFunction("md5", of_text, of_texts, np.dtype("S16"))
         monkeypatch.setitem(hash_space.HASH_FUNCTIONS, "md5", weak)
+
+
+class Asking:
+    """A key that does something else whenever its text is asked for."""
+
+    def __init__(self, name, ask):
+        self.name, self.ask = name, ask
+
+    def __str__(self):
+        self.ask()
+        return self.name
+
+
+def once(function):
+    """What calls `function` when it is first called."""
+    calls = iter([function])
+    return lambda: next(calls, lambda: None)()
+
+
+def test_changes_made_while_a_key_is_asked_for_its_text_are_not_lost():
+    index = KeyIndex(["a", "b"])
+    index.add([Asking("c", once(lambda: (index.add(["d"]), index.discard(["a"])))), "e"])
+    assert list(map(str, index)) == ["b", "d", "c", "e"]
+    stored = [Asking("x", lambda: None), Asking("y", lambda: None)]
+    index.add(stored)
+    stored[0].ask = once(lambda: (index.discard(["b", "d"]), index.add(["f"])))
+    index.discard(["x", "e"])
+    assert list(map(str, index)) == ["c", "y", "f"]
+
+
+def test_a_look_up_sees_what_there_was_before_or_after_a_change():
+    def of_text(text):
+        return 5 if text == "a" else 7 if text == "b" else 1 << 127
+
+    def of_texts(texts):
+        return np.frombuffer(b"".join(of_text(text).to_bytes(16, "big") for text in texts), "S16")
+
+    weak = hash_space.HashFunction("md5", of_text, of_texts, np.dtype("S16"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(hash_space.HASH_FUNCTIONS, "md5", weak)
+        first, ring = Asking("a", lambda: None), Ring(["me"], 1, "md5")
+        index = KeyIndex([first, "b", "z"], "md5")
+        arcs = hash_space.Arcs(np.frombuffer(b"".join(n.to_bytes(16, "big") for n in (6, 8)), "S16"), False, weak)
+        assert index.keys_in(arcs) == ["b"]
+        # Within the look-up, which must hash "a" again as the leading 64 bits are alike:
+        first.ask = once(lambda: index.discard(["b"]))
+        assert index.keys_in(arcs) == []
+        assert index.subset(ring, "me") == [first, "z"]
+
+
+def test_nobodys_code_runs_under_the_lock_that_writers_share():
+    lock, freed = threading.Lock(), []
+    index = KeyIndex(range(20))  # so many that the index need not be packed anew
+
+    def free():
+        assert lock.acquire(blocking=False)
+        lock.release()
+
+    class LetGo(Asking):
+        def __del__(self):
+            freed.append(lock.acquire(blocking=False) and (lock.release() or True))
+
+    def some():
+        free()
+        yield LetGo("b", free)
+        yield LetGo("c", free)
+        free()
+
+    index.add(some(), lock)
+    index.discard(some(), lock)
+    assert list(index) == list(range(20))
+    gc.collect()
+    assert freed == [True] * 4
+
+
+@pytest.mark.parametrize("change", ["add", "discard"])
+def test_a_writer_that_waits_for_the_lock_takes_in_what_others_did_meanwhile(change):
+    class Waits:
+        def __enter__(self):
+            others()
+
+        def __exit__(self, *_):
+            entered.append(self)
+
+    entered, index = [], KeyIndex(["a", "b"])
+    others = once(lambda: (index.add(["c"]), index.discard(["a"])))
+    getattr(index, change)(["b"], Waits())
+    assert list(index) == (["b", "c", "b"] if change == "add" else ["c"])
+    assert len(entered) == 2
+
+
+def test_threads_that_share_a_lock_lose_nothing():
+    index, lock = KeyIndex(range(100)), threading.Lock()
+
+    def change(part):
+        for number in range(50):
+            index.add([f"{part}-{number}", f"{part}-{number}-gone"], lock)
+            assert f"{part}-{number}" in index
+            index.discard([f"{part}-{number}-gone"], lock)
+            assert None not in list(index)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(change, range(4)))
+    assert sorted(map(str, index)) == sorted(
+        [*map(str, range(100)), *(f"{part}-{number}" for part in range(4) for number in range(50))]
+    )
 
 
 @pytest.mark.parametrize("hash_function", HASHES)

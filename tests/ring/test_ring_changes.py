@@ -1,5 +1,7 @@
+import gc
 import pickle
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +11,7 @@ from ring_cases import HASH_FNS, hash_names, members_of_rings, probes
 
 import partition_actor.ring.ring as ring_module
 from partition_actor.errors import InvalidArgument
-from partition_actor.ring import Ring, handovers, hash_space, ring_of
+from partition_actor.ring import Ring, arcs_of, handovers, hash_space, ring_of
 
 
 @settings(deadline=None)
@@ -137,6 +139,72 @@ def test_ring_of_answers_many_threads_that_ask_for_many_rings():
     assert [ring.owners_of(range(50)).tolist() for ring in rings] == [
         ring.owners_of(range(50)).tolist() for ring in fresh
     ]
-    for i in range(100):
-        ring_of(((f"x{i}", 1),), 2)
-    assert ring_of.cache_info().currsize == ring_of.cache_info().maxsize
+
+
+def test_a_ring_that_somebody_holds_is_not_made_again(monkeypatch):
+    members = [(f"held-{i}", 1) for i in range(5)]
+    held = ring_of(members)
+    for i in range(10):
+        ring_of([(f"large-{j}", 30 + i) for j in range(100)])  # together more than is kept
+    monkeypatch.setattr(ring_module, "virtual_nodes", None)
+    assert ring_of(members[::-1]) is held
+
+
+def test_arcs_of_are_those_of_the_ring_and_outlast_it(monkeypatch):
+    members = [(f"w{i}", 1) for i in range(5)]
+    keys = [f"key-{i}" for i in range(500)]
+    ring = Ring(dict(members), 11)
+    theirs = [key for key in keys if ring.owner(key) in ("w1", "w3")]
+    assert arcs_of(members, ["w3", "w1"], 11).subset(keys) == theirs
+    assert arcs_of(members, ["w3", "nobody"], 11).subset(keys) == ring.subset("w3", keys)
+    assert arcs_of(members, [], 11).subset(keys) == []
+    for i in range(40):
+        ring_of([(f"x{i}", 1)], 400 * 160)  # together more than is kept
+    monkeypatch.setattr(ring_module, "virtual_nodes", None)
+    assert arcs_of(members, ["w1", "w3"], 11).subset(keys) == theirs
+
+
+SIZES = [(1, 1, 1), (3, 1, 8), (10, 1, 160), (200, 1, 160), (1000, 1, 1), (300, 4, 160)]
+
+
+@pytest.mark.parametrize("hash_function", HASH_FNS)
+@pytest.mark.parametrize(("members", "weight", "vnodes"), SIZES)
+def test_a_ring_knows_about_how_many_bytes_it_takes(members, weight, vnodes, hash_function):
+    Ring(["a"], 1, hash_function).owner("x")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        ring = Ring({f"worker-{i}": weight for i in range(members)}, vnodes, hash_function)
+        for ask in (ring.owner, hash):
+            assert ask(ring)  # which makes what is made when it is first asked for
+        assert ring.members
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.9 * taken <= ring.nbytes <= 1.4 * taken
+
+
+def test_the_rings_kept_take_a_limited_number_of_bytes():
+    def weigh(number, weight):
+        ring = ring_of([(f"member-{i}", weight) for i in range(number)])
+        made.append(weakref.ref(ring))
+
+    made = []
+    for number in range(30, 70):
+        weigh(number, 30)
+    for number in range(1, 200):
+        weigh(number, 1)
+    gc.collect()
+    alive = {id(ring): ring for each in made if (ring := each()) is not None}
+    assert 10 << 20 < sum(ring.nbytes for ring in alive.values()) <= 40 << 20
+
+
+def test_what_is_kept_of_hand_offs_holds_no_ring():
+    old, new = Ring(["a", "b"], 19), Ring(["b", "c"], 19)
+    assert handovers(old, new)
+    assert new.subset("b", ["x"], [(old, "a")]) in (["x"], [])
+    gone = [weakref.ref(old), weakref.ref(new)]
+    del old, new
+    gc.collect()
+    assert [each() for each in gone] == [None, None]

@@ -27,9 +27,9 @@ class Reference:
 HERE = Reference()
 
 
-def refused(epoch=(1, 1), task="task-1"):
+def refused(epoch=(1, 1), task="task-1", method="method"):
     error = NotOwner("not mine")
-    error.epoch, error.task = epoch, task
+    error.epoch, error.task, error.method = epoch, task, method
     return RayTaskError("method", "traceback", error)
 
 
@@ -125,7 +125,7 @@ def test_what_the_method_raises_and_rays_other_errors_are_passed_on(error):
 
 def test_the_refusal_of_another_call_is_no_refusal_of_this_one():
     """The method has run: it made a call itself, and that was refused."""
-    for error in (refused(task="task-2"), refused(task=None)):
+    for error in (refused(task="task-2"), refused(task=None), refused(method="another")):
         with pytest.raises(RayTaskError) as caught:
             fail(retry_state(), error, table_of())
         assert caught.value is error
@@ -161,10 +161,20 @@ def test_a_call_that_is_safe_to_repeat_is_repeated_as_often_as_the_retries_say()
 
 def test_a_call_that_was_sent_already_needs_a_retry_for_another_member():
     table = table_of("a")
-    state = retry_state(retries=0, sent_to="a")
+    state = retry_state(retries=0)
     state.failed(refused(), HERE, table.actors["a"], table)
     with pytest.raises(NotOwner):
         state.find(table_of("b"))
+
+
+def test_to_find_an_owner_that_has_no_place_costs_no_retry():
+    state = retry_state(retries=1)
+    fail(state, refused((1, 1)), table_of("a"))
+    for counter, member in enumerate("bcbc"):
+        assert state.find(table_of(member, (1, counter + 2))) is not None
+    fail(state, refused((1, 6)), table_of("b", (1, 6)))
+    with pytest.raises(NotOwner):
+        state.find(table_of("c", (1, 7)))
 
 
 def test_a_part_begins_with_the_state_of_the_whole_and_has_its_own_from_then_on():

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -41,6 +42,23 @@ def test_acall_reaches_the_owner_from_any_loop(team):
 
     one, other = asyncio.run(many())
     assert one == other == [router.owner(key) for key in KEYS]
+
+
+def test_a_router_starts_while_the_executor_of_the_loop_is_busy(team):
+    team.add("a")
+    busy = threading.Event()
+
+    async def start_and_call():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, busy.wait, LIMIT)
+        try:
+            async with Router(team.group, team.deployment.name, team.deployment.namespace) as router:
+                return await router.acall("key", "who", "key")
+        finally:
+            busy.set()
+
+    assert asyncio.run(asyncio.wait_for(start_and_call(), LIMIT / 2))[0] == "a"
 
 
 def test_members_call_each_other(team):

@@ -262,6 +262,16 @@ def test_a_stopped_router_makes_no_calls_until_it_is_started_again(team):
     assert ray.get(router.call("key", "who", "key"))[0] == "a"
 
 
+def test_a_stopped_router_gives_the_results_of_its_calls(team):
+    router = team.add("a").router()
+    result, failure = router.call("key", "who", "key"), router.call("key", "raises")
+    router.stop()
+    assert router.get(result)[0] == "a"
+    for _ in range(2):
+        with pytest.raises(ValueError, match="on purpose"):
+            router.get(failure)
+
+
 @pytest.mark.parametrize("method", ["nothing_of_that_name", "_actor_id", "remote", 3])
 def test_an_unknown_method_is_named(team, method):
     router = team.add("a").router()

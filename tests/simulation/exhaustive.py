@@ -229,9 +229,9 @@ LEFT_OUT: dict[type, frozenset[str]] = {
     Membership: frozenset({"settings"}),
     MembershipDriver: frozenset({"_now"}),  # the moment of a step that is over
     Group: frozenset({"settings", "_news", "_changed"}),  # references to two fields of the Membership
-    Handoff: frozenset({"_settings", "_tell"}),  # a method of the Group
+    Handoff: frozenset({"_settings", "_tell", "_published"}),  # a method of the Group; a ring of known members
     LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
-    View: frozenset({"_rings"}),  # a cache of what `members` give
+    View: frozenset({"_rings", "_former", "shares"}),  # worked out from `members`, `laggards` and `rings`
 }
 """What `Model.identity` leaves out of each class. All else counts, whatever fields the classes may get."""
 

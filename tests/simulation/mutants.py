@@ -10,13 +10,17 @@ from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.lock_table import LockRecord, LockTable
 from partition_actor.core.member import MemberState
+from partition_actor.core.member_driver import GuardedCall, MemberDriver
 from partition_actor.core.membership import Membership
+from partition_actor.member.callbacks import Callbacks
 from partition_actor.settings import Settings
 from partition_actor.testing.partition_actors import SimulatedPartitionActor
-from partition_actor.testing.workers import Worker
+from partition_actor.testing.transport import SimulatedTransport
 
 _receive = MemberState.receive
-_on_reply = Worker.on_reply
+_on_reply = SimulatedTransport.on_reply
+_begin_call = MemberDriver.begin_call
+_next_delivery = MemberDriver.next_delivery
 _claims = Handoff.claims
 _of = Report.of.__func__
 _init = Membership.__init__
@@ -28,12 +32,13 @@ _take = LockTable.take
 def lease_from_the_reply(patch: Any) -> None:
     """Rule 1: the lease is counted from the arrival of the reply."""
 
-    def on_reply(self, reply):
-        if self.member_state._sent is not None:
-            self.member_state._sent = self.clock.now()
-        _on_reply(self, reply)
+    def on_reply(self, session, reply):
+        for exchange in self._exchanges.values():
+            if exchange.member_state._sent is not None:
+                exchange.member_state._sent = self.now()
+        _on_reply(self, session, reply)
 
-    patch.setattr(Worker, "on_reply", on_reply)
+    patch.setattr(SimulatedTransport, "on_reply", on_reply)
 
 
 def no_margin(patch: Any) -> None:
@@ -316,8 +321,8 @@ def broken_lock_free_at_once(patch: Any) -> None:
 def lease_before_holds_are_known(patch: Any) -> None:
     """Rule 10: a restarted partition actor renews a lease before it knows which locks the session holds."""
 
-    def take(self, key, stated, *, recovering, trusted):
-        _take(self, key, stated, recovering=recovering, trusted=trusted)
+    def take(self, key, stated, **how):
+        _take(self, key, stated, **how)
         self.unverified.clear()
 
     patch.setattr(LockTable, "take", take)
@@ -333,6 +338,19 @@ def holds_not_learnt(patch: Any) -> None:
     patch.setattr(LockTable, "_take_hold", take_hold)
 
 
+def lock_changes_without_their_base(patch: Any) -> None:
+    """Rule 10: a restarted partition actor takes changes of locks for all locks of a session."""
+
+    def sync(self, now, request):
+        session = self.sessions.get((request["member"], request["session"]))
+        if "locks_base" in request and (session is None or session.whole is None):
+            request = {**request, "locks_base": 0}
+        return _sync(self, now, request)
+
+    _sync = Membership.sync
+    patch.setattr(Membership, "sync", sync)
+
+
 def shared_beside_exclusive(patch: Any) -> None:
     """Rule 10: nobody keeps out a request to share a lock."""
     patch.setattr(LockRecord, "keeps_out", lambda self, claim: bool(self.holders) and not claim.shared)
@@ -341,6 +359,183 @@ def shared_beside_exclusive(patch: Any) -> None:
 def lock_token_without_incarnation(patch: Any) -> None:
     """Rule 10: the token of a lock is the counter of the partition actor that granted it."""
     patch.setattr("partition_actor.core.lock_table.fencing_token", lambda epoch: epoch[1])
+
+
+def callbacks_acknowledged_when_they_begin(patch: Any) -> None:
+    """Rule 3: an epoch is acknowledged when the callbacks for lost keys begin."""
+
+    def next_delivery(self):
+        delivery = _next_delivery(self)
+        if delivery is not None:
+            self.lost_returned(delivery.session._sent or 0.0, delivery)
+        return delivery
+
+    patch.setattr(MemberDriver, "next_delivery", next_delivery)
+
+
+def callbacks_run_beside_each_other(patch: Any) -> None:
+    """Rule 3: `run_watchers` within a callback runs the next callbacks of the same group."""
+
+    def next_delivery(self):
+        running, self._running = self._running, {}
+        delivery = _next_delivery(self)
+        self._running = {**running, **self._running}
+        return delivery
+
+    def returned(self, delivery):
+        self._running.pop(delivery.queue, None)
+        self._close_if_done(delivery.session)
+
+    patch.setattr(MemberDriver, "next_delivery", next_delivery)
+    patch.setattr(MemberDriver, "returned", returned)
+
+
+def callbacks_run_in_the_wrong_order(patch: Any) -> None:
+    """Rule 3: the latest callbacks of a group run first."""
+
+    def next_delivery(self):
+        for waiting in self._queues.values():
+            waiting.reverse()
+        delivery = _next_delivery(self)
+        for waiting in self._queues.values():
+            waiting.reverse()
+        return delivery
+
+    patch.setattr(MemberDriver, "next_delivery", next_delivery)
+
+
+def acknowledged_while_a_call_runs(patch: Any) -> None:
+    """Rule 3: an epoch is acknowledged though a guarded call runs on a lost key."""
+    patch.setattr(MemberDriver, "_is_at_work", lambda self, now, session, group: False)
+
+
+def running_calls_forgotten(patch: Any) -> None:
+    """Rule 3: a guarded call is not noted when it begins."""
+
+    def begin_call(self, *arguments):
+        call = _begin_call(self, *arguments)
+        self._calls.clear()
+        return call
+
+    patch.setattr(MemberDriver, "begin_call", begin_call)
+
+
+def callbacks_acknowledged_for_the_next_session(patch: Any) -> None:
+    """Rule 3: the callbacks of a session that has ended count for the one that the user started since."""
+
+    def lost_returned(self, now, delivery):
+        if delivery.epoch is not None:
+            held = self.session.groups.get(delivery.group)
+            if held is not None and held.view is not None:
+                self._note_returned(now, self.session, delivery.group, held.view.epoch)
+
+    patch.setattr(MemberDriver, "lost_returned", lost_returned)
+
+
+def stopped_member_goes_on(patch: Any) -> None:
+    """Rule 4: a member is permitted what its session is, also after `stop`."""
+    patch.setattr(MemberDriver, "_permitted", lambda self, process: self.session)
+    patch.setattr(MemberState, "end", lambda self: self.locks.clear())
+
+
+def forked_child_permitted(patch: Any) -> None:
+    """Rule 4: a forked child is permitted what its parent is."""
+    patch.setattr(MemberDriver, "is_current", lambda self, process: self._active)
+
+
+def calls_not_checked(patch: Any) -> None:
+    """Rule 4: a guarded call begins whoever owns its keys."""
+
+    def begin_call(self, now, process, group, keys):
+        return GuardedCall(group, self.session, keys)
+
+    patch.setattr(MemberDriver, "begin_call", begin_call)
+
+
+def leaving_session_acknowledges_at_once(patch: Any) -> None:
+    """Rule 3: a session that was stopped acknowledges before its callbacks have returned."""
+
+    def take(self, now, session, change):
+        _take_change(self, now, session, change)
+        if session in self._leaving and change.after is not None:
+            self._note_returned(now, session, change.group, change.after.epoch)
+
+    _take_change = MemberDriver._take
+    patch.setattr(MemberDriver, "_take", take)
+
+
+def close_of_the_wrong_session(patch: Any) -> None:
+    """Rule 5: `stop` closes the session that the user has started since."""
+
+    def close_if_done(self, session):
+        closing = len(self._actions.close)
+        _close_if_done(self, session)
+        if len(self._actions.close) > closing:
+            self._actions.close[-1] = self.session
+
+    _close_if_done = MemberDriver._close_if_done
+    patch.setattr(MemberDriver, "_close_if_done", close_if_done)
+
+
+def closed_before_callbacks_have_returned(patch: Any) -> None:
+    """Rule 5: a session is closed while its callbacks run."""
+
+    def close_if_done(self, session):
+        running, self._running = self._running, {}
+        queues, self._queues = self._queues, {}
+        _close_if_done(self, session)
+        self._running, self._queues = running, queues
+
+    _close_if_done = MemberDriver._close_if_done
+    patch.setattr(MemberDriver, "_close_if_done", close_if_done)
+
+
+def closed_before_calls_have_returned(patch: Any) -> None:
+    """Rule 5: a session is closed while its guarded calls run."""
+
+    def close_if_done(self, session):
+        calls, self._calls = self._calls, set()
+        _close_if_done(self, session)
+        self._calls = calls
+
+    _close_if_done = MemberDriver._close_if_done
+    patch.setattr(MemberDriver, "_close_if_done", close_if_done)
+
+
+def acknowledged_before_group_watchers(patch: Any) -> None:
+    """Rule 3: who only watches a group is not waited for."""
+
+    def run(self, delivery):
+        if delivery.elected is None and not self._listeners.get(delivery.group):
+            with self._session.event() as driver:
+                driver.lost_returned(self._session.now(), delivery)
+        yield from _run(self, delivery)
+
+    _run = Callbacks._run
+    patch.setattr(Callbacks, "_run", run)
+
+
+def session_that_is_over_goes_on(patch: Any) -> None:
+    """Rule 5: a session that is over sends one more request, which names no group, while its callbacks run."""
+    patch.setattr(MemberDriver, "request", lambda self, now, session: session.request(now))
+
+
+def token_after_stop(patch: Any) -> None:
+    """Rule 9: a member that was stopped has a fencing token."""
+    patch.setattr(MemberDriver, "token", lambda self, now, process, group: self.session.token(now, group))
+
+
+def lead_told_again(patch: Any) -> None:
+    """Rule 10: callbacks of an election are told of one lead with every reply."""
+
+    def announce(self, now):
+        for candidacy in self._candidacies.values():
+            for each in candidacy.callbacks:
+                each[1] = 0
+        _announce(self, now)
+
+    _announce = MemberDriver._announce
+    patch.setattr(MemberDriver, "_announce", announce)
 
 
 MUTANTS = [

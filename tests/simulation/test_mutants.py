@@ -31,8 +31,16 @@ LOCK_FOCUS = {
     "lock_granted_without_proof": (("partition actor cut off",), 2.0, 0.0),
     "lock_freed_without_proof": (("partition actor cut off",), 1.0, 0.0),
     "lease_before_holds_are_known": (("partition actor crash",), 0.8, 0.2),
+    "lock_changes_without_their_base": (("partition actor crash",), 0.8, 0.0),
 }
 """The same for locks, with no exclusive group: the faults, how many per second, and the fraction of messages lost."""
+
+MEMBER_FOCUS = (
+    "leaving_session_acknowledges_at_once",
+    "closed_before_callbacks_have_returned",
+    "closed_before_calls_have_returned",
+)
+"""Mutants that only a member reveals that is often stopped, in a bad network, while callbacks and calls run."""
 
 
 def conditions(seed: int, mutant: str) -> Conditions:
@@ -48,6 +56,10 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.faults, drawn.groups, drawn.locks = frozenset(faults), (("shared", False),), 1
         drawn.holds, drawn.quick_gcs, drawn.any_route = True, True, False
         drawn.slow = drawn.duplication = 0.0
+    if mutant in MEMBER_FOCUS:
+        drawn.faults, drawn.fault_rate = frozenset(("stop", "cut", "join", "restart")), 3.0
+        drawn.groups, drawn.slow_callbacks, drawn.loss = (("keys", True),), 0.6, 0.0
+        drawn.acts = 30.0
     return drawn
 
 
@@ -66,12 +78,12 @@ def test_the_simulation_kills(mutant, monkeypatch):
     assert first_violation(mutant.__name__) is not None
 
 
-@pytest.mark.parametrize("mutant", [*FOCUS, *LOCK_FOCUS])
+@pytest.mark.parametrize("mutant", [*FOCUS, *LOCK_FOCUS, MEMBER_FOCUS[0]])
 def test_unbroken_code_holds_under_the_same_faults(mutant):
     for seed in range(20):
         run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 12
-    assert set(FOCUS) | set(LOCK_FOCUS) <= {mutant.__name__ for mutant in MUTANTS}
+    assert len(MUTANTS) >= 48
+    assert {*FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}

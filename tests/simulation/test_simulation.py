@@ -134,7 +134,7 @@ def test_users_cause_faults_themselves():
     cluster.wake(first)
     cluster.settle()
     assert first.working_on()
-    first.watched = True
+    first.has_death_watch = True
     cluster.kill(first)
     cluster.run_for(0.3)
     assert second.working_on() | third.working_on() == EVERY_KEY

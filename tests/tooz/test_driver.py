@@ -6,76 +6,24 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import ray
-from deployments import HASTY, LIMIT, wait_until
+from deployments import LIMIT, wait_until
 
 pytest.importorskip("tooz")
 
 from tooz import ToozError, coordination, hashring
+from tooz.utils import SerializationError
 
 from partition_actor.ring.hash_space import hash_function_named, virtual_nodes
+from partition_actor.tooz import driver as driver_module
 from partition_actor.tooz.driver import RayDriver
 
 TOOZ = Path(__file__).parent
 SOON = 30.0
 """Seconds; half of a steady lease, so no lease ends within it."""
-
-
-class Tooz:
-    """Drivers for one partition actor, stopped after the test."""
-
-    def __init__(self, deployment):
-        self.deployment = deployment
-        address = ray.get_runtime_context().gcs_address
-        self.url = f"ray://{address}/{deployment.namespace}/{deployment.name}"
-        self._made = []
-
-    def driver(self, member, options=""):
-        made = coordination.get_coordinator(self.url + options, member)
-        made.start()
-        self._made.append(made)
-        return made
-
-    def process(self, member, group, lock):
-        command = [sys.executable, str(TOOZ / "member.py"), self.url, member, group.decode(), lock.decode()]
-        process = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": ""})
-        self._made.append(process)
-        return process
-
-    def end(self):
-        for made in self._made:
-            if isinstance(made, subprocess.Popen):
-                made.kill()
-                made.wait()
-            elif made.is_started:
-                made.stop()
-
-
-@pytest.fixture
-def tooz(steady):
-    made = Tooz(steady)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def hasty_tooz(make_deployment):
-    deployment = make_deployment(HASTY)
-    deployment.deploy()
-    made = Tooz(deployment)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def group():
-    return uuid.uuid4().hex.encode()
 
 
 def members(driver, group):
@@ -213,27 +161,6 @@ def test_what_it_claims_of_itself():
     assert all(each.name in RayDriver.__doc__ for each in RayDriver.CHARACTERISTICS)
 
 
-def test_distributed_across_threads(tooz):
-    driver, name = tooz.driver(b"member"), uuid.uuid4().hex
-    groups = [f"{name}-{number}".encode() for number in range(12)]
-    holders, holds = [], []
-
-    def work(group):
-        driver.join_group_create(group)
-        for _ in range(5):
-            with driver.get_lock(name.encode()):
-                holders.append(group)
-                time.sleep(0.002)
-                holds.append(list(holders))
-                holders.remove(group)
-        driver.leave_group(group).get()
-        return members(driver, group)
-
-    with ThreadPoolExecutor(len(groups)) as pool:
-        assert list(pool.map(work, groups)) == [set()] * len(groups)
-    assert sorted(holds) == sorted([group] for group in groups * 5)
-
-
 def test_distributed_across_processes_and_hosts(tooz, group, another_node):
     here = tooz.driver(b"here", "?timeout=600")
     here.create_group(group).get()
@@ -282,19 +209,75 @@ def test_capabilities_are_any_picklable_value_and_the_partition_actor_never_unpi
     told = tooz.deployment.call("status")["groups"][group.decode()]["members"][0]
     assert told["weight"] == 3
     assert str(os.getpid()) not in str(told["metadata"])
-    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        first.update_capabilities(group, threading.Lock()).get()
 
 
-def test_ids_are_the_same_as_bytes_and_as_str(tooz, group):
+@pytest.mark.parametrize("capabilities", [threading.Lock(), {"blob": "x" * 100_000}], ids=["lock", "large"])
+def test_capabilities_that_cannot_travel_raise_toozs_error_from_get(tooz, group, capabilities):
+    driver = tooz.driver(b"member")
+    driver.create_group(group).get()
+    refused = driver.join_group(group, capabilities)
+    with pytest.raises(ToozError):
+        refused.get()
+    assert members(driver, group) == set()
+    driver.join_group(group, 1).get()
+    with pytest.raises(ToozError):
+        driver.update_capabilities(group, capabilities).get()
+    assert driver.get_member_capabilities(group, b"member").get() == 1
+
+
+class NotHere:
+    """Cannot be unpickled anywhere."""
+
+    def __reduce__(self):
+        return pickle.loads, (b"no pickle",)
+
+
+def test_one_members_capabilities_or_metadata_do_not_hide_those_of_others(tooz, group):
+    first, second, third = (tooz.driver(name) for name in (b"first", b"second", b"third"))
+    first.join_group_create(group, {"version": 1})
+    second.join_group(group, {"version": NotHere()}).get()
+    for name, metadata in [("custom", {"tooz": NotHere()}), ("number", {"tooz": 5}), ("bytes", {"tooz": b"no pickle"})]:
+        tooz.deployment.member(name).join_group(group.decode(), metadata=metadata)
+    assert third.get_members_with_capabilities(group).get() == {
+        b"first": {"version": 1},
+        b"second": None,
+        b"custom": {},
+        b"number": {},
+        b"bytes": None,
+    }
+    assert third.get_member_capabilities(group, b"first").get() == {"version": 1}
+    assert third.get_member_capabilities(group, b"custom").get() == {}
+    with pytest.raises(SerializationError, match="capabilities of b'second' in group"):
+        third.get_member_capabilities(group, b"second").get()
+
+
+def test_bytes_and_str_name_the_same_and_ids_come_back_in_the_type_of_the_drivers_own(tooz, group):
     first, second = tooz.driver("mémber"), tooz.driver(b"second")
     first.join_group_create(group.decode())
-    assert members(second, group) == {"mémber".encode()} == members(first, group.decode())
+    assert members(second, group) == {"mémber".encode()}
+    assert members(first, group) == {"mémber"} == members(first, group.decode())
     with pytest.raises(coordination.MemberAlreadyExist):
         tooz.driver("mémber".encode()).join_group(group).get()
-    assert group in first.get_groups().get()
+    assert group in second.get_groups().get()
+    assert group.decode() in first.get_groups().get()
+    assert first.get_members_with_capabilities(group).get() == {"mémber": {}}
+    assert second.get_members_with_capabilities(group).get() == {"mémber".encode(): {}}
+    elected = []
+    first.watch_elected_as_leader(group.decode(), elected.append)
+    first.run_watchers()
+    assert (elected[0].group_id, elected[0].member_id) == (group.decode(), "mémber")
+    assert (first.get_leader(group).get(), second.get_leader(group).get()) == ("mémber", "mémber".encode())
     assert first.get_lock("lock-" + group.decode()).acquire()
     assert not second.get_lock(b"lock-" + group).acquire(blocking=False)
+
+
+def test_partitioners_of_drivers_with_bytes_and_str_ids_agree(tooz, group):
+    drivers = [tooz.driver("first"), tooz.driver(b"second"), tooz.driver("third")]
+    partitioners = [driver.join_partitioned_group(group) for driver in drivers]
+    for driver in drivers:
+        driver.run_watchers()
+    for number in range(100):
+        assert sum(partitioner.belongs_to_self(f"resource-{number}") for partitioner in partitioners) == 1
 
 
 def test_one_membership_with_native_members(tooz, group):
@@ -339,18 +322,84 @@ def test_a_member_that_stops_watching_the_election_leads_no_more(tooz, group):
     assert not first.stand_down_group_leader(group)
 
 
-def test_without_a_partition_actor_calls_time_out(make_deployment, group):
-    deployment = make_deployment()
-    deployment.deploy()
-    made = Tooz(deployment)
-    driver = made.driver(b"member", "?call_timeout=3")
+def test_without_a_partition_actor_calls_time_out(hasty_tooz, group):
+    driver = hasty_tooz.driver(b"member", "?call_timeout=3")
     driver.create_group(group).get()
-    deployment.shutdown()
+    hasty_tooz.deployment.shutdown()
     with pytest.raises(coordination.OperationTimedOut):
         driver.get_members(group).get()
     with pytest.raises(coordination.OperationTimedOut):
         driver.get_lock(b"lock").acquire(blocking=False)
-    made.end()
+
+
+def expired(driver, watcher, *groups):
+    """Let a driver that sends no heartbeats fall out of its groups."""
+    for group in groups:
+        driver.join_group_create(group)
+    wait_until(lambda: not any(members(watcher, group) for group in groups))
+
+
+def test_heartbeat_raises_toozs_errors_and_a_heart_that_fails_can_be_stopped(hasty_tooz, group):
+    driver = hasty_tooz.driver(b"member", "?timeout=0.5&call_timeout=0.5")
+    expired(driver, hasty_tooz.driver(b"watcher", "?timeout=600"), group)
+    hasty_tooz.deployment.shutdown()
+    with pytest.raises(ToozError):
+        driver.heartbeat()
+    driver.heart.start()
+    stopping = threading.Thread(target=driver.stop)
+    stopping.start()
+    stopping.join(LIMIT)
+    assert not stopping.is_alive()
+    assert not driver.heart.is_alive()
+
+
+def test_a_group_that_cannot_be_rejoined_keeps_a_member_out_of_no_other(tooz, group):
+    driver, watcher, gone = tooz.driver(b"member", "?timeout=0.5"), tooz.driver(b"watcher"), group + b"-gone"
+    expired(driver, watcher, gone, group)
+    watcher.delete_group(gone).get()
+    with pytest.raises(coordination.GroupNotCreated):
+        driver.heartbeat()
+    assert members(watcher, group) == {b"member"}
+
+
+def test_a_member_that_expired_and_then_left_stays_out(tooz, group):
+    driver, watcher = tooz.driver(b"member", "?timeout=0.5"), tooz.driver(b"watcher")
+    expired(driver, watcher, group)
+    with pytest.raises(coordination.MemberNotJoined):
+        driver.leave_group(group).get()
+    driver.heartbeat()
+    assert members(watcher, group) == set()
+
+
+def test_a_join_that_failed_can_be_repeated(hasty_tooz, group):
+    driver = hasty_tooz.driver(b"member", "?call_timeout=0.5")
+    driver.create_group(group).get()
+    hasty_tooz.deployment.shutdown()
+    for _ in range(2):
+        refused = driver.join_group(group)
+        with pytest.raises(ToozError, match=r"confirm|no partition actor"):
+            refused.get()
+
+
+def test_a_start_that_failed_leaves_no_session(own_tooz, monkeypatch):
+    monkeypatch.setattr(driver_module, "deploy", lambda *_: None)
+    driver = own_tooz.driver(b"member", started=False)
+    with pytest.raises(coordination.ToozConnectionError, match="there is no partition actor"):
+        driver.start()
+    own_tooz.deployment.deploy()
+    with pytest.raises(ToozError, match=r"call start\(\) first"):
+        driver.get_groups().get()
+    driver.start()
+    assert driver.get_groups().get() == []
+
+
+def test_who_watches_no_election_is_no_candidate(tooz, group):
+    driver = tooz.driver(b"member")
+    driver.create_group(group).get()
+    with pytest.raises(coordination.WatchCallbackNotFound):
+        driver.unwatch_elected_as_leader(group, print)
+    driver.run_watchers()
+    assert driver.get_leader(group).get() is None
 
 
 def test_an_id_that_is_not_utf8_is_refused():
