@@ -109,8 +109,9 @@ class MemberDriver:
         self._process: Hashable = None
         self._started = 0
         """How many sessions there have been."""
-        self._leaving: dict[MemberState, int] = {}
-        """By session, the `seq` of the request whose answer says that its locks are free."""
+        self._leaving: dict[MemberState, tuple[int, float]] = {}
+        """By session, the `seq` of the request whose answer says that its locks are free, and how long to wait for it
+        at least."""
         self._closing: dict[MemberState, None] = {}
         self._listeners: Counter[str] = Counter()
         """By group, how many want to be told of changes or keys."""
@@ -169,7 +170,7 @@ class MemberDriver:
         session, is_first = self.session, self.is_current(process)
         if session is None or not (is_first or (self.has_stopped(process) and session in self._leaving)):
             return None
-        self._active, self._leaving[session] = False, 0
+        self._active, self._leaving[session] = False, (0, now)
         views = {group: session.view(group) for group in session.groups}
         for group in views:
             session.leave(group)
@@ -180,7 +181,7 @@ class MemberDriver:
             view = views.get(group)
             change = None if view is None else Change(group, view, None, "out")
             self.post(Delivery(group, session, change, all_lost=True))
-        self._leaving[session] = session.want_reply() if had_locks else 0
+        self._leaving[session] = (session.want_reply(), now + session.settings.ttl) if had_locks else (0, now)
         self._send(session)
         self._end_if_out(now, session)
         return session
@@ -223,11 +224,11 @@ class MemberDriver:
         return self.is_over(session) and session not in self._closing
 
     def _end_if_out(self, now: float, session: MemberState) -> None:
-        seq = self._leaving.get(session)
-        if seq is None:
+        if session not in self._leaving:
             return
+        seq, until = self._leaving[session]
         out = all(held.state not in ("joining", "member") for held in session.groups.values())
-        if (out and session.answered >= seq) or now >= max(session.lease_until, session.exclusive_until):
+        if (out and session.answered >= seq) or now >= max(until, session.lease_until, session.exclusive_until):
             self._end(session)
 
     def _end(self, session: MemberState) -> None:
@@ -318,6 +319,8 @@ class MemberDriver:
             sessions.add(self.session)
         for session in sessions:
             yield from (session.lease_until, session.exclusive_until)
+        for _, until in self._leaving.values():
+            yield until
 
     # -- callbacks ----------------------------------------------------------------------------------------------
 

@@ -1108,3 +1108,15 @@ def test_whoever_has_led_no_more_is_not_told_of_the_lead(world):
     assert a.driver.is_led(told)
     a.driver.stand_down(world.now, a.process, "g", withdraw=True)
     assert not a.driver.is_led(told)
+
+
+def test_a_stop_waits_until_a_lock_is_given_up_also_before_the_first_lease(world):
+    a = Driven(world)
+    session = a.start()
+    session.locks.add("lock:l")
+    a.request()  # on its way, and not answered yet
+    a.stop()
+    assert not a.driver.is_over(session)
+    a.beat(session=session)
+    assert a.driver.is_closed(session)
+    assert world.membership.locks.locks == {}
