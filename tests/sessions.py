@@ -9,7 +9,6 @@ from machines import World
 
 from partition_actor.core.member import MemberState
 from partition_actor.member.session import Session, Transport
-from partition_actor.member.wakeups import Wakeups
 
 
 class FakeTransport(Transport):
@@ -19,6 +18,7 @@ class FakeTransport(Transport):
     """
 
     def __init__(self, world: World | None = None) -> None:
+        super().__init__()
         self.world = world or World()
         self.prompt = world is not None
         self.connected = True
@@ -30,11 +30,6 @@ class FakeTransport(Transport):
         self.woken_at = float("inf")
         self.sessions: dict[MemberState, Session] = {}
         self.asked: list[tuple[Any, ...]] = []
-        self._wakeups = Wakeups()
-
-    @property
-    def wakeups(self) -> Wakeups:
-        return self._wakeups
 
     def now(self) -> float:
         return self.world.now

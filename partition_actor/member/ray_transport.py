@@ -88,10 +88,10 @@ class RayTransport(Transport):
     """The transport of one member. `actor` is the partition actor's name or handle."""
 
     def __init__(self, actor: Any, namespace: str) -> None:
+        super().__init__()
         self._actor = actor
         self._namespace = namespace
         self._exchanges: dict[MemberState, _Exchange] = {}
-        self._wakeups = Wakeups()
         self._pid = os.getpid()
         self._wake_at = float("inf")
         self._timer: asyncio.TimerHandle | None = None

@@ -33,10 +33,13 @@ class Transport:
     Its methods never block, but for `ask_now`. Those that carry out actions are called under the lock of `wakeups`.
     """
 
+    def __init__(self, wakeups: Wakeups | None = None) -> None:
+        self._wakeups = wakeups or Wakeups()
+
     @property
     def wakeups(self) -> Wakeups:
         """Those who wait for what events bring; its lock guards the driver."""
-        raise NotImplementedError
+        return self._wakeups
 
     def now(self) -> float:
         """Seconds on the clock of leases."""

@@ -37,18 +37,13 @@ class SimulatedTransport(Transport):
     """The transport of one simulated member."""
 
     def __init__(self, member: Client) -> None:
+        super().__init__(_NoWait())
         self._member, self._world = member, member.world
-        self._wakeups = _NoWait()
         self._exchanges: dict[str, SimulatedExchange] = {}
         self._wake_at = float("inf")
         self._timer: Callable[[], None] = lambda: None
         self.sessions: list[MemberState] = []
         """All sessions that the member ever had."""
-
-    @property
-    def wakeups(self) -> Wakeups:
-        """Those who wait: nobody does."""
-        return self._wakeups
 
     def now(self) -> float:
         """The process's own clock."""
