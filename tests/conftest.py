@@ -3,9 +3,11 @@
 The environment is set before Ray is imported: otherwise a new local cluster turns token authentication on.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -15,7 +17,7 @@ os.environ.pop("RAY_ADDRESS", None)
 import members as members_module
 import pytest
 import ray
-from deployments import HASTY, LIMIT, STEADY, Deployment, wait_until
+from deployments import HASTY, LIMIT, QUICK, STEADY, Deployment, wait_until
 from teams import Team
 
 
@@ -48,6 +50,25 @@ def hasty(make_deployment):
     deployment = make_deployment(HASTY)
     deployment.deploy()
     return deployment
+
+
+@pytest.fixture
+def quick(make_deployment):
+    """A partition actor, for this test alone, that soon forces a hand-off; no lease of those who are heard ends."""
+    deployment = make_deployment(QUICK)
+    deployment.deploy()
+    return deployment
+
+
+@pytest.fixture
+def loop():
+    """An event loop in a thread of its own, as an asyncio actor has one; the test may stop it."""
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever, daemon=True)
+    thread.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    thread.join(LIMIT)
 
 
 @pytest.fixture(scope="session")

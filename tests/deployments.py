@@ -1,5 +1,6 @@
 """A partition actor for a test, and waiting on conditions."""
 
+import threading
 import time
 import uuid
 
@@ -17,6 +18,22 @@ STEADY = Settings(ttl=60.0, hold=1.0)
 
 HASTY = Settings(ttl=2.0, hold=0.4, handoff_timeout=2.0, node_proof_interval=0.4, max_members=100)
 """For tests in which leases end."""
+
+QUICK = Settings(ttl=4.0, hold=0.4, handoff_timeout=0.8, node_proof_interval=0.4, max_members=100)
+"""Leases long enough that no member expires by itself; a hand-off that is not acknowledged is forced soon."""
+
+
+def in_thread(call):
+    """Call it in a thread. Returns a function that waits for the result and gives it."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+
+    def result():
+        thread.join(LIMIT)
+        return results[0]
+
+    return result
 
 
 def wait_until(condition, timeout=LIMIT):

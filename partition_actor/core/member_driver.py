@@ -242,8 +242,7 @@ class MemberDriver:
         """Close a session once none of its callbacks and calls runs: until then it may be at work (rule 5)."""
         if session not in self._closing or any(call.session is session for call in self._calls):
             return
-        running = [*self._running.values(), *(each for queue in self._queues.values() for each in queue)]
-        if any(delivery.session is session for delivery in running):
+        if any(delivery.session is session for delivery in self.unfinished()):
             return
         del self._closing[session]
         self._actions.close.append(session)
@@ -253,7 +252,7 @@ class MemberDriver:
     def request(self, now: float, session: MemberState) -> Request | ShortRequest | None:
         """The next request of a session; see ``MemberState.request``. None: it is over, and says nothing any more.
 
-        It holds no group by then. A request without them would say goodbye while its callbacks and calls still run.
+        It has no groups by then: a request would say that it holds nothing, while its callbacks and calls still run.
         """
         return None if self.is_over(session) else session.request(now)
 

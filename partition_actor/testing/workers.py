@@ -120,10 +120,6 @@ class Worker(Client):
             self.route = world.rng.choice([each for each in self._actors if each.alive] or [self.route])
         return self.route
 
-    def send_soon(self) -> None:
-        """Send the next request now."""
-        self.session_of.send_now()
-
     # -- callbacks ----------------------------------------------------------------------------------------------
 
     def _deliver_soon(self) -> None:

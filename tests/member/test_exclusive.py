@@ -4,23 +4,11 @@ import os
 import signal
 import threading
 
-import pytest
 import ray
 from deployments import LIMIT, wait_until
 from members import ExclusiveWorker
 
-from partition_actor import Settings
-
 KEYS = [f"key-{number}" for number in range(60)]
-# Leases long enough that no member expires by itself; a hand-off that is not acknowledged is forced soon.
-QUICK = Settings(ttl=4.0, hold=0.4, handoff_timeout=0.8, node_proof_interval=0.4, max_members=100)
-
-
-@pytest.fixture
-def quick(make_deployment):
-    deployment = make_deployment(QUICK)
-    deployment.deploy()
-    return deployment
 
 
 def owned(member, group):

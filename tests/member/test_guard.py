@@ -273,19 +273,6 @@ def test_a_positional_key_is_not_taken_for_a_keyword_of_its_name(two):
         Positional().work(key=mine)
 
 
-@pytest.mark.parametrize("named", ["", 3])
-def test_a_group_function_must_name_a_group(two, named):
-    a, _ = two
-
-    class Nameless:
-        @owned_by("key", group=lambda self: named)
-        def work(self, key):
-            return key
-
-    with pytest.raises(InvalidArgument, match="group"):
-        Nameless().work(a.works_on[0])
-
-
 def test_a_refusal_says_by_which_view_and_brings_the_call_back(two):
     a, b = two
     theirs = b.works_on[0]

@@ -15,15 +15,6 @@ from members import LockHolder
 from partition_actor import PartitionCoordinator, Settings
 from partition_actor.errors import GroupFull, InvalidArgument, NotStarted, PartitionActorUnavailable
 
-QUICK = Settings(ttl=4.0, hold=0.4, handoff_timeout=0.8, node_proof_interval=0.4, max_members=100)
-
-
-@pytest.fixture
-def quick(make_deployment):
-    deployment = make_deployment(QUICK)
-    deployment.deploy()
-    return deployment
-
 
 @pytest.fixture
 def name(group):

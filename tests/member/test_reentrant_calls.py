@@ -75,17 +75,6 @@ def call():
         each.open()
 
 
-@pytest.fixture
-def loop():
-    """An event loop in a thread of its own, as an asyncio actor has one."""
-    made = asyncio.new_event_loop()
-    thread = threading.Thread(target=made.run_forever, daemon=True)
-    thread.start()
-    yield made
-    made.call_soon_threadsafe(made.stop)
-    thread.join(LIMIT)
-
-
 def on_loop(loop, coroutine):
     return asyncio.run_coroutine_threadsafe(coroutine, loop)
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from deployments import wait_until
+from deployments import in_thread, wait_until
 from machines import KEYS, World, beat
 from sessions import FakeTransport
 
@@ -61,19 +61,6 @@ def join(session, group="g", exclusive=True):
     with session.event():
         session.member_state.join(group, exclusive=exclusive)
     session.send_now()
-
-
-def in_thread(call):
-    """Call it in a thread. Returns a function that waits for the result and gives it."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(call()))
-    thread.start()
-
-    def result():
-        thread.join(LIMIT)
-        return results[0]
-
-    return result
 
 
 # -- life -------------------------------------------------------------------------------------------------------

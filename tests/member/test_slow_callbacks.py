@@ -8,18 +8,6 @@ import pytest
 from deployments import LIMIT, wait_until
 from sharing import KEYS, SOON, owned, ring_share, share_out
 
-from partition_actor import Settings
-
-# Leases long enough that no member expires by itself; a hand-off that is not acknowledged is forced soon.
-QUICK = Settings(ttl=4.0, hold=0.4, handoff_timeout=0.8, node_proof_interval=0.4, max_members=100)
-
-
-@pytest.fixture
-def quick(make_deployment):
-    deployment = make_deployment(QUICK)
-    deployment.deploy()
-    return deployment
-
 
 @pytest.fixture
 def other(group):
@@ -46,17 +34,6 @@ def slow():
     made = Slow()
     yield made
     made.end()
-
-
-@pytest.fixture
-def loop():
-    """An event loop in a thread of its own, which the test may stop."""
-    made = asyncio.new_event_loop()
-    thread = threading.Thread(target=made.run_forever, daemon=True)
-    thread.start()
-    yield made
-    made.call_soon_threadsafe(made.stop)
-    thread.join(LIMIT)
 
 
 def members(deployment, *groups):

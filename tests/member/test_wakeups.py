@@ -5,6 +5,7 @@ import gc
 import threading
 
 import pytest
+from deployments import in_thread
 
 from partition_actor.member.wakeups import Wakeups
 
@@ -45,19 +46,6 @@ class Flag:
 @pytest.fixture
 def flag():
     return Flag()
-
-
-def in_thread(call):
-    """Call it in a thread. Returns a function that gives the result."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(call()))
-    thread.start()
-
-    def result():
-        thread.join(LIMIT)
-        return results[0]
-
-    return result
 
 
 def in_loop(flag, timeout=LIMIT):
