@@ -116,8 +116,8 @@ class Lock:
     hands for one lease. It is not reentrant: a second `acquire` waits, unless both are shared. Any thread may call any
     method. Each `acquire` that succeeds needs one `release`.
 
-    Threads and asyncio tasks may share one object. Each then sees and releases what it took itself, and only if it took
-    nothing what another took.
+    Threads and asyncio tasks may share one object. Each sees and releases its own hold. One that took nothing sees and
+    releases the latest of the others.
     """
 
     def __init__(self, session: Session, name: str) -> None:

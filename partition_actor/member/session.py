@@ -85,7 +85,7 @@ class Session:
     """The sessions that `member_id` has with a partition actor, one after another.
 
     `on_changes` is called with the changes of each reply, and with none when the partition actor has been found or
-    lost. `call_timeout` is how many seconds a call waits for the partition actor.
+    lost; without the lock, as it may call Ray. `call_timeout` is how many seconds a call waits for the partition actor.
     """
 
     is_local = False
@@ -311,24 +311,24 @@ class Session:
         with self.event() as driver:
             driver.take_settings(member_state, settings)
             self._note_failure(member_state, None)
-            self._on_changes([])
+        self._on_changes([])
 
     def receive(self, member_state: MemberState, reply: Reply) -> list[Change] | None:
         """A session's request has had a reply; None: it does not count. See ``MemberDriver.receive``."""
         with self.event() as driver:
             changes = driver.receive(self.now(), member_state, reply)
             self._note_failure(member_state, None)
-            if changes is not None:
-                for change in changes:
-                    self._log_change(change)
-                self._on_changes(changes)
+        if changes is not None:
+            for change in changes:
+                self._log_change(change)
+            self._on_changes(changes)
         return changes
 
     def fail(self, member_state: MemberState, failure: PartitionError | None) -> None:
         """A session's request has failed; `failure` is what the partition actor refused it with, if it did."""
         with self.event():
             self._note_failure(member_state, failure or self.failure)
-            self._on_changes([])
+        self._on_changes([])
 
     def _note_failure(self, member_state: MemberState, failure: PartitionError | None) -> None:
         if member_state is self.driver.session:  # a former one may still be leaving
