@@ -51,13 +51,14 @@ class Report:
     met: bool
     """The member has had a reply from this partition actor, so this is no late message from before its start."""
     leased: bool
-    """The member's lease of exclusive groups ran when it sent this."""
+    """The member's lease in this group ran when it sent this, if the group is exclusive."""
 
     @classmethod
     def of(cls, said: GroupReport, request: Request, incarnation: int, drained: int) -> Report:
         """The report that a request has of a group; joins asked for up to `seq` `drained` do not count."""
         wants_in = said["want"] == "in" and said["since"] > drained
-        return cls(said, wants_in, request["incarnation"] == incarnation, request["leased"])
+        leased = request["leased"] and not said.get("lapsed", False)
+        return cls(said, wants_in, request["incarnation"] == incarnation, leased)
 
 
 class Group:
@@ -135,6 +136,11 @@ class Group:
         """The session to which the next ring gives the keys of `member`."""
         entry = self.next_ring.get(member)
         return None if entry is None else entry[1]
+
+    def is_superseded(self, key: SessionKey) -> bool:
+        """Whether another session has this one's id for good: not one that its own process has ended before."""
+        holder = self.session_of(key[0])
+        return holder is not None and holder != key[1] and not is_former(holder, key[1])
 
     def remove(self, key: SessionKey, now: float) -> None:
         """The session has left, its lease has ended or its process is dead: it may act on nothing any more."""
@@ -349,7 +355,8 @@ class Group:
         had_view = report.said["have"] is not None
         holder = self.session_of(key[0])
         if holder is not None:
-            if had_view or late or key in self._displaced or is_former(key[1], holder):
+            gives_way = had_view or late or key in self._displaced or is_former(key[1], holder)
+            if gives_way and self.is_superseded(key):
                 state.entry = {"state": "superseded"}
                 return
             if not report.met:

@@ -114,6 +114,8 @@ class MemberState:
         self.locks = LockRequests()
         self.lease_until = float("-inf")
         self.exclusive_until = float("-inf")
+        self._fenced: dict[str, float] = {}
+        """Exclusive groups in which the lease is not renewed (rule 6), and until when it runs there."""
         self.answered = 0
         """The `seq` of the latest request that has had a reply."""
         self._seq = 0
@@ -210,20 +212,21 @@ class MemberState:
 
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
-        lapsed = now >= self.lease_until  # so the session may have been forgotten
         live = [(name, held) for name, held in self.groups.items() if held.is_live]
         statement: Statement = {
             "interval": self.interval,
             "leased": now < self.exclusive_until,
-            "groups": {name: self._report(held, tell_views, lapsed) for name, held in live},
+            "groups": {name: self._report(now, name, held, tell_views) for name, held in live},
         }
         self._mind_lapse(now)
         if self._asked > self.answered:
             statement["prompt"] = True
         return statement
 
-    def _report(self, held: GroupState, tell_views: bool, lapsed: bool) -> GroupReport:
+    def _report(self, now: float, name: str, held: GroupState, tell_views: bool) -> GroupReport:
         view = held.view
+        is_fenced = now >= self._fenced.get(name, float("inf"))
+        lapsed = is_fenced or now >= self.lease_until  # so the session may have been forgotten
         report: GroupReport = {
             "want": held.want,
             "since": held.since,
@@ -235,6 +238,8 @@ class MemberState:
         }
         if view is None or tell_views or lapsed or held.told > self.answered:
             report["metadata"] = held.metadata
+        if is_fenced:
+            report["lapsed"] = True
         if held.state == "watching":
             report["unknown"] = held.unknown
         if view is None and held.conditional:
@@ -258,7 +263,8 @@ class MemberState:
             self.locks.heard()
         if reply["lease"] > 0:
             self.lease_until = max(self.lease_until, self._sent + reply["lease"])
-        if reply["exclusive_lease"] > 0:
+        if reply["exclusive_lease"] > 0:  # only with it does a lease that has ended in a group run again there
+            self._fenced = {name: self._fenced.get(name, self.exclusive_until) for name in reply.get("fenced", ())}
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_lease"])
         self._sent = None
         self.locks.take(reply.get("locks", {}))
@@ -330,13 +336,20 @@ class MemberState:
     def acting(self, now: float, group: str) -> View | None:
         """The view that this member may act on at `now`: None when its lease is over or its id has been taken."""
         view = self.view(group)
-        if view is None or not view.mine or now >= self.acts_until(view):
+        if view is None or not view.mine or now >= self.acts_until(group):
             return None
         return view
 
-    def acts_until(self, view: View) -> float:
-        """Until when the lease lets this member act on `view`, on its own clock."""
-        return self.exclusive_until if view.exclusive else self.lease_until
+    def acts_until(self, group: str) -> float:
+        """Until when the lease lets this member act on its view of a group, on its own clock."""
+        view = self.view(group)
+        if view is not None and not view.exclusive:
+            return self.lease_until
+        return min(self.exclusive_until, self._fenced.get(group, float("inf")))
+
+    def lease_ends(self) -> list[float]:
+        """When each of its leases ends."""
+        return [self.lease_until, self.exclusive_until, *self._fenced.values()]
 
     def share(self, now: float, group: str) -> Share:
         """What this member may work on at `now`: rule 4."""

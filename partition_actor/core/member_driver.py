@@ -228,7 +228,7 @@ class MemberDriver:
             return
         seq, until = self._leaving[session]
         out = all(held.state not in ("joining", "member") for held in session.groups.values())
-        if (out and session.answered >= seq) or now >= max(until, session.lease_until, session.exclusive_until):
+        if (out and session.answered >= seq) or now >= max(until, *session.lease_ends()):
             self._end(session)
 
     def _end(self, session: MemberState) -> None:
@@ -269,7 +269,7 @@ class MemberDriver:
         if session is self.session:
             for group in list(self._lapsed):
                 view = session.view(group)
-                if view is not None and now < session.acts_until(view):  # it runs again: tell what is gained
+                if view is not None and now < session.acts_until(group):  # it runs again: tell what is gained
                     self._lapsed.discard(group)
                     self.post(Delivery(group, session))
             self._announce(now)
@@ -302,10 +302,10 @@ class MemberDriver:
     def _mind_lapses(self, now: float) -> None:
         """Tell listeners of leases that have ended, and acknowledge what waited for calls beyond a lease: rule 6."""
         session = self.session
-        if session is not None and self._active and now >= min(session.lease_until, session.exclusive_until):
+        if session is not None and self._active and now >= min(session.lease_ends()):
             for group in self._listeners:
                 view = session.view(group)
-                if group not in self._lapsed and view is not None and now >= session.acts_until(view):
+                if group not in self._lapsed and view is not None and now >= session.acts_until(group):
                     self._lapsed.add(group)
                     self.post(Delivery(group, session, all_lost=True))
         for held_up in list(self._returned):
@@ -317,7 +317,7 @@ class MemberDriver:
         if self.session is not None and self._active and self._listeners:
             sessions.add(self.session)
         for session in sessions:
-            yield from (session.lease_until, session.exclusive_until)
+            yield from session.lease_ends()
         for _, until in self._leaving.values():
             yield until
 
@@ -429,7 +429,7 @@ class MemberDriver:
 
     def _is_at_work(self, now: float, session: MemberState, group: str) -> bool:
         view = session.view(group)
-        if view is None or now >= session.acts_until(view):
+        if view is None or now >= session.acts_until(group):
             return False
         return any(
             call.session is session and call.group == group and not session.may_act(now, group, *call.keys)

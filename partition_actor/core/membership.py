@@ -49,6 +49,8 @@ class SessionRecord:
     needs_resync: bool = False
     """Its latest request refers to one that is unknown here, or the session has ended: the next has to be whole."""
     groups: set[str] = field(default_factory=set)
+    fenced: set[str] = field(default_factory=set)
+    """Groups in which it holds up a hand-off for too long, so that its lease there is not renewed (rule 6)."""
     states: dict[str, ReportState] = field(default_factory=dict)
     """By group, what came of the latest request."""
     whole: Request | None = None
@@ -105,6 +107,10 @@ class Membership:
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._overdue: dict[SessionKey, float] = {}
         """Sessions whose lease was found to have ended, and when: see `_end_overdue`."""
+        self._fences: Timers[tuple[SessionKey, str]] = Timers()
+        """When the lease of a fenced session is over in a group, in seconds that this partition actor has run."""
+        self._overdue_fences: dict[tuple[SessionKey, str], float] = {}
+        """Those that were found to be over, and when."""
         self._proof: float | None = None
         self._doubted: tuple[int, float] | None = None
         self._last_tick = now
@@ -131,7 +137,8 @@ class Membership:
         self._mind_stall(now)
         run = self._run(now)
         self._overdue.update(dict.fromkeys(self._leases.expire(run), now))
-        if self._overdue:
+        self._overdue_fences.update(dict.fromkeys(self._fences.fire(run), now))
+        if self._overdue or self._overdue_fences:
             self._end_overdue(now)
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
@@ -151,7 +158,7 @@ class Membership:
         """When to call `tick` next at the latest, on the partition actor's clock."""
         moments = [self._last_tick + self.settings.hold / 2]
         wait = self._recovery_end if self._waited_at is None else None
-        moments += [at + self.stalled for at in (self._leases.next_end(), wait) if at is not None]
+        moments += [at + self.stalled for at in (self._leases.next_end(), self._fences.next(), wait) if at is not None]
         if (timer := self._timers.next()) is not None:
             moments.append(timer)
         return min(moments)
@@ -270,23 +277,37 @@ class Membership:
 
     def _renew(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 1. What rule 8 takes off the lease is known when the reply is made."""
-        refused = session.barred or self._fenced(now, key, session)
+        self._fence(now, key, session)
+        refused = session.barred or self._is_late(now, self.locks.broken_since(key))
         session.received, session.lease = now, 0.0 if refused else self.ttl
         if not refused:
             self._overdue.pop(key, None)
         if not refused or (key not in self._leases and key not in self._overdue):
             self._leases.renew(key, self._run(now), self._lease)
 
-    def _fenced(self, now: float, key: SessionKey, session: SessionRecord) -> bool:
-        """Rule 6: a hand-off that takes too long ends the lease of the one that holds it up."""
-        lagging = [self.groups[name].lagging_since(key) for name in session.groups if name in self.groups]
-        for since in (*lagging, self.locks.broken_since(key)):
-            if since is not None and now > since + max(self.settings.handoff_timeout, self.interval):
-                return True
-        return False
+    def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
+        """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
+        late = {name for name in session.groups if self._is_late(now, self._lagging_since(key, name))}
+        for name in session.fenced - late:
+            self._unfence(key, session, name)
+            session.prompt = True
+        for name in late - session.fenced:
+            session.fenced.add(name)
+            self._fences.set((key, name), self._leases.end(key) if key in self._leases else self._run(now))
+
+    def _lagging_since(self, key: SessionKey, name: str) -> float | None:
+        return self.groups[name].lagging_since(key) if name in self.groups else None
+
+    def _is_late(self, now: float, since: float | None) -> bool:
+        return since is not None and now > since + max(self.settings.handoff_timeout, self.interval)
+
+    def _unfence(self, key: SessionKey, session: SessionRecord, name: str) -> None:
+        session.fenced.discard(name)
+        self._fences.set((key, name), None)
+        self._overdue_fences.pop((key, name), None)
 
     def _end_overdue(self, now: float) -> None:
-        """End the sessions whose lease is over.
+        """End the sessions whose lease is over, and take those out of a group whose lease is over there.
 
         In exclusive groups that needs a proof (rule 8): a later partition actor may have renewed the lease.
         """
@@ -295,6 +316,9 @@ class Membership:
             plain = key not in self.locks and not any(group.exclusive for group in groups)
             if plain or self.proven_since(since):
                 self._end(key, now)
+        for (key, name), since in list(self._overdue_fences.items()):
+            if self.proven_since(since):
+                self._leave_group(now, key, self.sessions[key], name)
 
     def _admit(self, key: SessionKey, now: float) -> SessionRecord:
         if len(self.sessions) >= self.settings.max_members:
@@ -319,8 +343,7 @@ class Membership:
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
-            if name in self.groups:
-                self.groups[name].remove(key, now)
+            self._leave_group(now, key, session, name)
         self._news.add(key)
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
@@ -441,6 +464,7 @@ class Membership:
     def _leave_group(self, now: float, key: SessionKey, session: SessionRecord, name: str) -> None:
         """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
         session.groups.discard(name)
+        self._unfence(key, session, name)
         if name in self.groups:
             self.groups[name].remove(key, now)
 
@@ -501,6 +525,8 @@ class Membership:
             names = [name for name in session.states if self._has_entry(key, session, name)]
             reply["groups"] = {name: self._entry(key, session, name) for name in names}
             reply["exclusive_lease"] = self._exclusive_lease(key, session)
+            if fenced := [name for name in session.states if self._gets_no_lease(key, session, name)]:
+                reply["fenced"] = fenced
             reply["resync"] = session.resync or key in self.locks.unverified
             reply["views"] = any(state.want_views for state in session.states.values())
             if answers := self.locks.answers(key):
@@ -508,11 +534,12 @@ class Membership:
         return reply
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
-        unverified = any(
-            self._is_unverified(key, session, name) and not self._has_entry(key, session, name)
-            for name in session.states
-        )
-        return 0.0 if unverified or key in self.locks.unverified else self._proven_lease(session)
+        return 0.0 if key in self.locks.unverified else self._proven_lease(session)
+
+    def _gets_no_lease(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether the lease of a session does not count in a group."""
+        unverified = self._is_unverified(key, session, name) and not self._has_entry(key, session, name)
+        return unverified or name in session.fenced
 
     def _may_hold(self, key: SessionKey) -> bool:
         """Whether the next reply to a session brings a lease, without which a lock is of no use to it."""
@@ -551,7 +578,7 @@ class Membership:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
-            return not state.wants_in or group.session_of(key[0]) not in (None, key[1])
+            return not state.wants_in or group.is_superseded(key)
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
 
     def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> GroupEntry:
@@ -563,7 +590,7 @@ class Membership:
             view = None if group is None else group.view_for_watcher(state)
             return {"state": "unknown"} if view is None else {"view": view}
         if group is None or key not in group.participants:
-            taken = group is not None and group.session_of(key[0]) not in (None, key[1])
+            taken = group is not None and group.is_superseded(key)
             return {"state": "superseded" if taken else "out"}
         entry: GroupEntry = {"view": group.view_for(key, None if state.rev == WHOLE else state.have)}
         if state.rejoined:
@@ -605,7 +632,7 @@ class Membership:
         """The view of a participant for a caller that is done with its former one; the caller's lease is renewed.
 
         None while the group recovers, while the join is still to be published, and when the lease is not renewed
-        because the session was forgotten or holds up a hand-off in another group. Raises ``GroupNotFound``.
+        because the session was forgotten. Raises ``GroupNotFound``.
         """
         self._mind_stall(now)
         found, session = self.find(group), self.sessions.get(key)
@@ -633,10 +660,11 @@ class Membership:
 
     def leave(self, now: float, group: str, key: SessionKey) -> None:
         """Take a session that says it has stopped working out of a group. Raises ``GroupNotFound``."""
-        self.find(group).remove(key, now)
-        session = self.sessions.get(key)
-        if session is not None:
-            session.groups.discard(group)
+        found, session = self.find(group), self.sessions.get(key)
+        if session is None:
+            found.remove(key, now)
+        else:
+            self._leave_group(now, key, session, group)
             session.states.pop(group, None)
             if not session.groups:
                 self._end(key, now)

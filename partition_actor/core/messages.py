@@ -12,7 +12,7 @@ from partition_actor.arguments import check_packed_metadata, refuse
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 WHOLE = -1
 """In place of a view's revision: lower than each, so that the view is told whole."""
@@ -57,6 +57,7 @@ class GroupReport(_GroupReport, total=False):
 
     metadata: bytes | None  # packed; while `have` is None, the lease is over, with `views`, or when it is new
     conditional: bool  # while `have` is None: join only a group that exists, and under an id that nobody has there
+    lapsed: bool  # fenced in this group, and its lease there is over
     unknown: bool  # a group watcher has been told that there is no such group
     views: list[HeldView]  # when asked for: from the view acknowledged to the view held
 
@@ -163,6 +164,7 @@ class _Reply(TypedDict):
 class Reply(_Reply, total=False):
     """The answer to one request."""
 
+    fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
 
 

@@ -140,15 +140,16 @@ class Worker(Client):
         for _ in self._deliveries[number]:
             if world.rng.random() < world.conditions.slow_callbacks:
                 world.counts["slow callback"] += 1
-                world.later(world.rng.uniform(0.0, 2 * world.settings.handoff_timeout), self, self._go_on, number)
+                seconds = world.rng.uniform(0.0, 2 * (world.settings.handoff_timeout + world.settings.ttl))
+                world.later(seconds, self, self._go_on, number)
                 return
         del self._deliveries[number]
 
     # -- what it works on ---------------------------------------------------------------------------------------
 
-    def begin_work(self, what: object, session: MemberState, keys: Iterable[str]) -> None:
-        """Work on keys until `end_work`, or the session's lease ends."""
-        self._at_work[what] = [session, sum(self._bits[key] for key in keys)]
+    def begin_work(self, what: object, session: MemberState, group: str, keys: Iterable[str]) -> None:
+        """Work on keys of a group until `end_work`, or the session's lease there ends."""
+        self._at_work[what] = [session, group, sum(self._bits[key] for key in keys)]
 
     @contextmanager
     def losses(self) -> Iterator[None]:
@@ -160,7 +161,7 @@ class Worker(Client):
             waiting = [each for each in self.driver.unfinished() if each.queue == ("group", group)]
             waiting = [each for each in waiting if each.session is session]
             if (lost := mine & ~self._may_take_up(group)) and waiting:
-                self._at_work[waiting[-1]] = [session, lost]
+                self._at_work[waiting[-1]] = [session, group, lost]
 
     def _returned(self, delivery: Delivery) -> None:
         self.end_work(delivery)
@@ -176,7 +177,7 @@ class Worker(Client):
         bits = 0
         for group in self.exclusive:
             bits |= self._may_take_up(group)
-        for _, keys in self._at_work.values():
+        for _, _, keys in self._at_work.values():
             bits |= keys
         return bits
 
@@ -184,8 +185,9 @@ class Worker(Client):
         """Work that outlives its lease has no permission (rule 6); nor has it after the lease was renewed."""
         now = self.clock.now()
         for work in self._at_work.values():
-            if now >= work[0].exclusive_until:
-                work[1] = 0
+            session, group, _ = work
+            if now >= session.acts_until(group):
+                work[2] = 0
 
     def tokens(self) -> list[tuple[int, int]]:
         """For each exclusive group: the keys that it may take up, and the fencing token."""
@@ -256,7 +258,7 @@ class User:
         assert session is not None
         self._worker.told[group].update(keys)
         for key in keys:
-            self._worker.begin_work((group, key), session, [key])
+            self._worker.begin_work((group, key), session, group, [key])
         self._call_back()
 
     def _on_lost(self, group: str, keys: list[str]) -> None:
@@ -344,7 +346,7 @@ class User:
             return
         self._world.counts["guarded call"] += 1
         number = self._world.counts["guarded call"]
-        worker.begin_work(running, session, keys)
+        worker.begin_work(running, session, group, keys)
         context = copy_context()
         context.run(running.__enter__)
         if rng.random() < 0.3 and not self._world.faults_over:

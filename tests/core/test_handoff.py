@@ -137,6 +137,90 @@ def test_a_hand_off_that_takes_too_long_ends_with_the_lease_of_the_old_owner():
     assert waits_for <= set(other.works_on)
 
 
+class InTwoGroups:
+    """Member a owns all keys of g and h, and holds up the hand-off of g to b."""
+
+    def __init__(self):
+        self.world = World()
+        self.a, self.b = self.world.member("a"), self.world.member("b")
+        self.a.member_state.join("h", exclusive=True)
+        self.a.beat()
+        self.a.adopts = False
+        beat(self.a, self.b)
+        self.waited_for = set(KEYS) - set(self.works_on("g"))
+        """The keys of b."""
+
+    def works_on(self, group):
+        return self.a.member_state.subset(self.world.now, group, KEYS)
+
+    def beat_until(self, condition, limit=PLAIN.handoff_timeout + PLAIN.ttl * 1.1 + 3.0, **wait):
+        end = self.world.now + limit
+        while not condition():
+            assert self.world.now < end
+            self.world.wait(0.5, **wait)
+            self.a.beat(1)
+            assert self.works_on("h") == KEYS
+            self.b.beat(1)
+
+
+def test_who_holds_up_one_group_loses_its_keys_there_alone():
+    both = InTwoGroups()
+    both.beat_until(lambda: not both.works_on("g"))
+    assert both.b.works_on == []  # the partition actor waits a little longer: clocks differ
+    both.beat_until(lambda: set(both.b.works_on) == both.waited_for)
+    a = both.a.member_state
+    both.a.adopts = True
+    both.a.beat()
+    a.acknowledge("g", a.view("g").epoch)
+    beat(both.a, both.b)
+    assert sorted(both.works_on("g") + both.b.works_on) == sorted(KEYS)
+    assert both.works_on("g")
+    assert both.works_on("h") == KEYS
+
+
+def test_who_lets_go_late_works_on_at_once_in_that_group():
+    both = InTwoGroups()
+    kept = both.works_on("g")
+    both.beat_until(lambda: not both.works_on("g"))
+    a = both.a.member_state
+    a.acknowledge("g", a.view("g").epoch)
+    assert both.a.beat(1)["groups"] == {}  # told, although there is no news
+    assert both.works_on("g") == kept
+    assert not both.world.driver.membership.sessions[both.a.key].fenced
+
+
+def test_a_group_with_a_laggard_gives_its_keys_to_nobody_without_a_proof():
+    both = InTwoGroups()
+    both.beat_until(lambda: not both.works_on("g"))
+    proven = both.world.membership._proof
+    both.world.membership.proven_since = lambda at: proven >= at
+    both.world.wait(PLAIN.ttl * 2)
+    both.a.beat(1)
+    both.b.beat(1)
+    assert both.b.works_on == []
+    del both.world.membership.proven_since
+    both.beat_until(lambda: set(both.b.works_on) == both.waited_for)
+
+
+def test_a_reply_without_a_lease_lifts_no_fence():
+    both = InTwoGroups()
+    both.beat_until(lambda: not both.works_on("g"))
+    both.world.restart()
+    reply = both.a.beat(1)
+    assert (reply["exclusive_lease"], reply.get("fenced")) == (0.0, None)
+    assert both.works_on("g") == []
+    report = both.a.member_state.request(both.world.now)["groups"]
+    assert (report["g"].get("lapsed"), report["h"].get("lapsed")) == (True, None)
+
+
+def test_metadata_live_on_when_a_member_comes_back_to_a_group():
+    both = InTwoGroups()
+    both.a.member_state.join("g", metadata=b"about a")
+    both.beat_until(lambda: set(both.b.works_on) == both.waited_for)
+    both.a.beat()
+    assert both.world.membership.groups["g"].participants[both.a.key].metadata == b"about a"
+
+
 def test_the_rings_of_many_epochs_are_made_one_from_another_even_if_no_two_are_kept(monkeypatch):
     made, plain = [], ring_module.virtual_nodes
     monkeypatch.setattr(ring_module, "_rings", ByteCache(0))

@@ -80,6 +80,26 @@ def test_a_slow_callback_of_a_plain_group_does_not_cost_the_keys_of_an_exclusive
     assert lost == [ring_share("b", "a", "b")]
 
 
+def test_a_member_that_does_not_let_go_in_one_group_keeps_its_keys_in_the_others(quick, group, other, slow):
+    a, b = members(quick, group, other)
+    lost = []
+    a.partition(group, KEYS).on_lost(slow)
+    a.partition(other, KEYS).on_lost(lost.append)
+    a.run_watchers()
+    b.join_group(group)
+    assert slow.begun.wait(LIMIT)
+
+    def taken_over():
+        assert owned(a, other) == KEYS
+        return owned(b, group) == KEYS
+
+    wait_until(taken_over)
+    slow.end()
+    share_out(group, a, b)
+    assert owned(a, other) == KEYS
+    assert lost == []
+
+
 def test_who_is_elected_hears_of_it_while_a_callback_is_slow(steady, group, other, slow):
     a, b = members(steady, group)
     a.partition(group, KEYS).on_lost(slow)

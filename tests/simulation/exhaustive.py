@@ -79,7 +79,7 @@ class Member:
         """The keys that it may take up, and those that it is still letting go."""
         if not self.alive:
             return frozenset()
-        if now >= self.member_state.exclusive_until:
+        if now >= self.member_state.acts_until(GROUP):
             self.letting_go = [(epoch, frozenset()) for epoch, _ in self.letting_go]
         return frozenset(self.member_state.subset(now, GROUP, keys)).union(*(lost for _, lost in self.letting_go))
 
@@ -168,7 +168,7 @@ class Model:
 
     def _hear(self, member: Member) -> None:
         before = frozenset(member.member_state.subset(self.now, GROUP, self.keys))
-        if self.now >= member.member_state.exclusive_until:
+        if self.now >= member.member_state.acts_until(GROUP):
             member.letting_go = [(epoch, frozenset()) for epoch, _ in member.letting_go]
         changes = member.member_state.receive(member.under_way[1]) or ()
         member.under_way = ("nothing", None)

@@ -167,7 +167,67 @@ def fenced_released_at_once(patch: Any) -> None:
                 self.groups[name].ack(key, self.groups[name].epoch)
         return False
 
-    patch.setattr(Membership, "_fenced", acknowledged_by_force)
+    patch.setattr(Membership, "_fence", acknowledged_by_force)
+
+
+def fence_at_the_moment_of_delay(patch: Any) -> None:
+    """Rule 6: whoever holds up a hand-off is taken out of the group before its lease there has ended."""
+
+    def fence(self, now, key, session):
+        _fence(self, now, key, session)
+        for name in session.fenced:
+            self._fences.set((key, name), self._run(now))
+
+    _fence = Membership._fence
+    patch.setattr(Membership, "_fence", fence)
+
+
+def fence_ignored(patch: Any) -> None:
+    """Rule 6: a member takes each lease to count in all its groups."""
+    patch.setattr(MemberState, "receive", lambda self, reply: _receive(self, {**reply, "fenced": []}))
+
+
+def fence_put_off(patch: Any) -> None:
+    """Rule 6: each reply that names a fenced group lets the member act there until its last lease ends."""
+
+    def receive(self, reply):
+        self._fenced.clear()
+        return _receive(self, reply)
+
+    patch.setattr(MemberState, "receive", receive)
+
+
+def fence_lifted_without_a_lease(patch: Any) -> None:
+    """Rule 6: a reply that brings no lease lifts a fence, also that of a partition actor that knows nothing yet."""
+
+    def receive(self, reply):
+        changes = _receive(self, reply)
+        if changes is not None and not reply["exclusive_lease"]:
+            self._fenced.clear()
+        return changes
+
+    patch.setattr(MemberState, "receive", receive)
+
+
+def fenced_ended_without_proof(patch: Any) -> None:
+    """Rule 8: a partition actor that may have been replaced takes fenced members out of their groups."""
+
+    def end_overdue(self, now):
+        for key, name in list(self._overdue_fences):
+            self._leave_group(now, key, self.sessions[key], name)
+        _end_overdue(self, now)
+
+    _end_overdue = Membership._end_overdue
+    patch.setattr(Membership, "_end_overdue", end_overdue)
+
+
+def lapse_in_one_group_not_told(patch: Any) -> None:
+    """Rule 7: a restarted partition actor renews a lease that has ended in one group only."""
+
+    def of(cls, report, request, *rest):
+        return _of(cls, {name: said for name, said in report.items() if name != "lapsed"}, request, *rest)
+
+    patch.setattr(Report, "of", classmethod(of))
 
 
 def no_recovery_wait(patch: Any) -> None:

@@ -17,7 +17,7 @@ TWO_PARTITION_ACTORS = ("partition actor cut off", "join", "restart", "weight ch
 
 FOCUS = {
     "no_margin": ("pause", "cut", "join"),
-    "bare_caller_without_lease": ("bare caller", "restart", "weight change", "join"),
+    "bare_caller_without_lease": ("bare caller", "forget", "join"),
     "bare_caller_answered_without_proof": TWO_PARTITION_ACTORS,
     "leases_ended_without_proof": ("partition actor cut off", "pause", "cut"),
     "recovery_ended_without_proof": ("partition actor cut off", "partition actor crash"),
@@ -35,6 +35,13 @@ LOCK_FOCUS = {
 }
 """The same for locks, with no exclusive group: the faults, how many per second, and the fraction of messages lost."""
 
+FENCE_FOCUS = {
+    "fenced_ended_without_proof": ("partition actor cut off", "weight change", "join"),
+    "fence_lifted_without_a_lease": ("partition actor crash", "weight change", "join"),
+    "lapse_in_one_group_not_told": ("partition actor crash", "weight change"),
+}
+"""The same for members of two exclusive groups whose callbacks often outlast the lease."""
+
 MEMBER_FOCUS = (
     "leaving_session_acknowledges_at_once",
     "closed_before_callbacks_have_returned",
@@ -51,6 +58,15 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
+    if mutant in FENCE_FOCUS:
+        drawn.faults, drawn.fault_rate, drawn.loss = frozenset(FENCE_FOCUS[mutant]), 3.0, 0.0
+        drawn.groups, drawn.locks = (("keys", True), ("more", True)), 0
+        drawn.holds, drawn.quick_gcs, drawn.slow_callbacks = True, True, 0.9
+        drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
+    if mutant == "lapsed_lease_brought_back":
+        drawn.faults, drawn.fault_rate, drawn.loss = frozenset(("cut", "partition actor crash")), 1.0, 0.0
+        drawn.groups, drawn.locks, drawn.slow_callbacks = (("keys", True), ("more", True)), 0, 0.0
+        drawn.holds, drawn.quick_gcs = True, True
     if mutant in LOCK_FOCUS:
         faults, drawn.fault_rate, drawn.loss = LOCK_FOCUS[mutant]
         drawn.faults, drawn.groups, drawn.locks = frozenset(faults), (("shared", False),), 1
@@ -78,12 +94,12 @@ def test_the_simulation_kills(mutant, monkeypatch):
     assert first_violation(mutant.__name__) is not None
 
 
-@pytest.mark.parametrize("mutant", [*FOCUS, *LOCK_FOCUS, MEMBER_FOCUS[0]])
+@pytest.mark.parametrize("mutant", [*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, MEMBER_FOCUS[0]])
 def test_unbroken_code_holds_under_the_same_faults(mutant):
     for seed in range(20):
         run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 48
-    assert {*FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
+    assert len(MUTANTS) >= 54
+    assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
