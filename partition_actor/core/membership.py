@@ -19,6 +19,7 @@ from partition_actor.core.lock_table import LockClaim, LockTable
 from partition_actor.core.messages import (
     WHOLE,
     GroupEntry,
+    GroupReport,
     Reply,
     Request,
     SessionKey,
@@ -52,7 +53,11 @@ class SessionRecord:
     fenced: set[str] = field(default_factory=set)
     """Groups in which it holds up a hand-off for too long, so that its lease there is not renewed (rule 6)."""
     states: dict[str, ReportState] = field(default_factory=dict)
-    """By group, what came of the latest request."""
+    """By group, what came of its latest report."""
+    reports: dict[str, GroupReport] = field(default_factory=dict)
+    """By group, its latest report."""
+    unsettled: set[str] = field(default_factory=set)
+    """Groups in which not everything is as the session wants and knows it: only these are looked at again."""
     whole: Request | None = None
     """Its latest whole request."""
     drained: dict[str, int] = field(default_factory=dict)
@@ -64,10 +69,14 @@ class SessionRecord:
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
 
+    def watches(self, group: str) -> bool:
+        """Whether it follows a group without being a member."""
+        return group in self.reports and self.reports[group]["want"] == "watch"
+
     @property
     def resync(self) -> bool:
         """Whether it is to send its next request at once."""
-        return any(state.resync for state in self.states.values())
+        return any(self.states[name].resync for name in self.unsettled if name in self.states)
 
 
 UNKNOWN_SESSION = SessionRecord(("", ""), joined_at=0.0, needs_resync=True)
@@ -253,7 +262,7 @@ class Membership:
         # A join that names no mode may mean an exclusive group that has outlived the former partition actor.
         may_be_exclusive = exclusive or (exclusive is None and self._waited_at is None)
         waits = self._recovery_end is not None and (may_be_exclusive or (self.restarted and self._waited_at is None))
-        group = self.groups[name] = Group(name, exclusive, self.settings, self._news, self._changed, now)
+        group = self.groups[name] = Group(name, exclusive, self.settings, self._note, self._changed, now)
         group.recovering = waits
         return group
 
@@ -287,7 +296,8 @@ class Membership:
 
     def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
-        late = {name for name in session.groups if self._is_late(now, self._lagging_since(key, name))}
+        looked_at = (session.unsettled | session.fenced) & session.groups
+        late = {name for name in looked_at if self._is_late(now, self._lagging_since(key, name))}
         for name in session.fenced - late:
             self._unfence(key, session, name)
             session.prompt = True
@@ -392,8 +402,11 @@ class Membership:
         session.seq = request["seq"]
         if "same" not in request:
             # It may tell changes since a request that this partition actor has never received.
-            unknown = request.get("locks_base", 0) > (0 if session.whole is None else session.whole["seq"])
+            known = 0 if session.whole is None else session.whole["seq"]
+            unknown = max(request.get("locks_base", 0), request.get("groups_base", 0)) > known
             session.whole = None if unknown else request
+            if session.whole is not None:
+                self._take_statement(now, key, session, request)
         whole = session.whole
         if whole is None or ("same" in request and request["same"] != whole["seq"]):
             session.needs_resync = True
@@ -406,16 +419,26 @@ class Membership:
             session.steady = whole["seq"] if self._is_steady(key, session) else None
         return session
 
+    def _take_statement(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
+        """Note what a whole request says of the groups: of all, or of those that have changed."""
+        told = request["groups"]
+        gone = {name for name, report in told.items() if report is None}
+        if not request.get("groups_base"):
+            gone |= (session.groups | session.states.keys()) - told.keys()
+        for name in sorted(gone):
+            self._leave_group(now, key, session, name)
+            session.unsettled.discard(name)
+            session.reports.pop(name, None)
+            session.states.pop(name, None)
+        session.reports.update((name, report) for name, report in told.items() if report is not None)
+        session.unsettled.update(told.keys() - gone)
+        self.watchers.watch(key, frozenset(name for name in session.unsettled if session.watches(name)))
+
     def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
         session.interval = request["interval"]
-        session.states.clear()
-        watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
-        self.watchers.watch(key, frozenset(watched))
-        for name, said in request["groups"].items():
-            report = Report.of(said, request, self.incarnation, session.drained.get(name, -1))
+        for name in sorted(session.unsettled & session.reports.keys()):
+            report = Report.of(session.reports[name], request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, report)
-        for name in sorted(session.groups - request["groups"].keys()):
-            self._leave_group(now, key, session, name)
         session.prompt = "prompt" in request
         if "locks" in request or key in self.locks:
             trusted = request["incarnation"] == self.incarnation and request["leased"]
@@ -470,14 +493,20 @@ class Membership:
 
     def _is_steady(self, key: SessionKey, session: SessionRecord) -> bool:
         """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""
-        if session.barred or session.prompt or key in self.locks:
-            return False
-        return all(
-            (group := self.groups.get(name)) is not None and group.is_steady(key, state)
-            for name, state in session.states.items()
-        )
+        for name in list(session.unsettled):
+            group, state = self.groups.get(name), session.states.get(name)
+            if group is not None and state is not None and group.is_steady(key, state):
+                session.unsettled.discard(name)
+        return not (session.unsettled or session.barred or session.prompt or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
+
+    def _note(self, key: SessionKey, group: str) -> None:
+        """Something has changed for a session in a group."""
+        self._news.add(key)
+        session = self.sessions.get(key)
+        if session is not None and (group in session.states or group in session.groups):
+            session.unsettled.add(group)
 
     def take_news(self) -> set[SessionKey]:
         """The sessions for which something has changed since the last call."""
@@ -502,7 +531,7 @@ class Membership:
             return False
         if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
             return True
-        return any(self._has_entry(key, session, name) for name in session.states)
+        return any(self._has_entry(key, session, name) for name in self._looked_at(session))
 
     def reply(self, now: float, session: SessionRecord, seq: int) -> Reply:
         """The answer to request `seq` of a session, as things stand now."""
@@ -522,16 +551,22 @@ class Membership:
         elif session.steady is not None and not (self._news and key in self._news):
             reply["exclusive_lease"] = self._proven_lease(session)
         else:
-            names = [name for name in session.states if self._has_entry(key, session, name)]
+            looked_at = self._looked_at(session)
+            names = [name for name in looked_at if self._has_entry(key, session, name)]
             reply["groups"] = {name: self._entry(key, session, name) for name in names}
             reply["exclusive_lease"] = self._exclusive_lease(key, session)
-            if fenced := [name for name in session.states if self._gets_no_lease(key, session, name)]:
+            if fenced := [name for name in looked_at if self._gets_no_lease(key, session, name)]:
                 reply["fenced"] = fenced
             reply["resync"] = session.resync or key in self.locks.unverified
-            reply["views"] = any(state.want_views for state in session.states.values())
+            reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
         return reply
+
+    @staticmethod
+    def _looked_at(session: SessionRecord) -> list[str]:
+        """The groups of which a reply to a session may have something to say."""
+        return sorted(session.unsettled & session.states.keys())
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
         return 0.0 if key in self.locks.unverified else self._proven_lease(session)
@@ -641,6 +676,7 @@ class Membership:
         waits = found.recovering or participant is None or participant.acked is None
         if not waits and session is not None and found.epoch is not None:
             found.ack(key, found.epoch)
+            session.unsettled.discard(group)
             if key in found.participants:
                 self._renew(now, key, session)
                 view = found.view_for(key) if session.lease > 0 else None
@@ -666,6 +702,7 @@ class Membership:
         else:
             self._leave_group(now, key, session, group)
             session.states.pop(group, None)
+            session.unsettled.discard(group)
             if not session.groups:
                 self._end(key, now)
         self.tick(now)
@@ -700,6 +737,7 @@ class Membership:
         session.drained[group] = session.seq
         if group in session.states:
             session.states[group].wants_in = False
+            session.unsettled.add(group)
         found.take_off_ring(key, now)
         self.tick(now)
 
@@ -717,6 +755,7 @@ class Membership:
             found.remove(key, now)
             if group in session.states:
                 session.states[group].resync = True
+                session.unsettled.add(group)
         self.tick(now)
 
     def make_group(self, now: float, group: str) -> bool:

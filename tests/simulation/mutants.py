@@ -398,6 +398,19 @@ def holds_not_learnt(patch: Any) -> None:
     patch.setattr(LockTable, "_take_hold", take_hold)
 
 
+def group_changes_without_their_base(patch: Any) -> None:
+    """Rule 7: a partition actor takes the changes that a session tells for all its groups, whatever they refer to."""
+
+    def sync(self, now, request):
+        session = self.sessions.get((request["member"], request["session"]))
+        if "groups_base" in request and (session is None or session.whole is None):
+            request = {**request, "groups_base": 0}
+        return _sync(self, now, request)
+
+    _sync = Membership.sync
+    patch.setattr(Membership, "sync", sync)
+
+
 def lock_changes_without_their_base(patch: Any) -> None:
     """Rule 10: a restarted partition actor takes changes of locks for all locks of a session."""
 
