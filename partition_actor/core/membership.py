@@ -394,8 +394,9 @@ class Membership:
         if request["incarnation"] > self.incarnation:
             self._advance_incarnation(now, request["incarnation"])
         session = self.sessions.get(key)
-        if session is None and "same" in request:
-            return UNKNOWN_SESSION  # the reply asks for a whole request
+        base = 0 if "same" in request else max(request.get("locks_base", 0), request.get("groups_base", 0))
+        if session is None and ("same" in request or base):
+            return UNKNOWN_SESSION  # the reply asks for a request that says everything
         session = session or self._admit(key, now)
         if request["seq"] <= session.seq:
             return None
@@ -403,8 +404,7 @@ class Membership:
         if "same" not in request:
             # It may tell changes since a request that this partition actor has never received.
             known = 0 if session.whole is None else session.whole["seq"]
-            unknown = max(request.get("locks_base", 0), request.get("groups_base", 0)) > known
-            session.whole = None if unknown else request
+            session.whole = None if base > known else request
             if session.whole is not None:
                 self._take_statement(now, key, session, request)
         whole = session.whole

@@ -102,6 +102,16 @@ def test_changes_since_a_request_that_never_arrived_are_not_taken_in(world):
     assert world.membership.groups["h"].members == {"a": 3}
 
 
+def test_a_session_that_tells_only_changes_is_not_admitted(world):
+    a = in_groups(world, "h")
+    a.member_state.join("h", weight=3)
+    world.restart()
+    assert a.fetch(a.send())["resync"]
+    assert world.membership.sessions == {}
+    a.send()
+    assert world.membership.lease_left(world.now, a.key) > 0
+
+
 def test_a_member_with_a_lock_says_its_locks_once(world):
     a, _ = world.members
     ticket = a.member_state.locks.add("l")
