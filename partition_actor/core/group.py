@@ -287,7 +287,7 @@ class Group:
         view["mine"] = self.sessions.get(key[0]) == key[1]
         view["awaited"] = self._handoff.awaited(key)
         view["laggards"] = [
-            {"member": other[0], "epochs": self._handoff.claims(self.participants[other])}
+            {"member": other[0], "epochs": self._handoff.claims(other, self.participants[other])}
             for other in self._handoff.blockers(key)
         ]
         base = view["base"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from partition_actor.core import handoff
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
@@ -100,12 +101,34 @@ def laggards_left_out(patch: Any) -> None:
 
 def only_the_last_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the last counts."""
-    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[-1:])
+    patch.setattr(Handoff, "claims", lambda self, *who: _claims(self, *who)[-1:])
 
 
 def only_the_first_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the one that it acknowledged counts."""
-    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[:1])
+    patch.setattr(Handoff, "claims", lambda self, *who: _claims(self, *who)[:1])
+
+
+def laggards_epochs_joined_wrongly(patch: Any) -> None:
+    """Rule 4: the ring of a laggard's older epochs has the members of any of them, not of all."""
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(handoff, "_common", lambda members, others: {**members, **others})
+
+
+def laggards_own_weight_joined_wrongly(patch: Any) -> None:
+    """Rule 4: the ring of a laggard's older epochs gives it the lowest of the weights that it had."""
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(handoff, "max", min, raising=False)
+
+
+def laggards_older_epochs_forgotten(patch: Any) -> None:
+    """Rule 4: only the latest epochs of a laggard count."""
+
+    def join_oldest(self):
+        del self._history[next(iter(self._history))]
+
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(Handoff, "_join_oldest", join_oldest)
 
 
 def leaver_released_at_once(patch: Any) -> None:
