@@ -212,6 +212,11 @@ class Group:
         """Whether everything asked for so far is part of the published epoch."""
         return not self.recovering and self.changed_since is None
 
+    @property
+    def has_hand_off_to_work_out(self) -> bool:
+        """Whether the next view of the group takes longer than others."""
+        return self.exclusive and not self._handoff.is_worked_out
+
     def tell_waiting(self, now: float) -> None:
         """Tell those who wait for several laggards that some are through, if that is due."""
         if self._waiting_news and self._tell_at is None:

@@ -1,8 +1,8 @@
 """The partition actor's state machine: sessions, their leases, the groups and their epochs.
 
-Every method takes `now`, seconds on the partition actor's clock. An event ends with `tick`, so that whatever has become
-due is done when it returns. ``driver`` carries the answers out. The rules named in comments are those of
-``docs/guarantees.md``.
+Every method takes `now`, seconds on the partition actor's clock. An event ends with `tick`, which does what has become
+due; much of it in several steps, so that no event takes long. ``driver`` carries the answers out. The rules named in
+comments are those of ``docs/guarantees.md``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
+STEP = 1000
+"""Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
+TOLD_AT_ONCE = 64
+"""Groups of which one reply tells. The next reply, which comes at once, tells of others."""
+HAND_OFF = 16
+"""How many groups one counts for whose hand-off has to be worked out."""
+
 
 @dataclass(slots=True)
 class SessionRecord:
@@ -56,8 +63,9 @@ class SessionRecord:
     """By group, what came of its latest report."""
     reports: dict[str, GroupReport] = field(default_factory=dict)
     """By group, its latest report."""
-    unsettled: set[str] = field(default_factory=set)
-    """Groups in which not everything is as the session wants and knows it: only these are looked at again."""
+    unsettled: dict[str, None] = field(default_factory=dict)
+    """Groups in which not everything is as the session wants and knows it: only these are looked at again. Of those
+    that come first it was told least recently."""
     whole: Request | None = None
     """Its latest whole request."""
     drained: dict[str, int] = field(default_factory=dict)
@@ -76,7 +84,11 @@ class SessionRecord:
     @property
     def resync(self) -> bool:
         """Whether it is to send its next request at once."""
-        return any(self.states[name].resync for name in self.unsettled if name in self.states)
+        return any(self.states[name].resync for name in self.looked_at())
+
+    def looked_at(self) -> list[str]:
+        """The groups of which a reply may have something to say."""
+        return [name for name in self.unsettled if name in self.states]
 
 
 UNKNOWN_SESSION = SessionRecord(("", ""), joined_at=0.0, needs_resync=True)
@@ -142,7 +154,10 @@ class Membership:
     # -- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Do what is due: end leases, end the recovery, publish epochs, grant locks."""
+        """Do what is due: end leases, end the recovery, publish epochs, grant locks.
+
+        Of many epochs it publishes some; `deadline` then asks for the next call at once, after what else is waiting.
+        """
         self._mind_stall(now)
         run = self._run(now)
         self._overdue.update(dict.fromkeys(self._leases.expire(run), now))
@@ -152,8 +167,10 @@ class Membership:
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
         self._set_timers(now)
-        for name in self._timers.fire(now):
+        work = 0
+        while work < STEP and (name := self._timers.pop(now)) is not None:
             if name in self.groups:
+                work += 1 + len(self.groups[name].participants)
                 self._publish(self.groups[name], now)
         self._set_timers(now)
         if self.locks.due and self._recovery_end is None:
@@ -188,9 +205,9 @@ class Membership:
 
     def _mind_stall(self, now: float) -> None:
         """A partition actor that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
-        idle = now - self._last_tick
-        if idle > self.settings.hold:
-            self.stalled += idle
+        late = now - self._last_tick - self.settings.hold / 2  # `deadline` asks for a tick by then
+        if late > max(self.settings.hold / 2, self.settings.ttl / 8):  # any less costs nobody its lease
+            self.stalled += late
         self._last_tick = max(now, self._last_tick)
 
     def _run(self, now: float) -> float:
@@ -296,7 +313,7 @@ class Membership:
 
     def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
-        looked_at = (session.unsettled | session.fenced) & session.groups
+        looked_at = (session.unsettled.keys() | session.fenced) & session.groups
         late = {name for name in looked_at if self._is_late(now, self._lagging_since(key, name))}
         for name in session.fenced - late:
             self._unfence(key, session, name)
@@ -427,16 +444,19 @@ class Membership:
             gone |= (session.groups | session.states.keys()) - told.keys()
         for name in sorted(gone):
             self._leave_group(now, key, session, name)
-            session.unsettled.discard(name)
+            session.unsettled.pop(name, None)
             session.reports.pop(name, None)
             session.states.pop(name, None)
         session.reports.update((name, report) for name, report in told.items() if report is not None)
-        session.unsettled.update(told.keys() - gone)
+        session.unsettled.update(dict.fromkeys(name for name in told if name not in gone))
         self.watchers.watch(key, frozenset(name for name in session.unsettled if session.watches(name)))
 
     def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
         session.interval = request["interval"]
-        for name in sorted(session.unsettled & session.reports.keys()):
+        told = request["groups"]
+        for name in [name for name in session.unsettled if name in session.reports]:
+            if name not in told and self._is_taken_in(key, session, name):
+                continue
             report = Report.of(session.reports[name], request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, report)
         session.prompt = "prompt" in request
@@ -445,6 +465,14 @@ class Membership:
             stated, whole = request.get("locks", {}), not request.get("locks_base")
             self.locks.take(key, stated, whole=whole, recovering=self.locks_unknown, trusted=trusted)
         self._renew(now, key, session)
+
+    def _is_taken_in(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether the session takes part in a group as its latest report says, so that it need not be read again."""
+        group, state = self.groups.get(name), session.states.get(name)
+        participant = None if group is None or group.recovering else group.participants.get(key)
+        if participant is None or participant.leaving or state is None:
+            return False
+        return state.entry is None and not (state.resync or state.want_views or state.rejoined)
 
     def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
         said, watches = report.said, report.said["want"] == "watch"
@@ -496,7 +524,7 @@ class Membership:
         for name in list(session.unsettled):
             group, state = self.groups.get(name), session.states.get(name)
             if group is not None and state is not None and group.is_steady(key, state):
-                session.unsettled.discard(name)
+                del session.unsettled[name]
         return not (session.unsettled or session.barred or session.prompt or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
@@ -506,7 +534,7 @@ class Membership:
         self._news.add(key)
         session = self.sessions.get(key)
         if session is not None and (group in session.states or group in session.groups):
-            session.unsettled.add(group)
+            session.unsettled.setdefault(group)
 
     def take_news(self) -> set[SessionKey]:
         """The sessions for which something has changed since the last call."""
@@ -531,7 +559,7 @@ class Membership:
             return False
         if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
             return True
-        return any(self._has_entry(key, session, name) for name in self._looked_at(session))
+        return any(self._has_entry(key, session, name) for name in session.looked_at())
 
     def reply(self, now: float, session: SessionRecord, seq: int) -> Reply:
         """The answer to request `seq` of a session, as things stand now."""
@@ -551,30 +579,20 @@ class Membership:
         elif session.steady is not None and not (self._news and key in self._news):
             reply["exclusive_lease"] = self._proven_lease(session)
         else:
-            looked_at = self._looked_at(session)
-            names = [name for name in looked_at if self._has_entry(key, session, name)]
-            reply["groups"] = {name: self._entry(key, session, name) for name in names}
+            looked_at = session.looked_at()
+            reply["groups"] = self._entries(key, session, looked_at)
             reply["exclusive_lease"] = self._exclusive_lease(key, session)
-            if fenced := [name for name in looked_at if self._gets_no_lease(key, session, name)]:
-                reply["fenced"] = fenced
+            unverified = {name for name in looked_at if self._is_unverified(key, session, name)}
+            if fenced := session.fenced | (unverified - reply["groups"].keys()):
+                reply["fenced"] = sorted(fenced)
             reply["resync"] = session.resync or key in self.locks.unverified
             reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
         return reply
 
-    @staticmethod
-    def _looked_at(session: SessionRecord) -> list[str]:
-        """The groups of which a reply to a session may have something to say."""
-        return sorted(session.unsettled & session.states.keys())
-
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
         return 0.0 if key in self.locks.unverified else self._proven_lease(session)
-
-    def _gets_no_lease(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
-        """Whether the lease of a session does not count in a group."""
-        unverified = self._is_unverified(key, session, name) and not self._has_entry(key, session, name)
-        return unverified or name in session.fenced
 
     def _may_hold(self, key: SessionKey) -> bool:
         """Whether the next reply to a session brings a lease, without which a lock is of no use to it."""
@@ -596,7 +614,7 @@ class Membership:
         if group is None or not group.exclusive or state.have is None or state.watches:
             return False
         participant = group.participants.get(key)
-        return participant is None or participant.acked is None or state.want_views
+        return participant is None or participant.acked is None or state.have < participant.acked or state.want_views
 
     def _has_entry(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
         """Whether a reply has something to say of a group."""
@@ -609,12 +627,26 @@ class Membership:
             return group.view_for_watcher(state) is not None
         if group is None:
             return True
-        if group.recovering or state.resync:
+        if group.recovering or group.epoch is None or state.resync:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
             return not state.wants_in or group.is_superseded(key)
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
+
+    def _entries(self, key: SessionKey, session: SessionRecord, looked_at: list[str]) -> dict[str, GroupEntry]:
+        """What a reply says of groups: of some, if there is something to say of many."""
+        entries: dict[str, GroupEntry] = {}
+        work = 0
+        for name in looked_at:
+            if work >= TOLD_AT_ONCE:
+                break
+            if self._has_entry(key, session, name):
+                group = self.groups.get(name)
+                work += HAND_OFF if group is not None and group.has_hand_off_to_work_out else 1
+                entries[name] = self._entry(key, session, name)
+                session.unsettled[name] = session.unsettled.pop(name)
+        return entries
 
     def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> GroupEntry:
         """What a reply says of a group of which it has something to say."""
@@ -676,7 +708,7 @@ class Membership:
         waits = found.recovering or participant is None or participant.acked is None
         if not waits and session is not None and found.epoch is not None:
             found.ack(key, found.epoch)
-            session.unsettled.discard(group)
+            session.unsettled.pop(group, None)
             if key in found.participants:
                 self._renew(now, key, session)
                 view = found.view_for(key) if session.lease > 0 else None
@@ -702,7 +734,7 @@ class Membership:
         else:
             self._leave_group(now, key, session, group)
             session.states.pop(group, None)
-            session.unsettled.discard(group)
+            session.unsettled.pop(group, None)
             if not session.groups:
                 self._end(key, now)
         self.tick(now)
@@ -737,7 +769,7 @@ class Membership:
         session.drained[group] = session.seq
         if group in session.states:
             session.states[group].wants_in = False
-            session.unsettled.add(group)
+            session.unsettled.setdefault(group)
         found.take_off_ring(key, now)
         self.tick(now)
 
@@ -755,7 +787,7 @@ class Membership:
             found.remove(key, now)
             if group in session.states:
                 session.states[group].resync = True
-                session.unsettled.add(group)
+                session.unsettled.setdefault(group)
         self.tick(now)
 
     def make_group(self, now: float, group: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from partition_actor.core import handoff
+from partition_actor.core import handoff, membership
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
@@ -270,6 +270,20 @@ def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
 def lease_before_views_are_known(patch: Any) -> None:
     """Rule 7: a lease is granted on views that the partition actor does not know or that nobody waits for."""
     patch.setattr(Membership, "_is_unverified", lambda self, key, session, name: False)
+
+
+def lease_before_a_view_that_was_left_out(patch: Any) -> None:
+    """Rule 7: one who had expired gets a lease for the view that it held, as the reply leaves the next one out."""
+
+    def is_unverified(self, key, session, name):
+        state, found = session.states[name], self.groups.get(name)
+        if found is None or not found.exclusive or state.have is None or state.watches:
+            return False
+        participant = found.participants.get(key)
+        return participant is None or participant.acked is None or state.want_views
+
+    patch.setattr(membership, "TOLD_AT_ONCE", 1)
+    patch.setattr(Membership, "_is_unverified", is_unverified)
 
 
 def lapsed_lease_brought_back(patch: Any) -> None:
