@@ -213,9 +213,9 @@ class Group:
         return not self.recovering and self.changed_since is None
 
     @property
-    def has_hand_off_to_work_out(self) -> bool:
-        """Whether the next view of the group takes longer than others."""
-        return self.exclusive and not self._handoff.is_worked_out
+    def compared(self) -> int:
+        """How often it has compared two rings to work out a hand-off: what takes long."""
+        return self._handoff.compared
 
     def tell_waiting(self, now: float) -> None:
         """Tell those who wait for several laggards that some are through, if that is due."""

@@ -77,6 +77,8 @@ class Handoff:
         self._history: dict[Epoch, Members] = {}
         self._joined: dict[SessionKey, Joined] = {}
         self._labels = 0
+        self.compared = 0
+        """How often it has compared two rings: what takes long."""
         self._is_worked_out = True
         """Whether `_blocks` and `_blockers` are those of the published epoch."""
         self._published_at: dict[Epoch, float] = {}
@@ -139,11 +141,6 @@ class Handoff:
             label = (-1, self._labels) if joined is None else joined.label
             self._joined[key] = Joined(label, its_own, oldest)
         del self._history[oldest]
-
-    @property
-    def is_worked_out(self) -> bool:
-        """Whether it is known who blocks whom: if not, the next question takes longer."""
-        return self._is_worked_out
 
     def _work_out(self) -> None:
         if self._is_worked_out:
@@ -245,6 +242,7 @@ class Handoff:
             moved = self._moved[epoch] = {}
             if self._published is None:
                 self._published = ring_for(now, self._settings)
+            self.compared += 1
             for old, new in handovers(ring_for(before, self._settings), self._published):
                 moved.setdefault(old, []).append(new)
         return moved.get(member, [])

@@ -36,6 +36,10 @@ from partition_actor.settings import Settings
 State = Literal["joining", "member", "out", "superseded", "conflict", "missing", "taken", "watching"]
 
 
+JOINED_AT_ONCE = 200
+"""Groups that a request asks to join, so that the partition actor does not spend long on one request."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a reply has changed in one group: the view before and after, either None where there is none."""
@@ -236,6 +240,10 @@ class MemberState:
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
         live = [(name, held) for name, held in self.groups.items() if held.is_live]
+        joining = [name for name, held in live if held.state == "joining"]
+        if len(joining) > JOINED_AT_ONCE:  # the next request tells of the others
+            later = set(joining[JOINED_AT_ONCE:])
+            live = [(name, held) for name, held in live if name not in later]
         statement: Statement = {
             "interval": self.interval,
             "leased": now < self.exclusive_until,

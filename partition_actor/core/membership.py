@@ -31,12 +31,12 @@ from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
-STEP = 1000
+STEP = 500
 """Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
 TOLD_AT_ONCE = 64
 """Groups of which one reply tells. The next reply, which comes at once, tells of others."""
-HAND_OFF = 16
-"""How many groups one counts for whose hand-off has to be worked out."""
+COMPARISON = 16
+"""For how many groups the comparison of two rings counts, which works out a hand-off."""
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class SessionRecord:
     groups: set[str] = field(default_factory=set)
     fenced: set[str] = field(default_factory=set)
     """Groups in which it holds up a hand-off for too long, so that its lease there is not renewed (rule 6)."""
+    fence_at: float = 0.0
+    """Until then it holds up no hand-off for too long."""
     states: dict[str, ReportState] = field(default_factory=dict)
     """By group, what came of its latest report."""
     reports: dict[str, GroupReport] = field(default_factory=dict)
@@ -313,8 +315,12 @@ class Membership:
 
     def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
+        if now < session.fence_at and not session.fenced:
+            return
         looked_at = (session.unsettled.keys() | session.fenced) & session.groups
-        late = {name for name in looked_at if self._is_late(now, self._lagging_since(key, name))}
+        lagging = {name: since for name in looked_at if (since := self._lagging_since(key, name)) is not None}
+        session.fence_at = min(lagging.values(), default=now) + self.settings.handoff_timeout
+        late = {name for name, since in lagging.items() if self._is_late(now, since)}
         for name in session.fenced - late:
             self._unfence(key, session, name)
             session.prompt = True
@@ -433,7 +439,7 @@ class Membership:
             session.needs_resync = False
             self._take_request(now, key, session, {**whole, "incarnation": request["incarnation"]})
             self.tick(now)
-            session.steady = whole["seq"] if self._is_steady(key, session) else None
+            session.steady = whole["seq"] if self._is_steady(key, session, request) else None
         return session
 
     def _take_statement(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
@@ -519,12 +525,12 @@ class Membership:
         if name in self.groups:
             self.groups[name].remove(key, now)
 
-    def _is_steady(self, key: SessionKey, session: SessionRecord) -> bool:
+    def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:
         """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""
-        for name in list(session.unsettled):
+        for name in [*(session.unsettled if "same" in request else request["groups"])]:
             group, state = self.groups.get(name), session.states.get(name)
             if group is not None and state is not None and group.is_steady(key, state):
-                del session.unsettled[name]
+                session.unsettled.pop(name, None)
         return not (session.unsettled or session.barred or session.prompt or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
@@ -643,8 +649,9 @@ class Membership:
                 break
             if self._has_entry(key, session, name):
                 group = self.groups.get(name)
-                work += HAND_OFF if group is not None and group.has_hand_off_to_work_out else 1
+                compared = 0 if group is None else group.compared
                 entries[name] = self._entry(key, session, name)
+                work += 1 if group is None else 1 + COMPARISON * (group.compared - compared)
                 session.unsettled[name] = session.unsettled.pop(name)
         return entries
 
