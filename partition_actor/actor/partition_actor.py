@@ -231,7 +231,8 @@ class PartitionActor:
         """The state for operators, as builtins, with a summary of each group.
 
         With a `group`, returns what is known of that group and of each of its members: its share of the ring, lease,
-        acknowledged epoch and whom it waits for. See ``core.status`` for the fields. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        acknowledged epoch and whom it waits for. ``core.status`` has the fields. Raises ``InvalidArgument`` and
+        ``GroupNotFound``.
         """
         driver = self._start()
         driver.timer(clock.now())
