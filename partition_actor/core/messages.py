@@ -100,6 +100,7 @@ class Statement(_Statement, total=False):
     locks_base: int  # `locks` tells what has changed since that request; 0: everything
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply
+    withdrawn: bool  # its leases were withdrawn, and none granted since; True: and all that ran by them has returned
 
 
 @final
@@ -166,6 +167,7 @@ class Reply(_Reply, total=False):
 
     fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
+    withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
 
 
 def check_request(value: object) -> Request | ShortRequest:
