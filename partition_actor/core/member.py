@@ -116,6 +116,8 @@ class MemberState:
         self.exclusive_until = float("-inf")
         self._fenced: dict[str, float] = {}
         """Exclusive groups in which the lease is not renewed (rule 6), and until when it runs there."""
+        self.admits_at: float | None = None
+        """When the partition actor, which recovers, will admit members; None if it has not said that it does."""
         self.withdrawn = False
         """The partition actor has withdrawn its leases, and none has been granted since."""
         self.has_let_go = False
@@ -274,6 +276,7 @@ class MemberState:
         if reply["exclusive_lease"] > 0:  # only with it does a lease that has ended in a group run again there
             self._fenced = {name: self._fenced.get(name, self.exclusive_until) for name in reply.get("fenced", ())}
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_lease"])
+        self.admits_at = self._sent + reply["wait"] if "wait" in reply else None
         if reply.get("withdrawn"):
             self._withdraw()
         elif reply["lease"] > 0 or reply["exclusive_lease"] > 0:

@@ -582,6 +582,8 @@ class Membership:
             reply["views"] = any(state.want_views for state in session.states.values())
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
+        if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:
+            reply["wait"] = self._recovery_end - self._run(session.received)
         return reply
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:

@@ -167,6 +167,7 @@ class Reply(_Reply, total=False):
 
     fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
+    wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
 
 

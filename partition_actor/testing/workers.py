@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, copy_context
@@ -16,7 +17,7 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.member_driver import Delivery, MemberDriver
 from partition_actor.core.messages import Reply
 from partition_actor.core.views import View
-from partition_actor.errors import PartitionError, SessionSuperseded
+from partition_actor.errors import NoPlaceYet, PartitionError, SessionSuperseded
 from partition_actor.member.callbacks import Elected, GroupEvent
 from partition_actor.member.coordinator import PartitionCoordinator
 from partition_actor.member.lock import Hold, Lock
@@ -93,7 +94,8 @@ class Worker(Client):
 
     def join(self, group: str, weight: int, exclusive: bool | None = None) -> None:
         """Join a group, if the id has not been taken there."""
-        with contextlib.suppress(SessionSuperseded):
+        with contextlib.suppress(SessionSuperseded), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoPlaceYet)
             self.coordinator.join_group(group, weight, exclusive=exclusive)
 
     # -- the exchange -------------------------------------------------------------------------------------------
