@@ -396,8 +396,9 @@ class Membership:
             if self.proven_since(since):
                 self._leave_group(now, key, self.sessions[key], name)
 
-    def _admit(self, key: SessionKey, now: float) -> SessionRecord:
-        if len(self.sessions) >= self.settings.max_members:
+    def _admit(self, key: SessionKey, now: float, *, has_place: bool = False) -> SessionRecord:
+        """A new session; one that `has_place` had it from a former partition actor, and newcomers do not take it."""
+        if len(self.sessions) >= self.settings.max_members and not has_place:
             raise GroupFull(
                 f"member {key[0]!r}: this partition actor serves {len(self.sessions)} sessions and its setting "
                 f"max_members is {self.settings.max_members}"
@@ -465,7 +466,8 @@ class Membership:
             return UNKNOWN_SESSION  # the reply asks for a request that says everything
         if session is None:
             self._refuse_if_ending()
-            session = self._admit(key, now)
+            has_place = self._recovery_end is not None and "same" not in request and _survives(request)
+            session = self._admit(key, now, has_place=has_place)
         if request["seq"] <= session.seq:
             return None
         session.seq = request["seq"]
@@ -896,3 +898,10 @@ class Membership:
         if session is None:
             raise MemberNotFound(f"group {group!r} has no member {member!r}; it has {sorted(found.next_ring)[:10]}")
         return found, (member, session)
+
+
+def _survives(request: Request) -> bool:
+    """Whether a session that is not known has held something that a former partition actor gave it."""
+    reports, locks = request["groups"].values(), request.get("locks", {}).values()
+    has_view = any(report is not None and report["have"] is not None for report in reports)
+    return has_view or any(lock is not None and lock["token"] for lock in locks)
