@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import ray
@@ -23,7 +24,7 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
-from partition_actor.actor.predecessor import was_first, was_restarted
+from partition_actor.actor.predecessor import nothing_is_out, record_end, was_restarted
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
@@ -81,6 +82,8 @@ class PartitionActor:
         self._timer_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
+        self._ends = False
+        """Whether it has been asked to end in good order."""
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -299,6 +302,20 @@ class PartitionActor:
         limit = arguments.MAX_ID_BYTES + len(leader_name(""))  # names in the protocol have a prefix
         return await self._call(self._start().break_lock(arguments.check_text("name", name, limit=limit)))
 
+    async def shut_down(self) -> float:
+        """Begin to end in good order, and return; the seconds until this actor is gone, at most. May be repeated.
+
+        From now on it grants nothing: calls that join or renew raise ``PartitionActorUnavailable``. Use
+        ``partition_actor.shutdown()``, which waits.
+        """
+        driver = self._start()
+        seconds = driver.end(clock.now())
+        if not self._ends:
+            self._ends = True
+            self._spawn(self._exit_when_settled())
+        self._act()
+        return seconds
+
     # -- insides ------------------------------------------------------------------------------------------------
 
     async def pend(self) -> None:
@@ -317,7 +334,7 @@ class PartitionActor:
         if self._driver is None:
             gc.set_threshold(*COLLECT_AFTER)
             restarted = was_restarted()
-            first = not restarted and was_first(self._name)
+            first = not restarted and nothing_is_out()
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
@@ -325,11 +342,22 @@ class PartitionActor:
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._driver = MembershipDriver(membership)
-            proving = asyncio.get_running_loop().create_task(self._keep_proving())
-            self._tasks.add(proving)
-            proving.add_done_callback(self._tasks.discard)
+            self._spawn(self._keep_proving())
             self._act()
         return self._driver
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _exit_when_settled(self) -> None:
+        """Wait until nobody may act on a lease, leave a record of that, and end for good: rule 11."""
+        await self._call(self._start().settled())
+        await record_end()
+        log.info("the partition actor %r has ended in good order", self._name)
+        # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))

@@ -220,6 +220,16 @@ class MembershipDriver:
         yield self._lock_known(name)
         return next((claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None), None)
 
+    def end(self, now: float) -> float:
+        """Begin the end in good order: see ``Membership.end``. Returns the seconds that it takes at most."""
+        self.has_actions = True
+        self.membership.end(now)
+        return self.membership.settles_within(now)
+
+    def settled(self) -> Steps[None]:
+        """Wait until no lease that somebody may act on is out: the process may end."""
+        yield _Wait("settled", lambda _: self.membership.is_settled())
+
     # -- calls that wait ----------------------------------------------------------------------------------------
 
     def _published(self, group: str) -> _Wait:
