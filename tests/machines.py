@@ -7,6 +7,7 @@ from typing import Any
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.membership import Membership
+from partition_actor.core.messages import check_request
 from partition_actor.errors import PartitionError
 from partition_actor.settings import Settings
 from partition_actor.testing import FakeClock
@@ -102,7 +103,7 @@ class Member:
     def send(self) -> dict[str, Any]:
         """Make a request and let it arrive; returns it."""
         request = self.member_state.request(self.world.now)
-        self.world.driver.request(self.world.now, request)
+        self.world.driver.request(self.world.now, check_request(request))
         return request
 
     def whole_request(self) -> dict[str, Any]:

@@ -257,6 +257,7 @@ class Group:
         if participant is None or participant.acked is None or epoch <= participant.acked:
             return
         participant.acked = epoch
+        participant.told = [each for each in participant.told if each[0] > epoch]
         if self.exclusive and not self.recovering:
             self._tell(self._handoff.release(key, participant))
             self._forget_if_done(key)
@@ -270,10 +271,26 @@ class Group:
         if not self.exclusive or participant.first is None or done:
             self._forget(key)
 
-    def lagging_since(self, key: SessionKey) -> float | None:
-        """When the first epoch was published that a participant of an exclusive group has not acknowledged, or None."""
+    def note_told(self, key: SessionKey, now: float) -> None:
+        """A reply tells a participant of the published epoch."""
+        participant, epoch = self.participants.get(key), self.epoch
+        if participant is None or epoch is None or not self.exclusive:
+            return
+        known = max([participant.acked or (0, 0), *(each for each, _ in participant.told[-1:])])
+        if epoch > known:
+            participant.told.append((epoch, now))
+
+    def lagging_since(self, key: SessionKey, *, once_told: bool) -> float | None:
+        """Since when a participant of an exclusive group could have acknowledged an epoch that it has not, or None.
+
+        That is when a reply first told it of the epoch, or (not `once_told`) when the epoch was published.
+        """
         participant = self.participants.get(key)
-        return None if participant is None or not self.exclusive else self._handoff.lagging_since(participant)
+        if participant is None or not self.exclusive:
+            return None
+        if once_told:
+            return participant.told[0][1] if participant.told else None
+        return self._handoff.lagging_since(participant)
 
     def waits_for(self, key: SessionKey) -> list[str]:
         """The ids of the members whose hand-off this session waits for, sorted."""

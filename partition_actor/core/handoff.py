@@ -11,7 +11,7 @@ theirs did: that of the members that all of them have. So a laggard costs the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.messages import Members, RingMessage, SessionKey
@@ -37,6 +37,8 @@ class Participant:
     """While recovering: the newest epoch among the views that it has reported."""
     leaving: bool = False
     rev: int = 0
+    told: list[tuple[Epoch, float]] = field(default_factory=list)
+    """The epochs after the acknowledged one of which replies have told the session, and when, oldest first."""
 
     def note_ring(self, epoch: Epoch, has_keys: bool) -> None:
         """Note whether the ring of `epoch`, the latest known, gives the keys of its id to this session."""

@@ -252,9 +252,9 @@ class MemberState:
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
         live = [(name, held) for name, held in self.groups.items() if held.is_live]
-        joining = [name for name, held in live if held.state == "joining"]
-        if len(joining) > JOINED_AT_ONCE:  # the next request tells of the others
-            later = set(joining[JOINED_AT_ONCE:])
+        joining = [name for name, held in live if held.state == "joining" and name not in self._reports]
+        later = set(joining[JOINED_AT_ONCE:])  # the next request tells of these
+        if later:
             live = [(name, held) for name, held in live if name not in later]
         statement: Statement = {
             "interval": self.interval,
@@ -262,7 +262,7 @@ class MemberState:
             "groups": {name: self._report(now, name, held, tell_views) for name, held in live},
         }
         self._mind_lapse(now)
-        if self._asked > self.answered:
+        if self._asked > self.answered or later:
             statement["prompt"] = True
         if self.withdrawn:
             statement["withdrawn"] = self.has_let_go

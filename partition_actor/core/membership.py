@@ -35,8 +35,8 @@ STEP = 500
 """Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
 TOLD_AT_ONCE = 64
 """Groups of which one reply tells. The next reply, which comes at once, tells of others."""
-COMPARISON = 16
-"""For how many groups the comparison of two rings counts, which works out a hand-off."""
+MEMBERS_COMPARED = 4
+"""Members of two rings whose comparison, which works out a hand-off, takes as long as telling of a group."""
 
 
 @dataclass(slots=True)
@@ -212,8 +212,9 @@ class Membership:
     def _mind_stall(self, now: float) -> None:
         """A partition actor that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
         late = now - self._last_tick - self.settings.hold / 2  # `deadline` asks for a tick by then
-        if late > max(self.settings.hold / 2, self.settings.ttl / 8):  # any less costs nobody its lease
-            self.stalled += late
+        harmless = max(self.settings.hold / 2, self.settings.ttl / 8)  # costs nobody its lease
+        if late > harmless:
+            self.stalled += late - harmless
         self._last_tick = max(now, self._last_tick)
 
     def _run(self, now: float) -> float:
@@ -363,7 +364,7 @@ class Membership:
         if now < session.fence_at and not session.fenced:
             return
         looked_at = (session.unsettled.keys() | session.fenced) & session.groups
-        lagging = {name: since for name in looked_at if (since := self._lagging_since(key, name)) is not None}
+        lagging = {name: since for name in looked_at if (since := self._lagging_since(key, session, name)) is not None}
         session.fence_at = min(lagging.values(), default=now) + self.settings.handoff_timeout
         late = {name for name, since in lagging.items() if self._is_late(now, since)}
         for name in session.fenced - late:
@@ -373,8 +374,11 @@ class Membership:
             session.fenced.add(name)
             self._fences.set((key, name), self._leases.end(key) if key in self._leases else self._run(now))
 
-    def _lagging_since(self, key: SessionKey, name: str) -> float | None:
-        return self.groups[name].lagging_since(key) if name in self.groups else None
+    def _lagging_since(self, key: SessionKey, session: SessionRecord, name: str) -> float | None:
+        if name not in self.groups:
+            return None
+        # Replies tell of some groups at a time. A bare caller is told when it calls.
+        return self.groups[name].lagging_since(key, once_told=name in session.states)
 
     def _is_late(self, now: float, since: float | None) -> bool:
         return since is not None and now > since + max(self.settings.handoff_timeout, self.interval)
@@ -484,7 +488,7 @@ class Membership:
             self.tick(now)
         else:
             session.needs_resync = False
-            self._take_request(now, key, session, {**whole, "incarnation": request["incarnation"]})
+            self._take_request(now, key, session, {**whole, "incarnation": request["incarnation"]}, "same" in request)
             self.tick(now)
             session.steady = whole["seq"] if self._is_steady(key, session, request) else None
         return session
@@ -500,20 +504,28 @@ class Membership:
             session.unsettled.pop(name, None)
             session.reports.pop(name, None)
             session.states.pop(name, None)
-        session.reports.update((name, report) for name, report in told.items() if report is not None)
+        for name, report in told.items():
+            if report is not None:
+                before = session.reports.get(name)
+                if before is not None and "metadata" in before and "metadata" not in report:
+                    report = {**report, "metadata": before["metadata"]}  # said once, for as long as the session lasts
+                session.reports[name] = report
         session.unsettled.update(dict.fromkeys(name for name in told if name not in gone))
         self.watchers.watch(key, frozenset(name for name in session.unsettled if session.watches(name)))
 
-    def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
+    def _take_request(
+        self, now: float, key: SessionKey, session: SessionRecord, request: Request, is_known: bool
+    ) -> None:
+        """Take in a whole request, or (`is_known`) one that says the same as a whole one before."""
         session.interval = request["interval"]
-        told = request["groups"]
+        told = () if is_known else request["groups"]
         for name in [name for name in session.unsettled if name in session.reports]:
             if name not in told and self._is_taken_in(key, session, name):
                 continue
             report = Report.of(session.reports[name], request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, report)
         session.prompt = "prompt" in request
-        if "locks" in request or key in self.locks:
+        if ("locks" in request or key in self.locks) and not (is_known and key not in self.locks.unverified):
             trusted = request["incarnation"] == self.incarnation and request["leased"]
             stated, whole = request.get("locks", {}), not request.get("locks_base")
             self.locks.take(key, stated, whole=whole, recovering=self.locks_unknown, trusted=trusted)
@@ -640,7 +652,9 @@ class Membership:
             reply["exclusive_lease"] = self._proven_lease(session)
         else:
             looked_at = session.looked_at()
-            reply["groups"] = self._entries(key, session, looked_at)
+            reply["groups"], has_more = self._entries(now, key, session, looked_at)
+            if has_more:
+                reply["more"] = True
             reply["exclusive_lease"] = self._exclusive_lease(key, session)
             unverified = {name for name in looked_at if self._is_unverified(key, session, name)}
             if fenced := session.fenced | (unverified - reply["groups"].keys()):
@@ -687,8 +701,8 @@ class Membership:
             if group is None:  # one of before a restart may still be heard of
                 return self._recovery_end is None and not state.unknown
             return group.view_for_watcher(state) is not None
-        if group is None:
-            return True
+        if group is None:  # one that wants in opens it
+            return not state.wants_in
         if group.recovering or group.epoch is None or state.resync:
             return False
         participant = group.participants.get(key)
@@ -696,20 +710,26 @@ class Membership:
             return not state.wants_in or group.is_superseded(key)
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
 
-    def _entries(self, key: SessionKey, session: SessionRecord, looked_at: list[str]) -> dict[str, GroupEntry]:
-        """What a reply says of groups: of some, if there is something to say of many."""
+    def _entries(
+        self, now: float, key: SessionKey, session: SessionRecord, looked_at: list[str]
+    ) -> tuple[dict[str, GroupEntry], bool]:
+        """What a reply says of groups: of some, if there is something to say of many; and whether that is so."""
         entries: dict[str, GroupEntry] = {}
         work = 0
         for name in looked_at:
+            if not self._has_entry(key, session, name):
+                continue
             if work >= TOLD_AT_ONCE:
-                break
-            if self._has_entry(key, session, name):
-                group = self.groups.get(name)
-                compared = 0 if group is None else group.compared
-                entries[name] = self._entry(key, session, name)
-                work += 1 if group is None else 1 + COMPARISON * (group.compared - compared)
-                session.unsettled[name] = session.unsettled.pop(name)
-        return entries
+                return entries, True
+            group = self.groups.get(name)
+            compared = 0 if group is None else group.compared
+            entries[name] = self._entry(key, session, name)
+            work += 1
+            if group is not None:
+                work += (group.compared - compared) * (1 + len(group.members) // MEMBERS_COMPARED)
+                group.note_told(key, now)
+            session.unsettled[name] = session.unsettled.pop(name)
+        return entries, False
 
     def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> GroupEntry:
         """What a reply says of a group of which it has something to say."""

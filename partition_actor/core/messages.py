@@ -167,6 +167,7 @@ class Reply(_Reply, total=False):
     """The answer to one request."""
 
     fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
+    more: bool  # there is more to tell: send the next request at once
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
     wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
@@ -191,6 +192,8 @@ def check_request(value: object) -> Request | ShortRequest:
     if is_short:
         return cast(ShortRequest, value)
     for group, report in value["groups"].items():
+        if report is None:
+            continue
         _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
         check_packed_metadata(report.get("metadata"))
         for view in report.get("views", ()):

@@ -257,7 +257,7 @@ class RayTransport(Transport):
             exchange.watched_by = member_state.incarnation
         if any(change.rejoined for change in changes):
             exchange.watched_by = 0  # the death watch has ended with the expired session
-        if changes and not reply["resync"]:
+        if changes and not (reply["resync"] or reply.get("more")):
             # Let the partition actor tell others the same news first: there is no next epoch before this has passed.
             # What others wait for sets `wake`.
             with contextlib.suppress(asyncio.TimeoutError):

@@ -112,7 +112,7 @@ class SimulatedTransport(Transport):
         changes = exchange.session.receive(exchange.member_state, reply)
         if changes is None or session not in self._exchanges:
             return
-        if reply["resync"] or self._world.conditions.holds:
+        if reply["resync"] or reply.get("more") or self._world.conditions.holds:
             self._send_in(exchange, 0.0)
         elif exchange.generation == generation:
             self._send_in(exchange, exchange.member_state.interval * self._world.rng.uniform(0.9, 1.0))

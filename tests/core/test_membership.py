@@ -369,3 +369,58 @@ def test_a_lock_holder_survives_with_its_place():
     world.member("new", "h").send()
     holder.beat()
     assert holder.member_state.holds(world.now, ticket)
+
+
+def taken_out_of_g(world):
+    """Members a and b of g; a holds up the hand-off until it is taken out of the group, and not out of the other."""
+    a = world.member("a", metadata=b"about a")
+    a.member_state.join("other", exclusive=True)
+    a.beat()
+    a.adopts = False
+    b = world.member("b")
+    beat(a, b)
+    while True:
+        late = a.member_state.request(world.now)
+        world.wait(0.5)
+        if a.key not in world.membership.groups["g"].participants:
+            break
+        world.driver.request(world.now, late)
+        a.fetch(late)
+        b.beat(1)
+    world.driver.request(world.now, late)
+    a.adopts = True
+    return a, b, late
+
+
+def test_a_group_that_is_deleted_under_one_who_wants_in_is_opened_again():
+    world = World()
+    a = world.member("a")
+    a.beat()
+    b = world.member("b", group="h")
+    b.beat()
+    request = a.send()
+    world.membership.groups["g"].remove(a.key, world.now)
+    world.driver.timer(world.now)
+    assert world.membership.delete_group(world.now, "g")
+    a.fetch(request)
+    beat(a)
+    assert a.state == "member"
+    assert a.works_on == KEYS
+
+
+def test_metadata_are_kept_though_they_are_told_once():
+    world = World()
+    a, b, late = taken_out_of_g(world)
+    a.fetch(late)
+    beat(a, b)
+    assert a.state == "member"
+    assert world.membership.groups["g"].participants[a.key].metadata == b"about a"
+
+
+def test_metadata_of_a_member_of_a_plain_group_outlive_forget():
+    world = World()
+    a = world.member("a", exclusive=False, metadata=b"about a")
+    a.beat()
+    world.membership.forget(world.now, "g", "a")
+    beat(a)
+    assert world.membership.groups["g"].participants[a.key].metadata == b"about a"

@@ -85,13 +85,13 @@ def test_a_member_asks_to_join_some_groups_and_then_others(monkeypatch):
     assert all(a.member_state.view(group) for group in GROUPS)
 
 
-@pytest.mark.parametrize(("hold", "turn"), [(0.02, 0.025), (0.2, 0.25), (2.0, 1.9)])
+@pytest.mark.parametrize(("hold", "turn"), [(0.02, 0.025), (0.2, 0.25), (2.0, 1.9), (0.1, 1.4), (2.0, 2.3), (2.0, 4.0)])
 def test_leases_end_though_turns_of_the_loop_are_long(hold, turn):
     settings = Settings(ttl=10.0, hold=hold, handoff_timeout=5.0, clock_rate_margin=0.1, publish_window=0.0, vnodes=4)
     world = World(settings)
     a = world.member("a")
     a.beat()
-    end = world.now + 2 * settings.ttl
+    end = world.now + 5 * settings.ttl
     while a.key in world.membership.sessions:
         assert world.now < end
         world.clock.advance(turn)
@@ -105,4 +105,44 @@ def test_a_lease_does_not_end_while_the_partition_actor_is_stopped():
     world.clock.advance(5 * PLAIN.ttl)
     world.driver.proof(world.now, world.now)
     assert a.key in world.membership.sessions
-    assert world.membership.stalled == pytest.approx(5 * PLAIN.ttl - PLAIN.hold / 2)
+    assert world.membership.stalled == pytest.approx(5 * PLAIN.ttl - PLAIN.hold / 2 - PLAIN.ttl / 8)
+
+
+def test_joins_that_wait_keep_nobody_else_waiting(monkeypatch):
+    monkeypatch.setattr(member_module, "JOINED_AT_ONCE", 3)
+    world = World(first=False)
+    a = world.member("a", "g0")
+    for group in GROUPS[1:]:
+        a.member_state.join(group, exclusive=True)
+    a.member_state.join("plain", exclusive=False)
+    for _ in range(5):
+        a.fetch(a.send())
+    assert world.membership.recovering(world.now)
+    assert a.member_state.groups["plain"].state == "member"
+
+
+def test_who_is_not_told_of_a_group_does_not_hold_it_up(crowd):
+    world, (a, b, c) = crowd
+    c.member_state.join("g0", weight=2)
+    for group in GROUPS:
+        c.member_state.join(group, weight=2)
+    c.beat()
+    fenced = set()
+    for _ in range(40):
+        world.wait(0.5)
+        for member in (a, b, c):
+            member.fetch(member.send())
+            fenced |= world.membership.sessions[member.key].fenced
+    assert not fenced
+    assert all(member.member_state.view(group).members["c"] == 2 for member in (a, b, c) for group in GROUPS)
+
+
+def test_a_reply_says_that_there_is_more(crowd):
+    world, (a, b, _c) = crowd
+    world.driver.died(world.now, a.key)
+    while left_out(world, a.key) < len(GROUPS):
+        world.driver.timer(world.now)
+    more = []
+    while world.membership.has_news(b.key):
+        more.append(b.fetch(b.send()).get("more", False))
+    assert (more[0], more[-1]) == (True, False)

@@ -185,7 +185,7 @@ def fenced_released_at_once(patch: Any) -> None:
 
     def acknowledged_by_force(self, now, key, session):
         for name in session.groups & self.groups.keys():
-            since = self.groups[name].lagging_since(key)
+            since = self.groups[name].lagging_since(key, once_told=name in session.states)
             if since is not None and now > since + self.settings.handoff_timeout:
                 self.groups[name].ack(key, self.groups[name].epoch)
         return False
