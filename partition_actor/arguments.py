@@ -134,6 +134,13 @@ def check_session(value: object) -> str:
     return "" if value is None else check_text("session", value)
 
 
+def check_caller(value: Any) -> Any:
+    """None or an actor's handle."""
+    if value is not None and not (hasattr(value, "_actor_id") and hasattr(value, "__ray_call__")):
+        refuse("actor", value, "None or the handle of the actor that calls: ray.get_runtime_context().current_actor")
+    return value
+
+
 def check_watch(value: object) -> None:
     """None, or a dict with the fields of ``processes.ProcessIdentity``: a handle, four texts and a list."""
     if value is None:

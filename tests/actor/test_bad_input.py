@@ -48,6 +48,7 @@ GOOD = {
     "metadata": None,
     "exclusive": None,
     "session": None,
+    "actor": None,
     "request": None,
     "key": "key",
     "since": -1,
@@ -61,15 +62,16 @@ BAD = {
     "metadata": BAD_METADATA,
     "exclusive": BAD_MODES,
     "session": BAD_SESSIONS,
+    "actor": {"text": "agent-1", "int": 7, "class": object, "dict": {"handle": None}},
     "request": BAD_REQUESTS,
     "key": {},
     "since": {"None": None, "-2": -2, "1.5": 1.5, "True": True, "text": "1"},
     "name": BAD_TEXTS,
 }
 CALLS = {
-    "get_subset": ["group", "member_id", "items", "weight", "session"],
-    "join": ["group", "member_id", "weight", "metadata", "exclusive", "session"],
-    "heartbeat": ["member_id", "session"],
+    "get_subset": ["group", "member_id", "items", "weight", "session", "actor"],
+    "join": ["group", "member_id", "weight", "metadata", "exclusive", "session", "actor"],
+    "heartbeat": ["member_id", "session", "actor"],
     "leave": ["group", "member_id", "session"],
     "close_session": ["member_id", "session"],
     "sync": ["request"],
@@ -156,7 +158,7 @@ def test_a_call_with_a_wrong_number_of_arguments_never_leaves_the_caller(unchang
     with pytest.raises(TypeError):
         unchanged.handle.get_members.remote()
     with pytest.raises(TypeError):
-        unchanged.handle.get_subset.remote("group", "a", [], 1, None, "too many")
+        unchanged.handle.get_subset.remote("group", "a", [], 1, None, None, "too many")
 
 
 KEYS = [{"a": 1}, ["x"], {"set"}, 7, 1.5, None, True, b"bytes", ("t", 1), "", "lone \ud800", "nul \0", "x" * 100_000]
