@@ -7,6 +7,7 @@ ring has given its keys away, until it acknowledges an epoch without it: until t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from partition_actor.core.epochs import Epoch
@@ -64,7 +65,8 @@ class Report:
 class Group:
     """The state of one group.
 
-    `news` collects the sessions whose view has changed, and `changed` the groups with something to publish or to tell.
+    `note` is called with each session whose view has changed, and with the group's name. `changed` collects the groups
+    with something to publish or to tell.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Group:
         name: str,
         exclusive: bool | None,
         settings: Settings,
-        news: set[SessionKey],
+        note: Callable[[SessionKey, str], None],
         changed: dict[str, Group],
         now: float,
     ) -> None:
@@ -96,7 +98,7 @@ class Group:
         self._tell_at: float | None = None
         self.published_at = float("-inf")
         self.empty_since: float | None = now
-        self._news = news
+        self._note = note
         self._changed = changed
         self._log = ChangeLog()
         self._handoff = Handoff(settings, self._tell)
@@ -161,7 +163,7 @@ class Group:
             self._handoff.release(key)
             if not self.recovering:
                 self._handoff.trim(self.participants.values())
-        self._news.add(key)
+        self._note(key, self.name)
 
     def _mark_changed(self, now: float) -> None:
         if self.changed_since is None:
@@ -179,7 +181,7 @@ class Group:
             return
         self._waiting_news.pop(key, None)
         participant.rev += 1
-        self._news.add(key)
+        self._note(key, self.name)
 
     # -- epochs -------------------------------------------------------------------------------------------------
 
@@ -210,6 +212,11 @@ class Group:
         """Whether everything asked for so far is part of the published epoch."""
         return not self.recovering and self.changed_since is None
 
+    @property
+    def compared(self) -> int:
+        """How often it has compared two rings to work out a hand-off: what takes long."""
+        return self._handoff.compared
+
     def tell_waiting(self, now: float) -> None:
         """Tell those who wait for several laggards that some are through, if that is due."""
         if self._waiting_news and self._tell_at is None:
@@ -219,7 +226,7 @@ class Group:
         for key in self._waiting_news:
             if key in self.participants:
                 self.participants[key].rev += 1
-                self._news.add(key)
+                self._note(key, self.name)
         self._waiting_news.clear()
         self._tell_at = None
 
@@ -237,7 +244,7 @@ class Group:
             if has_keys and participant.acked is None:
                 participant.acked = epoch
             participant.rev = 0
-            self._news.add(key)
+            self._note(key, self.name)
         if self.exclusive:
             self._handoff.publish(epoch, self.members, self.sessions, self.participants, now)
         for key in list(self.participants):
@@ -285,7 +292,7 @@ class Group:
         view["mine"] = self.sessions.get(key[0]) == key[1]
         view["awaited"] = self._handoff.awaited(key)
         view["laggards"] = [
-            {"member": other[0], "epochs": self._handoff.claims(self.participants[other])}
+            {"member": other[0], "epochs": self._handoff.claims(other, self.participants[other])}
             for other in self._handoff.blockers(key)
         ]
         base = view["base"]

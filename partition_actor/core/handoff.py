@@ -3,6 +3,9 @@
 A participant *lags* while it has not acknowledged the published epoch. It *claims* the keys that the rings of the
 epochs from its acknowledged one up to the published one gave it. It *blocks* the sessions that own claimed keys by the
 published ring: they wait for it, and nobody else does.
+
+The latest epochs are kept as they were. Of earlier ones, each laggard has one ring that gives it at least what any of
+theirs did: that of the members that all of them have. So a laggard costs the same however many epochs it lags.
 """
 
 from __future__ import annotations
@@ -47,6 +50,21 @@ class Participant:
         return self.first is not None and self.first <= epoch and (self.last is None or epoch < self.last)
 
 
+KEPT = 4
+"""How many epochs before the published one are kept as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Several epochs of one laggard in one ring."""
+
+    label: Epoch
+    """Stands for them in a view: no epoch, as its incarnation is negative."""
+    members: Members
+    upto: Epoch
+    """The last one of them."""
+
+
 class Handoff:
     """The laggards of one exclusive group. `tell` is called with each session whose blockers change."""
 
@@ -55,10 +73,19 @@ class Handoff:
         self._tell = tell
         self._epoch: Epoch | None = None
         self._sessions: Mapping[str, str] = {}
+        self._participants: Mapping[SessionKey, Participant] = {}
         self._history: dict[Epoch, Members] = {}
+        self._joined: dict[SessionKey, Joined] = {}
+        self._labels = 0
+        self.compared = 0
+        """How often it has compared two rings: what takes long."""
+        self._is_worked_out = True
+        """Whether `_blocks` and `_blockers` are those of the published epoch."""
         self._published_at: dict[Epoch, float] = {}
         self._blocks: dict[SessionKey, set[SessionKey]] = {}
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
+        self._only_left: dict[Epoch, bool] = {}
+        """By claimed epoch, whether members have only left since."""
         self._moved: dict[Epoch, dict[str, list[str]]] = {}
         self._told: dict[Epoch, RingMessage] = {}
         self._published: Ring | None = None
@@ -80,22 +107,56 @@ class Handoff:
         participants: Mapping[SessionKey, Participant],
         now: float,
     ) -> None:
-        """Work out who blocks whom, now that `epoch` is published with these `sessions` by member id."""
-        self._epoch, self._sessions = epoch, sessions
+        """Now `epoch` is published with these `sessions` by member id. Who blocks whom is worked out when asked for."""
+        self._epoch, self._sessions, self._participants = epoch, sessions, participants
         self._history[epoch] = members
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
         self._published = None
+        self._only_left.clear()
         self._moved.clear()
         self._told.clear()
         self._blocks.clear()
         self._blockers.clear()
-        for key, participant in participants.items():
+        self._is_worked_out = False
+        while len(self._history) > KEPT + 1:
+            self._join_oldest()
+
+    def _join_oldest(self) -> None:
+        """Join the oldest epoch kept to those that its laggards claim from before."""
+        oldest, members = next(iter(self._history.items()))
+        common: dict[int, tuple[Members, dict[str, int]]] = {}
+        for key, participant in self._participants.items():
+            if key[0] not in members or oldest not in self.claims(key, participant):
+                continue
+            its_own, joined = members, self._joined.get(key)
+            if joined is not None:
+                if id(joined.members) not in common:  # laggards of the same epochs share a ring
+                    common[id(joined.members)] = (joined.members, _common(joined.members, members))
+                both = common[id(joined.members)][1]
+                own = max(joined.members[key[0]], members[key[0]])
+                its_own = both if both[key[0]] == own else {**both, key[0]: own}
+            if joined is None:
+                self._labels += 1
+            label = (-1, self._labels) if joined is None else joined.label
+            self._joined[key] = Joined(label, its_own, oldest)
+        del self._history[oldest]
+
+    def _work_out(self) -> None:
+        if self._is_worked_out:
+            return
+        self._is_worked_out = True
+        for key, participant in self._participants.items():
             self._block(key, participant)
         self._published = None
 
     def release(self, key: SessionKey, participant: Participant | None = None) -> None:
         """The session claims nothing any more; or, as a `participant` that has acknowledged an epoch, less."""
+        joined, acked = self._joined.get(key), None if participant is None else participant.acked
+        if joined is not None and (acked is None or acked > joined.upto):
+            del self._joined[key]
+        if not self._is_worked_out:
+            return  # nobody has been told of whom it waits for in this epoch
         before = self._blocks.pop(key, set())
         for target in before:
             self._blockers.get(target, {}).pop(key, None)
@@ -106,25 +167,37 @@ class Handoff:
 
     def awaited(self, key: SessionKey) -> int:
         """How many sessions others wait for to acknowledge the published epoch; 0 unless this is one of them."""
+        self._work_out()
         return len(self._blocks) if key in self._blocks else 0
 
     def blockers(self, key: SessionKey) -> Iterable[SessionKey]:
         """Whom this session waits for."""
+        self._work_out()
         return self._blockers.get(key, {})
 
-    def claims(self, participant: Participant) -> list[Epoch]:
-        """The epochs before the published one by whose rings the participant may still act, oldest first."""
+    def claims(self, key: SessionKey, participant: Participant) -> list[Epoch]:
+        """The epochs before the published one by whose rings the participant may still act, oldest first.
+
+        The first may be a label, which stands for several; see `ring_at`.
+        """
         acked = participant.acked
         if acked is None or self._epoch is None or acked >= self._epoch:
             return []
-        return [at for at in self._history if acked <= at < self._epoch and participant.was_on_ring_at(at)]
+        kept = [at for at in self._history if acked <= at < self._epoch and participant.was_on_ring_at(at)]
+        joined = self._joined.get(key)
+        return [joined.label, *kept] if joined is not None and acked <= joined.upto else kept
+
+    def _members_at(self, epoch: Epoch) -> Members:
+        if epoch in self._history:
+            return self._history[epoch]
+        return next(joined.members for joined in self._joined.values() if joined.label == epoch)
 
     def ring_at(self, epoch: Epoch) -> RingMessage:
-        """The members at a claimed `epoch`, told in the shorter way."""
+        """The members at a claimed `epoch`, or those that a label stands for, told in the shorter way."""
         told = self._told.get(epoch)
         if told is None:
             assert self._epoch is not None
-            members = self._history[epoch]
+            members = self._members_at(epoch)
             changes = difference(members, self._history[self._epoch])
             whole = len(members) <= len(changes)
             told = self._told[epoch] = {"epoch": epoch, "whole": whole, "members": members if whole else changes}
@@ -141,14 +214,14 @@ class Handoff:
         """Forget the epochs by which nobody can act any more."""
         acked = (participant.acked for participant in participants if participant.acked is not None)
         floor = min(acked, default=self._epoch)
-        for epoch in list(self._history):
-            if floor is None or epoch >= floor or epoch == self._epoch:
-                break
-            del self._history[epoch]
-            self._published_at.pop(epoch, None)
+        for epochs in (self._history, self._published_at):
+            for epoch in list(epochs):
+                if floor is None or epoch >= floor or epoch == self._epoch:
+                    break
+                del epochs[epoch]
 
     def _block(self, key: SessionKey, participant: Participant) -> None:
-        gainers = (owner for epoch in self.claims(participant) for owner in self._gainers(epoch, key[0]))
+        gainers = (owner for epoch in self.claims(key, participant) for owner in self._gainers(epoch, key[0]))
         targets = {(owner, self._sessions[owner]) for owner in gainers}
         targets.discard(key)
         if targets:
@@ -158,12 +231,23 @@ class Handoff:
 
     def _gainers(self, epoch: Epoch, member: str) -> list[str]:
         """The owners by the published ring of what `member` owned by the ring of `epoch`; itself among them."""
+        assert self._epoch is not None
+        before, now = self._members_at(epoch), self._history[self._epoch]
+        if epoch not in self._only_left:
+            self._only_left[epoch] = now.items() <= before.items()
+        if self._only_left[epoch] and member in now:
+            return [member]  # whoever leaves takes nothing from those that stay
         moved = self._moved.get(epoch)
         if moved is None:
-            assert self._epoch is not None
             moved = self._moved[epoch] = {}
             if self._published is None:
-                self._published = ring_for(self._history[self._epoch], self._settings)
-            for old, new in handovers(ring_for(self._history[epoch], self._settings), self._published):
+                self._published = ring_for(now, self._settings)
+            self.compared += 1
+            for old, new in handovers(ring_for(before, self._settings), self._published):
                 moved.setdefault(old, []).append(new)
         return moved.get(member, [])
+
+
+def _common(members: Members, others: Members) -> dict[str, int]:
+    """The members that both have, each with the lower weight: its virtual nodes are those that both rings have."""
+    return {member: min(weight, others[member]) for member, weight in members.items() if member in others}

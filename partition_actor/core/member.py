@@ -9,9 +9,9 @@ then call `acknowledge`. Requests may be sent at any time; only the reply to the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.lock_requests import LockRequest, LockRequests
@@ -34,6 +34,10 @@ from partition_actor.core.views import View
 from partition_actor.settings import Settings
 
 State = Literal["joining", "member", "out", "superseded", "conflict", "missing", "taken", "watching"]
+
+
+JOINED_AT_ONCE = 200
+"""Groups that a request asks to join, so that the partition actor does not spend long on one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,12 @@ class MemberState:
         self._stated: Statement | None = None
         """What the latest whole request, number `_stated_at`, says but for locks, if the partition actor has it."""
         self._stated_at = 0
+        self._reports: dict[str, GroupReport] = {}
+        """What the latest whole request says of the groups, together with what it refers to."""
+        self._base: tuple[int, dict[str, GroupReport]] = (0, {})
+        """The latest whole request that the partition actor has for certain, and its reports; 0: state everything."""
+        self._told: set[str] = set()
+        """Groups of which some request since then has told."""
 
     # -- what the user wants ------------------------------------------------------------------------------------
 
@@ -169,11 +179,16 @@ class MemberState:
     def take_settings(self, settings: Settings) -> None:
         """Take over the partition actor's settings; views of a ring that is built otherwise are worth nothing."""
         ours = (self.settings.vnodes, self.settings.hash_function)
-        self.settings, self._stated = settings, None
-        self.locks.restate()
+        self.settings = settings
+        self._restate()
         if ours != (settings.vnodes, settings.hash_function):
             for held in self.groups.values():
                 held.views, held.acked = [], None
+
+    def _restate(self) -> None:
+        """The next request states everything."""
+        self._stated, self._base = None, (0, {})
+        self.locks.restate()
 
     def end(self) -> None:
         """This session is over: it holds nothing any more, whatever replies still come."""
@@ -205,14 +220,30 @@ class MemberState:
         if statement == self._stated and not self.locks.changed_since_sent():
             return {**heading, "same": self._stated_at}
         self._stated, self._stated_at = statement, self._seq
+        self._reports = cast(dict[str, GroupReport], statement["groups"])
+        base, known = self._base if now < self.lease_until else (0, {})  # it may have been forgotten
+        if base:
+            self._told.update(name for name in known.keys() | self._reports.keys() if self._differs(name, known))
+            statement = {
+                **statement,
+                "groups_base": base,
+                "groups": {name: self._reports.get(name) for name in sorted(self._told)},
+            }
         if (locks := self.locks.statement()) is not None:
             statement = {**statement, "locks_base": locks[0], "locks": locks[1]}
         self.locks.sent(self._seq)
         return {**heading, **statement}
 
+    def _differs(self, name: str, known: Mapping[str, GroupReport]) -> bool:
+        return known.get(name) != self._reports.get(name)
+
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
         live = [(name, held) for name, held in self.groups.items() if held.is_live]
+        joining = [name for name, held in live if held.state == "joining"]
+        if len(joining) > JOINED_AT_ONCE:  # the next request tells of the others
+            later = set(joining[JOINED_AT_ONCE:])
+            live = [(name, held) for name, held in live if name not in later]
         statement: Statement = {
             "interval": self.interval,
             "leased": now < self.exclusive_until,
@@ -257,9 +288,10 @@ class MemberState:
         self.interval = reply["interval"]
         self._tell_views = reply["views"]
         if reply["resync"]:
-            self._stated = None
-            self.locks.restate()
+            self._restate()
         else:
+            self._base = (self._stated_at, self._reports)
+            self._told.clear()
             self.locks.heard()
         if reply["lease"] > 0:
             self.lease_until = max(self.lease_until, self._sent + reply["lease"])

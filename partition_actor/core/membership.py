@@ -1,8 +1,8 @@
 """The partition actor's state machine: sessions, their leases, the groups and their epochs.
 
-Every method takes `now`, seconds on the partition actor's clock. An event ends with `tick`, so that whatever has become
-due is done when it returns. ``driver`` carries the answers out. The rules named in comments are those of
-``docs/guarantees.md``.
+Every method takes `now`, seconds on the partition actor's clock. An event ends with `tick`, which does what has become
+due; much of it in several steps, so that no event takes long. ``driver`` carries the answers out. The rules named in
+comments are those of ``docs/guarantees.md``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from partition_actor.core.lock_table import LockClaim, LockTable
 from partition_actor.core.messages import (
     WHOLE,
     GroupEntry,
+    GroupReport,
     Reply,
     Request,
     SessionKey,
@@ -29,6 +30,13 @@ from partition_actor.core.messages import (
 from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
+
+STEP = 500
+"""Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
+TOLD_AT_ONCE = 64
+"""Groups of which one reply tells. The next reply, which comes at once, tells of others."""
+COMPARISON = 16
+"""For how many groups the comparison of two rings counts, which works out a hand-off."""
 
 
 @dataclass(slots=True)
@@ -51,8 +59,15 @@ class SessionRecord:
     groups: set[str] = field(default_factory=set)
     fenced: set[str] = field(default_factory=set)
     """Groups in which it holds up a hand-off for too long, so that its lease there is not renewed (rule 6)."""
+    fence_at: float = 0.0
+    """Until then it holds up no hand-off for too long."""
     states: dict[str, ReportState] = field(default_factory=dict)
-    """By group, what came of the latest request."""
+    """By group, what came of its latest report."""
+    reports: dict[str, GroupReport] = field(default_factory=dict)
+    """By group, its latest report."""
+    unsettled: dict[str, None] = field(default_factory=dict)
+    """Groups in which not everything is as the session wants and knows it: only these are looked at again. Of those
+    that come first it was told least recently."""
     whole: Request | None = None
     """Its latest whole request."""
     drained: dict[str, int] = field(default_factory=dict)
@@ -64,10 +79,18 @@ class SessionRecord:
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
 
+    def watches(self, group: str) -> bool:
+        """Whether it follows a group without being a member."""
+        return group in self.reports and self.reports[group]["want"] == "watch"
+
     @property
     def resync(self) -> bool:
         """Whether it is to send its next request at once."""
-        return any(state.resync for state in self.states.values())
+        return any(self.states[name].resync for name in self.looked_at())
+
+    def looked_at(self) -> list[str]:
+        """The groups of which a reply may have something to say."""
+        return [name for name in self.unsettled if name in self.states]
 
 
 UNKNOWN_SESSION = SessionRecord(("", ""), joined_at=0.0, needs_resync=True)
@@ -133,7 +156,10 @@ class Membership:
     # -- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Do what is due: end leases, end the recovery, publish epochs, grant locks."""
+        """Do what is due: end leases, end the recovery, publish epochs, grant locks.
+
+        Of many epochs it publishes some; `deadline` then asks for the next call at once, after what else is waiting.
+        """
         self._mind_stall(now)
         run = self._run(now)
         self._overdue.update(dict.fromkeys(self._leases.expire(run), now))
@@ -143,8 +169,10 @@ class Membership:
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
         self._set_timers(now)
-        for name in self._timers.fire(now):
+        work = 0
+        while work < STEP and (name := self._timers.pop(now)) is not None:
             if name in self.groups:
+                work += 1 + len(self.groups[name].participants)
                 self._publish(self.groups[name], now)
         self._set_timers(now)
         if self.locks.due and self._recovery_end is None:
@@ -179,9 +207,9 @@ class Membership:
 
     def _mind_stall(self, now: float) -> None:
         """A partition actor that was itself stopped must not expire those whose heartbeats lie unread in its queue."""
-        idle = now - self._last_tick
-        if idle > self.settings.hold:
-            self.stalled += idle
+        late = now - self._last_tick - self.settings.hold / 2  # `deadline` asks for a tick by then
+        if late > max(self.settings.hold / 2, self.settings.ttl / 8):  # any less costs nobody its lease
+            self.stalled += late
         self._last_tick = max(now, self._last_tick)
 
     def _run(self, now: float) -> float:
@@ -253,7 +281,7 @@ class Membership:
         # A join that names no mode may mean an exclusive group that has outlived the former partition actor.
         may_be_exclusive = exclusive or (exclusive is None and self._waited_at is None)
         waits = self._recovery_end is not None and (may_be_exclusive or (self.restarted and self._waited_at is None))
-        group = self.groups[name] = Group(name, exclusive, self.settings, self._news, self._changed, now)
+        group = self.groups[name] = Group(name, exclusive, self.settings, self._note, self._changed, now)
         group.recovering = waits
         return group
 
@@ -291,7 +319,12 @@ class Membership:
 
     def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
-        late = {name for name in session.groups if self._is_late(now, self._lagging_since(key, name))}
+        if now < session.fence_at and not session.fenced:
+            return
+        looked_at = (session.unsettled.keys() | session.fenced) & session.groups
+        lagging = {name: since for name in looked_at if (since := self._lagging_since(key, name)) is not None}
+        session.fence_at = min(lagging.values(), default=now) + self.settings.handoff_timeout
+        late = {name for name, since in lagging.items() if self._is_late(now, since)}
         for name in session.fenced - late:
             self._unfence(key, session, name)
             session.prompt = True
@@ -388,16 +421,19 @@ class Membership:
         if request["incarnation"] > self.incarnation:
             self._advance_incarnation(now, request["incarnation"])
         session = self.sessions.get(key)
-        if session is None and "same" in request:
-            return UNKNOWN_SESSION  # the reply asks for a whole request
+        base = 0 if "same" in request else max(request.get("locks_base", 0), request.get("groups_base", 0))
+        if session is None and ("same" in request or base):
+            return UNKNOWN_SESSION  # the reply asks for a request that says everything
         session = session or self._admit(key, now)
         if request["seq"] <= session.seq:
             return None
         session.seq = request["seq"]
         if "same" not in request:
             # It may tell changes since a request that this partition actor has never received.
-            unknown = request.get("locks_base", 0) > (0 if session.whole is None else session.whole["seq"])
-            session.whole = None if unknown else request
+            known = 0 if session.whole is None else session.whole["seq"]
+            session.whole = None if base > known else request
+            if session.whole is not None:
+                self._take_statement(now, key, session, request)
         whole = session.whole
         if whole is None or ("same" in request and request["same"] != whole["seq"]):
             session.needs_resync = True
@@ -407,25 +443,46 @@ class Membership:
             session.needs_resync = False
             self._take_request(now, key, session, {**whole, "incarnation": request["incarnation"]})
             self.tick(now)
-            session.steady = whole["seq"] if self._is_steady(key, session) else None
+            session.steady = whole["seq"] if self._is_steady(key, session, request) else None
         return session
+
+    def _take_statement(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
+        """Note what a whole request says of the groups: of all, or of those that have changed."""
+        told = request["groups"]
+        gone = {name for name, report in told.items() if report is None}
+        if not request.get("groups_base"):
+            gone |= (session.groups | session.states.keys()) - told.keys()
+        for name in sorted(gone):
+            self._leave_group(now, key, session, name)
+            session.unsettled.pop(name, None)
+            session.reports.pop(name, None)
+            session.states.pop(name, None)
+        session.reports.update((name, report) for name, report in told.items() if report is not None)
+        session.unsettled.update(dict.fromkeys(name for name in told if name not in gone))
+        self.watchers.watch(key, frozenset(name for name in session.unsettled if session.watches(name)))
 
     def _take_request(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
         session.interval = request["interval"]
-        session.states.clear()
-        watched = (name for name, report in request["groups"].items() if report["want"] == "watch")
-        self.watchers.watch(key, frozenset(watched))
-        for name, said in request["groups"].items():
-            report = Report.of(said, request, self.incarnation, session.drained.get(name, -1))
+        told = request["groups"]
+        for name in [name for name in session.unsettled if name in session.reports]:
+            if name not in told and self._is_taken_in(key, session, name):
+                continue
+            report = Report.of(session.reports[name], request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, report)
-        for name in sorted(session.groups - request["groups"].keys()):
-            self._leave_group(now, key, session, name)
         session.prompt = "prompt" in request
         if "locks" in request or key in self.locks:
             trusted = request["incarnation"] == self.incarnation and request["leased"]
             stated, whole = request.get("locks", {}), not request.get("locks_base")
             self.locks.take(key, stated, whole=whole, recovering=self.locks_unknown, trusted=trusted)
         self._renew(now, key, session)
+
+    def _is_taken_in(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether the session takes part in a group as its latest report says, so that it need not be read again."""
+        group, state = self.groups.get(name), session.states.get(name)
+        participant = None if group is None or group.recovering else group.participants.get(key)
+        if participant is None or participant.leaving or state is None:
+            return False
+        return state.entry is None and not (state.resync or state.want_views or state.rejoined)
 
     def _take_report(self, now: float, key: SessionKey, session: SessionRecord, name: str, report: Report) -> None:
         said, watches = report.said, report.said["want"] == "watch"
@@ -472,16 +529,22 @@ class Membership:
         if name in self.groups:
             self.groups[name].remove(key, now)
 
-    def _is_steady(self, key: SessionKey, session: SessionRecord) -> bool:
+    def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:
         """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""
-        if session.barred or session.prompt or key in self.locks:
-            return False
-        return all(
-            (group := self.groups.get(name)) is not None and group.is_steady(key, state)
-            for name, state in session.states.items()
-        )
+        for name in [*(session.unsettled if "same" in request else request["groups"])]:
+            group, state = self.groups.get(name), session.states.get(name)
+            if group is not None and state is not None and group.is_steady(key, state):
+                session.unsettled.pop(name, None)
+        return not (session.unsettled or session.barred or session.prompt or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
+
+    def _note(self, key: SessionKey, group: str) -> None:
+        """Something has changed for a session in a group."""
+        self._news.add(key)
+        session = self.sessions.get(key)
+        if session is not None and (group in session.states or group in session.groups):
+            session.unsettled.setdefault(group)
 
     def take_news(self) -> set[SessionKey]:
         """The sessions for which something has changed since the last call."""
@@ -506,7 +569,7 @@ class Membership:
             return False
         if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
             return True
-        return any(self._has_entry(key, session, name) for name in session.states)
+        return any(self._has_entry(key, session, name) for name in session.looked_at())
 
     def reply(self, now: float, session: SessionRecord, seq: int) -> Reply:
         """The answer to request `seq` of a session, as things stand now."""
@@ -526,24 +589,20 @@ class Membership:
         elif session.steady is not None and not (self._news and key in self._news):
             reply["exclusive_lease"] = self._proven_lease(session)
         else:
-            names = [name for name in session.states if self._has_entry(key, session, name)]
-            reply["groups"] = {name: self._entry(key, session, name) for name in names}
+            looked_at = session.looked_at()
+            reply["groups"] = self._entries(key, session, looked_at)
             reply["exclusive_lease"] = self._exclusive_lease(key, session)
-            if fenced := [name for name in session.states if self._gets_no_lease(key, session, name)]:
-                reply["fenced"] = fenced
+            unverified = {name for name in looked_at if self._is_unverified(key, session, name)}
+            if fenced := session.fenced | (unverified - reply["groups"].keys()):
+                reply["fenced"] = sorted(fenced)
             reply["resync"] = session.resync or key in self.locks.unverified
-            reply["views"] = any(state.want_views for state in session.states.values())
+            reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
         return reply
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
         return 0.0 if key in self.locks.unverified else self._proven_lease(session)
-
-    def _gets_no_lease(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
-        """Whether the lease of a session does not count in a group."""
-        unverified = self._is_unverified(key, session, name) and not self._has_entry(key, session, name)
-        return unverified or name in session.fenced
 
     def _may_hold(self, key: SessionKey) -> bool:
         """Whether the next reply to a session brings a lease, without which a lock is of no use to it."""
@@ -565,7 +624,7 @@ class Membership:
         if group is None or not group.exclusive or state.have is None or state.watches:
             return False
         participant = group.participants.get(key)
-        return participant is None or participant.acked is None or state.want_views
+        return participant is None or participant.acked is None or state.have < participant.acked or state.want_views
 
     def _has_entry(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
         """Whether a reply has something to say of a group."""
@@ -578,12 +637,27 @@ class Membership:
             return group.view_for_watcher(state) is not None
         if group is None:
             return True
-        if group.recovering or state.resync:
+        if group.recovering or group.epoch is None or state.resync:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
             return not state.wants_in or group.is_superseded(key)
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
+
+    def _entries(self, key: SessionKey, session: SessionRecord, looked_at: list[str]) -> dict[str, GroupEntry]:
+        """What a reply says of groups: of some, if there is something to say of many."""
+        entries: dict[str, GroupEntry] = {}
+        work = 0
+        for name in looked_at:
+            if work >= TOLD_AT_ONCE:
+                break
+            if self._has_entry(key, session, name):
+                group = self.groups.get(name)
+                compared = 0 if group is None else group.compared
+                entries[name] = self._entry(key, session, name)
+                work += 1 if group is None else 1 + COMPARISON * (group.compared - compared)
+                session.unsettled[name] = session.unsettled.pop(name)
+        return entries
 
     def _entry(self, key: SessionKey, session: SessionRecord, name: str) -> GroupEntry:
         """What a reply says of a group of which it has something to say."""
@@ -645,6 +719,7 @@ class Membership:
         waits = found.recovering or participant is None or participant.acked is None
         if not waits and session is not None and found.epoch is not None:
             found.ack(key, found.epoch)
+            session.unsettled.pop(group, None)
             if key in found.participants:
                 self._renew(now, key, session)
                 view = found.view_for(key) if session.lease > 0 else None
@@ -670,6 +745,7 @@ class Membership:
         else:
             self._leave_group(now, key, session, group)
             session.states.pop(group, None)
+            session.unsettled.pop(group, None)
             if not session.groups:
                 self._end(key, now)
         self.tick(now)
@@ -704,6 +780,7 @@ class Membership:
         session.drained[group] = session.seq
         if group in session.states:
             session.states[group].wants_in = False
+            session.unsettled.setdefault(group)
         found.take_off_ring(key, now)
         self.tick(now)
 
@@ -721,6 +798,7 @@ class Membership:
             found.remove(key, now)
             if group in session.states:
                 session.states[group].resync = True
+                session.unsettled.setdefault(group)
         self.tick(now)
 
     def make_group(self, now: float, group: str) -> bool:

@@ -91,12 +91,13 @@ class ShortRequest(Heading):
 class _Statement(TypedDict):
     interval: float  # seconds between two heartbeats, as far as this member knows
     leased: bool  # the lease of exclusive groups runs
-    groups: dict[str, GroupReport]
+    groups: dict[str, GroupReport | None]  # None: it has nothing to do with that group any more
 
 
 class Statement(_Statement, total=False):
     """What a whole request says beyond its heading."""
 
+    groups_base: int  # `groups` tells what has changed since that request; 0: everything
     locks_base: int  # `locks` tells what has changed since that request; 0: everything
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply

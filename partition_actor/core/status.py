@@ -10,7 +10,7 @@ from partition_actor.core.membership import Membership
 
 
 def status_of(membership: Membership, now: float) -> dict[str, Any]:
-    """Everything about the partition actor and its groups; times in seconds, ages counted back from `now`."""
+    """The partition actor, and a line for each group; times in seconds. It makes no ring."""
     return {
         "incarnation": membership.incarnation,
         "uptime": now - membership.started_at,
@@ -20,7 +20,7 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "interval": membership.interval,
         "ttl": membership.ttl,
         "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items())},
-        "groups": {name: _group(membership, group, now) for name, group in sorted(membership.groups.items())},
+        "groups": {name: _summary(membership, group) for name, group in sorted(membership.groups.items())},
     }
 
 
@@ -40,12 +40,22 @@ def _lock(lock: LockRecord) -> dict[str, Any]:
     }
 
 
-def _group(membership: Membership, group: Group, now: float) -> dict[str, Any]:
-    share = group.ring().share()
+def _summary(membership: Membership, group: Group) -> dict[str, Any]:
     return {
         "exclusive": group.exclusive,
         "recovering": group.recovering,
         "epoch": group.epoch,
+        "members": len(group.members),
+        "watchers": len(list(membership.watchers.of(group.name))),
+        "waiting": len(group.joiners),
+    }
+
+
+def group_status_of(membership: Membership, group: Group, now: float) -> dict[str, Any]:
+    """Everything about a group and its members; times in seconds, ages counted back from `now`."""
+    share = group.ring().share()
+    return {
+        **_summary(membership, group),
         "members": [
             {
                 "id": member,
@@ -62,6 +72,5 @@ def _group(membership: Membership, group: Group, now: float) -> dict[str, Any]:
             }
             for (member, session), participant in sorted(group.participants.items())
         ],
-        "watchers": len(list(membership.watchers.of(group.name))),
         "waiting": sorted(member for member, _ in group.joiners),
     }

@@ -34,12 +34,19 @@ class Timers(Generic[K]):
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
+    def pop(self, now: float) -> K | None:
+        """Drop and return the key of the first moment that is at or before `now`; None when there is none."""
+        if (moment := self.next()) is None or moment > now:
+            return None
+        key = heappop(self._heap)[2]
+        del self._moments[key]
+        return key
+
     def fire(self, now: float) -> list[K]:
         """Drop and return the keys whose moment is at or before `now`, in order of their moments."""
         keys = []
-        while (moment := self.next()) is not None and moment <= now:
-            keys.append(heappop(self._heap)[2])
-            del self._moments[keys[-1]]
+        while (key := self.pop(now)) is not None:
+            keys.append(key)
         return keys
 
 

@@ -352,7 +352,8 @@ def _may_be_unwatched(request: Request | ShortRequest) -> bool:
     """Whether the session joins a group, or may have been forgotten and its death watch with it."""
     if "same" in request:
         return False
-    joins = any(report["have"] is None and report["want"] != "watch" for report in request["groups"].values())
+    reports = [report for report in request["groups"].values() if report is not None]
+    joins = any(report["have"] is None and report["want"] != "watch" for report in reports)
     return joins or not request["leased"]
 
 

@@ -6,7 +6,7 @@ from deployments import LIMIT
 from members import BareWorker
 
 from partition_actor import Settings
-from partition_actor.errors import GroupFull, GroupModeConflict, GroupNotFound, MemberNotFound
+from partition_actor.errors import GroupFull, GroupModeConflict, GroupNotFound, InvalidArgument, MemberNotFound
 from partition_actor.ring import Ring
 
 ITEMS = [f"item-{n}" for n in range(200)]
@@ -70,7 +70,7 @@ def test_heartbeat_of_one_who_never_joined_makes_nobody_a_member(steady):
 def test_leave_returns_once_the_new_epoch_stands_and_may_be_repeated(steady, group):
     joined = [steady.call("join", group, name) for name in ("leaver", "b")][-1]
     steady.call("leave", group, "leaver")
-    group_status = steady.call("status")["groups"][group]
+    group_status = steady.call("status", group)
     assert group_status["epoch"] > joined["epoch"]
     assert steady.members(group) == ["b"]
     steady.call("leave", group, "leaver")
@@ -122,17 +122,28 @@ def test_status_has_what_an_operator_asks(steady, group):
     assert status["name"] == steady.name
     assert status["settings"] == steady.settings.to_dict()
     assert status["node"] == ray.get_runtime_context().get_node_id()
-    (member,) = status["groups"][group]["members"]
+    (member,) = steady.call("status", group)["members"]
     assert (member["id"], member["weight"], member["metadata"]) == ("a", 2, {"zone": "north"})
     assert member["share"] == pytest.approx(1.0)
     assert 0 < member["lease"] <= steady.settings.ttl * (1 + steady.settings.clock_rate_margin)
+    (summary, details) = (status["groups"][group], steady.call("status", group))
+    assert (summary["members"], summary["waiting"]) == (1, 0)
+    assert summary == {**details, "members": 1, "waiting": 0}
+
+
+@pytest.mark.parametrize("asked", ["", 5, b"group"])
+def test_status_of_a_group_with_no_such_name_is_refused(steady, asked):
+    with pytest.raises(InvalidArgument, match="group"):
+        steady.call("status", asked)
+    with pytest.raises(GroupNotFound):
+        steady.call("status", "no such group")
 
 
 def test_forget_takes_a_member_off_the_ring_and_it_may_come_back(steady, group):
     for name in ("a", "b"):
         steady.call("join", group, name)
     epoch = steady.call("forget", group, "a")
-    assert steady.call("status")["groups"][group]["epoch"] == epoch
+    assert steady.call("status", group)["epoch"] == epoch
     assert steady.members(group) == ["b"]
     with pytest.raises(MemberNotFound):
         steady.call("forget", group, "a")
@@ -144,7 +155,7 @@ def test_drain_keeps_a_member_out_until_it_joins_anew(steady, group):
     for name in ("a", "b"):
         steady.call("join", group, name)
     epoch = steady.call("drain", group, "a")
-    assert steady.call("status")["groups"][group]["epoch"] == epoch
+    assert steady.call("status", group)["epoch"] == epoch
     assert steady.call("get_subset", group, "a", ITEMS) == []
     assert steady.members(group) == ["b"]
     with pytest.raises(MemberNotFound):

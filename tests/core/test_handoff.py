@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from machines import KEYS, PLAIN, World, beat
 
 import partition_actor.ring.ring as ring_module
-from partition_actor.core.handoff import Handoff, Participant
-from partition_actor.core.views import ring_for
+from partition_actor.core.handoff import KEPT, Handoff, Participant
+from partition_actor.core.views import applied, ring_for
 from partition_actor.ring.byte_cache import ByteCache
 
 A, B, C = ("a", "s"), ("b", "s"), ("c", "s")
@@ -42,7 +44,7 @@ def test_a_laggard_claims_what_it_may_act_on_since_it_acknowledged(acked, first,
     epochs = [{"a": weight, "b": 1} for weight in (1, 2, 3, 4)]
     handoff, _, _ = handoff_of(*epochs)
     seat = Participant(1, acked=acked, first=first, last=last)
-    assert handoff.claims(seat) == [(1, counter) for counter in claimed]
+    assert handoff.claims(A, seat) == [(1, counter) for counter in claimed]
 
 
 def test_only_those_wait_who_own_what_a_laggard_claims():
@@ -55,6 +57,7 @@ def test_only_those_wait_who_own_what_a_laggard_claims():
 
 def test_an_acknowledgement_tells_those_who_waited_and_nobody_else():
     handoff, seats, told = handoff_of(TWO, THREE)
+    assert list(handoff.blockers(C)) == [A]
     for key in (A, B):
         seats[key].acked = (1, 2)
         handoff.release(key, seats[key])
@@ -64,6 +67,7 @@ def test_an_acknowledgement_tells_those_who_waited_and_nobody_else():
 
 def test_a_laggard_that_is_gone_blocks_nobody():
     handoff, _, told = handoff_of(TWO, THREE)
+    assert list(handoff.blockers(C)) == [A]
     for key in (A, B):
         handoff.release(key)
         handoff.release(key)
@@ -93,7 +97,7 @@ def test_epochs_that_nobody_can_act_on_are_forgotten():
     for seat in seats.values():
         seat.acked = (1, 3)
     handoff.trim(seats.values())
-    assert handoff.claims(Participant(1, acked=(1, 1), first=(1, 1))) == [(1, 3)]
+    assert handoff.claims(A, Participant(1, acked=(1, 1), first=(1, 1))) == [(1, 3)]
 
 
 def test_moved_keys_pause_until_the_loser_is_through_and_the_others_never():
@@ -221,14 +225,41 @@ def test_metadata_live_on_when_a_member_comes_back_to_a_group():
     assert both.world.membership.groups["g"].participants[both.a.key].metadata == b"about a"
 
 
-def test_the_rings_of_many_epochs_are_made_one_from_another_even_if_no_two_are_kept(monkeypatch):
+def test_a_laggard_costs_the_same_however_many_epochs_it_lags(monkeypatch):
     made, plain = [], ring_module.virtual_nodes
     monkeypatch.setattr(ring_module, "_rings", ByteCache(0))
     monkeypatch.setattr(ring_module, "virtual_nodes", lambda member, *rest: made.append(member) or plain(member, *rest))
     handoff, laggard = Handoff(PLAIN, lambda key: None), Participant(1, acked=(1, 1), first=(1, 1))
-    for counter in range(1, 13):
+    key = ("lag", "s")
+    for counter in range(1, 40):
         made.clear()
-        members = {f"m{number}": 1 for number in range(counter, counter + 30)}
-        handoff.publish((1, counter), members, dict.fromkeys(members, "s"), {("m12", "s"): laggard}, now=float(counter))
-    assert handoff.claims(laggard) == [(1, counter) for counter in range(1, 12)]
-    assert len(made) <= 2 * 12
+        members = {"lag": 1, **{f"m{number}": 1 for number in range(counter, counter + 30)}}
+        handoff.publish((1, counter), members, dict.fromkeys(members, "s"), {key: laggard}, now=float(counter))
+        handoff.blockers(key)
+        assert len(handoff.claims(key, laggard)) <= KEPT + 1
+    assert len(made) <= 50 * (KEPT + 2)
+    assert handoff.lagging_since(laggard) == 2.0
+
+
+@given(st.data())
+def test_the_ring_of_older_epochs_withholds_all_that_a_laggard_had(data):
+    ids = [f"m{number}" for number in range(6)]
+    some = st.dictionaries(st.sampled_from(ids), st.integers(1, 3), max_size=6)
+    epochs = [
+        {**members, "lag": weight}
+        for members, weight in data.draw(st.lists(st.tuples(some, st.integers(1, 3)), min_size=KEPT + 2, max_size=12))
+    ]
+    key, laggard = ("lag", "s"), Participant(1, acked=(1, 1), first=(1, 1))
+    handoff = Handoff(PLAIN, lambda key: None)
+    for counter, members in enumerate(epochs, start=1):
+        handoff.publish((1, counter), members, dict.fromkeys(members, "s"), {key: laggard}, now=0.0)
+    label = handoff.claims(key, laggard)[0]
+    told, published = handoff.ring_at(label), epochs[-1]
+    joined = told["members"] if told["whole"] else applied(told["members"], published)
+    withheld = ring_for(joined, PLAIN)
+    for members in epochs[: -KEPT - 1]:
+        ring = ring_for(members, PLAIN)
+        assert all(withheld.owner(number) == "lag" for number in range(200) if ring.owner(number) == "lag")
+    laggard.acked = (1, len(epochs) - 1)
+    handoff.release(key, laggard)
+    assert handoff.claims(key, laggard) == [laggard.acked]

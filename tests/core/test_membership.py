@@ -321,7 +321,7 @@ def test_a_late_message_of_a_former_session_does_not_supersede_the_next_one():
         member.key = ("a", f"life.{number}")
         member.member_state.session = f"life.{number}"
     former.beat(1)
-    late = former.member_state.request(world.now)
+    late = former.whole_request()
     world.membership.died(world.now, former.key)
     world.membership.dead.clear()  # it is long ago
     latest.beat()

@@ -56,6 +56,62 @@ def test_what_is_new_is_said_whole(world, change):
     assert not says_same(a.member_state.request(world.now))
 
 
+def in_groups(world, *groups):
+    """Member a joins these groups, and all is settled."""
+    a, b = world.members
+    for group in groups:
+        a.member_state.join(group, exclusive=True)
+    beat(a, b)
+    return a
+
+
+def test_a_member_of_many_groups_tells_of_those_that_have_changed(world):
+    a = in_groups(world, "h", "i")
+    a.member_state.join("h", weight=3)
+    request = a.send()
+    assert (request["groups"].keys(), request["groups_base"] > 0) == ({"h"}, True)
+    a.fetch(request)
+    assert world.membership.groups["h"].members == {"a": 3}
+    a.member_state.leave("i")
+    beat(a)
+    assert sorted(world.membership.groups["g"].members) == ["a", "b"]
+    assert world.membership.groups["i"].members == {}
+    assert "i" not in world.membership.sessions[a.key].reports
+
+
+def test_what_was_told_in_vain_is_told_again_even_if_it_has_been_taken_back(world):
+    a = in_groups(world, "h", "i")
+    a.member_state.join("h", weight=3)
+    world.driver.request(world.now, a.member_state.request(world.now))  # its reply is lost
+    a.member_state.join("h", weight=1)
+    request = a.send()
+    assert request["groups"].keys() == {"h"}
+    a.fetch(request)
+    assert world.membership.groups["h"].members == {"a": 1}
+
+
+def test_changes_since_a_request_that_never_arrived_are_not_taken_in(world):
+    a = in_groups(world, "h", "i")
+    a.member_state.join("h", weight=3)
+    request = a.member_state.request(world.now)
+    world.driver.request(world.now, {**request, "groups_base": request["seq"] - 1})
+    assert world.membership.groups["h"].members == {"a": 1}
+    assert a.fetch(request)["resync"]
+    request = a.send()
+    assert (request["groups"].keys(), request.get("groups_base")) == ({"g", "h", "i"}, None)
+    assert world.membership.groups["h"].members == {"a": 3}
+
+
+def test_a_session_that_tells_only_changes_is_not_admitted(world):
+    a = in_groups(world, "h")
+    a.member_state.join("h", weight=3)
+    world.restart()
+    assert a.fetch(a.send())["resync"]
+    assert world.membership.sessions == {}
+    a.send()
+    assert world.membership.lease_left(world.now, a.key) > 0
+
+
 def test_a_member_with_a_lock_says_its_locks_once(world):
     a, _ = world.members
     ticket = a.member_state.locks.add("l")

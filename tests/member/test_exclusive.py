@@ -52,7 +52,7 @@ def test_the_next_owner_starts_when_on_lost_has_returned(steady, group):
         assert not set(lost) & set(owned(first, group))
         assert owned(second, group) == []
         assert gained == []
-        waits = {member["id"]: member["waits_for"] for member in steady.call("status")["groups"][group]["members"]}
+        waits = {member["id"]: member["waits_for"] for member in steady.call("status", group)["members"]}
         assert waits == {"first": [], "second": ["first"]}
     finally:
         finish.set()

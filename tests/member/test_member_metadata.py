@@ -55,7 +55,7 @@ def test_a_class_that_the_partition_actor_cannot_import_does_it_no_harm(steady, 
     metadata = steady.call("get_metadata", group)
     assert (metadata["b"], metadata["c"]) == (PLAIN, None)
     assert pickle.loads(metadata["a"]) == {"secret": only_here()}
-    told = {each["id"]: each["metadata"] for each in steady.call("status")["groups"][group]["members"]}
+    told = {each["id"]: each["metadata"] for each in steady.call("status", group)["members"]}
     assert told == metadata
 
 
@@ -96,7 +96,7 @@ def test_metadata_are_what_they_were_at_the_call(steady, group):
     member.join_group(group, metadata=metadata)
     metadata["zone"] = "south"
     member.join_group(group, metadata={"zone": "north"}, weight=2)
-    wait_until(lambda: steady.call("status")["groups"][group]["members"][0]["weight"] == 2)
+    wait_until(lambda: steady.call("status", group)["members"][0]["weight"] == 2)
     assert steady.call("get_metadata", group) == {"a": {"zone": "north"}}
 
 

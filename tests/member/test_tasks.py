@@ -111,6 +111,6 @@ def test_an_actor_stays_a_member_between_its_calls(steady, group, spawn):
     worker = spawn(Worker)
     ray.get(worker.join.remote((steady.name, steady.namespace), group), timeout=LIMIT)
     assert ray.get(worker.subset.remote(group), timeout=LIMIT) == len(KEYS)
-    epoch = steady.call("status")["groups"][group]["epoch"]
+    epoch = steady.call("status", group)["epoch"]
     assert ray.get(worker.subset.remote(group), timeout=LIMIT) == len(KEYS)
-    assert steady.call("status")["groups"][group]["epoch"] == epoch
+    assert steady.call("status", group)["epoch"] == epoch

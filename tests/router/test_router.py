@@ -227,7 +227,7 @@ def test_a_router_that_is_behind_is_told_so_and_catches_up(team, behind):
 
 
 def has_no_handoff(team):
-    members = team.deployment.call("status")["groups"][team.group]["members"]
+    members = team.deployment.call("status", team.group)["members"]
     return not any(member["waits_for"] for member in members)
 
 

@@ -228,8 +228,9 @@ LEFT_OUT: dict[type, frozenset[str]] = {
     MemberState: frozenset({"settings"}),  # the settings never change
     Membership: frozenset({"settings"}),
     MembershipDriver: frozenset({"_now"}),  # the moment of a step that is over
-    Group: frozenset({"settings", "_news", "_changed"}),  # references to two fields of the Membership
-    Handoff: frozenset({"_settings", "_tell", "_published"}),  # a method of the Group; a ring of known members
+    Group: frozenset({"settings", "_note", "_changed"}),  # a method and a field of the Membership
+    # A method and a field of the Group; a ring of known members, and how they differ from earlier ones.
+    Handoff: frozenset({"_settings", "_tell", "_participants", "_published", "_only_left"}),
     LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
     View: frozenset({"_rings", "_former", "shares"}),  # worked out from `members`, `laggards` and `rings`
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from partition_actor.core import handoff, membership
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
@@ -100,12 +101,34 @@ def laggards_left_out(patch: Any) -> None:
 
 def only_the_last_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the last counts."""
-    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[-1:])
+    patch.setattr(Handoff, "claims", lambda self, *who: _claims(self, *who)[-1:])
 
 
 def only_the_first_ring_checked(patch: Any) -> None:
     """Rule 4: of the epochs that a laggard may act on, only the one that it acknowledged counts."""
-    patch.setattr(Handoff, "claims", lambda self, participant: _claims(self, participant)[:1])
+    patch.setattr(Handoff, "claims", lambda self, *who: _claims(self, *who)[:1])
+
+
+def laggards_epochs_joined_wrongly(patch: Any) -> None:
+    """Rule 4: the ring of a laggard's older epochs has the members of any of them, not of all."""
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(handoff, "_common", lambda members, others: {**members, **others})
+
+
+def laggards_own_weight_joined_wrongly(patch: Any) -> None:
+    """Rule 4: the ring of a laggard's older epochs gives it the lowest of the weights that it had."""
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(handoff, "max", min, raising=False)
+
+
+def laggards_older_epochs_forgotten(patch: Any) -> None:
+    """Rule 4: only the latest epochs of a laggard count."""
+
+    def join_oldest(self):
+        del self._history[next(iter(self._history))]
+
+    patch.setattr(handoff, "KEPT", 1)
+    patch.setattr(Handoff, "_join_oldest", join_oldest)
 
 
 def leaver_released_at_once(patch: Any) -> None:
@@ -264,6 +287,20 @@ def lease_before_views_are_known(patch: Any) -> None:
     patch.setattr(Membership, "_is_unverified", lambda self, key, session, name: False)
 
 
+def lease_before_a_view_that_was_left_out(patch: Any) -> None:
+    """Rule 7: one who had expired gets a lease for the view that it held, as the reply leaves the next one out."""
+
+    def is_unverified(self, key, session, name):
+        state, found = session.states[name], self.groups.get(name)
+        if found is None or not found.exclusive or state.have is None or state.watches:
+            return False
+        participant = found.participants.get(key)
+        return participant is None or participant.acked is None or state.want_views
+
+    patch.setattr(membership, "TOLD_AT_ONCE", 1)
+    patch.setattr(Membership, "_is_unverified", is_unverified)
+
+
 def lapsed_lease_brought_back(patch: Any) -> None:
     """Rule 7: a restarted partition actor renews a lease that has ended."""
 
@@ -411,6 +448,19 @@ def holds_not_learnt(patch: Any) -> None:
         self._claims[claim.key].pop(claim.ticket)
 
     patch.setattr(LockTable, "_take_hold", take_hold)
+
+
+def group_changes_without_their_base(patch: Any) -> None:
+    """Rule 7: a partition actor takes the changes that a session tells for all its groups, whatever they refer to."""
+
+    def sync(self, now, request):
+        session = self.sessions.get((request["member"], request["session"]))
+        if "groups_base" in request and (session is None or session.whole is None):
+            request = {**request, "groups_base": 0}
+        return _sync(self, now, request)
+
+    _sync = Membership.sync
+    patch.setattr(Membership, "sync", sync)
 
 
 def lock_changes_without_their_base(patch: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from partition_actor.core import handoff, membership
 from partition_actor.core.group import Group
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.membership import Membership
@@ -39,6 +40,13 @@ def test_fifty_seeds_hold(first):
     assert outcome.violations == []
     assert outcome.seeds == 50
     assert outcome.steps >= 50_000
+
+
+def test_seeds_hold_whatever_the_size_of_a_step(monkeypatch):
+    for module, name, size in ((membership, "STEP", 1), (membership, "TOLD_AT_ONCE", 1), (handoff, "KEPT", 1)):
+        monkeypatch.setattr(module, name, size)
+    for seed in range(50):
+        simulate(seed, steps=1000)
 
 
 def test_the_shortcut_for_signs_of_life_has_the_same_effect_as_the_full_path(monkeypatch):

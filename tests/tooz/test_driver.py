@@ -206,7 +206,7 @@ def test_capabilities_are_any_picklable_value_and_the_partition_actor_never_unpi
     first, second = tooz.driver("first"), tooz.driver(b"second")
     first.join_group_create(group, {"pid": Telltale(), "weight": 3})
     assert second.get_member_capabilities(group, "first").get() == {"pid": os.getpid(), "weight": 3}
-    told = tooz.deployment.call("status")["groups"][group.decode()]["members"][0]
+    told = tooz.deployment.call("status", group.decode())["members"][0]
     assert told["weight"] == 3
     assert str(os.getpid()) not in str(told["metadata"])
 
