@@ -86,13 +86,24 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-def check_items(value: object) -> list[Any]:
-    """Any iterable of keys, as a list. A single str or bytes is refused: it is nearly always a mistake."""
+def check_keys(value: Any) -> Any:
+    """Any iterable of keys, or a one-dimensional array of numpy or Arrow.
+
+    A single str or bytes is refused: it is nearly always a mistake.
+    """
+    expected = "an iterable of keys or a one-dimensional array"
     if isinstance(value, (str, bytes, bytearray)):
-        refuse("items", value, f"an iterable of keys, not one {type(value).__name__}")
-    if not isinstance(value, Iterable):
-        refuse("items", value, f"an iterable of keys, not {type(value).__name__}")
-    return list(value)
+        refuse("items", value, f"{expected}, not one {type(value).__name__}")
+    if not isinstance(value, Iterable) or hasattr(value, "column_names"):
+        refuse("items", value, f"{expected}, not {type(value).__name__}")
+    if (dimensions := getattr(value, "ndim", 1)) != 1:
+        refuse("items", value, f"{expected}, not one of {dimensions} dimensions")
+    return value
+
+
+def check_items(value: object) -> list[Any]:
+    """The same, as a list."""
+    return list(check_keys(value))
 
 
 def check_actor(actor: Any, namespace: object, settings: object, *, optional: bool = False) -> None:

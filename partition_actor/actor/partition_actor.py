@@ -25,12 +25,13 @@ from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import was_first, was_restarted
+from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, check_request, leader_name
+from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
 from partition_actor.core.share import Share
 from partition_actor.core.status import group_status_of, status_of
 from partition_actor.core.views import View
@@ -78,6 +79,9 @@ class PartitionActor:
         self._wheel = TimerWheel()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._shares: dict[SessionKey, dict[str, tuple[tuple[Epoch, int], Share]]] = {}
+        """Of bare callers, by group: the version of the latest view, and the share by it."""
+        self._subsets = Subsets()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
 
@@ -85,14 +89,18 @@ class PartitionActor:
 
     async def get_subset(
         self, group: str, member_id: str, items: Any, weight: int = 1, session: Any = None, actor: Any = None
-    ) -> list[Any]:
+    ) -> Any:
         """Those of `items` that this member owns, in their order, each as often as it was given.
+
+        `items` is a list or another iterable, a one-dimensional array of numpy or Arrow, or a reference to one, which
+        Ray resolves before the call. An array is answered with an array of its kind, anything else with a list. Long
+        ones are looked at in slices, and other callers are served meanwhile.
 
         Joins if necessary (a new group is not exclusive), counts as a heartbeat, and ends the caller's earlier subset.
         A call that failed may have run, so it ends it too. In an exclusive group the reply is valid for one `ttl` from
         the moment of the call: by then the caller must have called again or have stopped working. Keys that another
         member has yet to hand over are left out. Waits while the partition actor recovers from a crash, at most one
-        longest lease. Raises ``InvalidArgument`` and ``GroupFull``.
+        longest lease. A reply that comes after its `ttl` is empty. Raises ``InvalidArgument`` and ``GroupFull``.
 
         A caller that is a Ray actor hands itself over as `actor`, with ``ray.get_runtime_context().current_actor``. Its
         death is then known in milliseconds, a ``Router`` can call it, and its next process takes its place when Ray
@@ -103,11 +111,15 @@ class PartitionActor:
         driver, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
         arguments.check_weight(weight)
-        keys = arguments.check_items(items)
+        arguments.check_keys(items)
+        until = clock.now() + self._settings.ttl
         caller = await self._callers.identify(key, arguments.check_caller(actor))
         process = "" if caller is None else caller.process
         view = await self._call(driver.get_subset(group, key, weight, process=process), key, caller)
-        return [] if view is None else Share.by(View.of(view), member_id, self._settings).of(keys)
+        mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
+        if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
+            return mine[:0]
+        return mine
 
     async def join(
         self,
@@ -361,6 +373,15 @@ class PartitionActor:
             self._start().cancel(waiter)
             raise
 
+    def _share(self, group: str, key: SessionKey, view: ViewMessage | None) -> Share:
+        """What a view lets a bare caller work on, worked out once for each view."""
+        if view is None:
+            return Share(key[0])
+        shares, version = self._shares.setdefault(key, {}), (view["epoch"], view["rev"])
+        if group not in shares or shares[group][0] != version:
+            shares[group] = version, Share.by(View.of(view), key[0], self._settings)
+        return shares[group][1]
+
     def _adopt(self, key: SessionKey, caller: Caller | None) -> None:
         if caller is not None and key in self._start().membership.sessions:
             self._callers.adopt(key, caller)
@@ -395,6 +416,7 @@ class PartitionActor:
             self._watch.forget(key)
             self._handles.forget(key)
             self._callers.forget(key)
+            self._shares.pop(key, None)
         if actions.answer and not self._to_answer:
             asyncio.get_running_loop().call_soon(self._answer_some)
         self._to_answer.update(dict.fromkeys(key for key in actions.answer if key in self._held))
