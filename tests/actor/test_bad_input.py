@@ -151,6 +151,27 @@ def test_a_heartbeat_with_a_bad_watch_is_refused(unchanged, watch):
         unchanged.call("sync", request, watch)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("interval", math.nan), ("interval", "soon"), ("leased", None), ("locks", {1: 7})]
+)
+def test_a_heartbeat_with_a_broken_field_is_refused(unchanged, field, value):
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 1, "incarnation": 0}
+    whole = {**request, "interval": 1.0, "leased": False, "groups": {}, field: value}
+    with pytest.raises(InvalidArgument, match=rf"request, {field[:4]}.*: got .*, expected "):
+        unchanged.call("sync", whole)
+
+
+@pytest.mark.parametrize("weight", [0, 10**9, 1.5, "1", None, True])
+def test_a_weight_in_a_heartbeat_is_checked_as_any_other(unchanged, weight):
+    report = {"want": "in", "since": 1, "exclusive": None, "have": None, "rev": 0, "acked": None, "weight": weight}
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 1, "incarnation": 0}
+    whole = {**request, "interval": 1.0, "leased": False, "groups": {"unchanged": report}}
+    with pytest.raises(
+        InvalidArgument, match=r"request, group 'unchanged', weight: got .*, expected an int from 1 to 1000"
+    ):
+        unchanged.call("sync", whole)
+
+
 def test_a_heartbeat_of_another_protocol_is_told_what_to_do(unchanged):
     with pytest.raises(VersionMismatch, match=r"protocol 0.*install one version"):
         unchanged.call("sync", {"protocol": 0})
