@@ -7,7 +7,7 @@ ring has given its keys away, until it acknowledges an epoch without it: until t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from partition_actor.core.epochs import Epoch
@@ -101,7 +101,7 @@ class Group:
         self._note = note
         self._changed = changed
         self._log = ChangeLog()
-        self._handoff = Handoff(settings, self._tell)
+        self._handoff = Handoff(settings)
 
     # -- the next ring ------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Group:
 
     def _forget(self, key: SessionKey) -> None:
         if self.participants.pop(key, None) is not None:
-            self._handoff.release(key)
+            self._tell(self._handoff.release(key))
             if not self.recovering:
                 self._handoff.trim(self.participants.values())
         self._note(key, self.name)
@@ -170,18 +170,19 @@ class Group:
             self.changed_since = now
         self._changed[self.name] = self
 
-    def _tell(self, key: SessionKey) -> None:
-        """Tell a session of fewer laggards: at once when there are none left, else at the end of a window."""
-        participant = self.participants.get(key)
-        if participant is None:
-            return
-        if self.settings.publish_window and self._handoff.blockers(key):
-            self._waiting_news[key] = None
-            self._changed[self.name] = self
-            return
-        self._waiting_news.pop(key, None)
-        participant.rev += 1
-        self._note(key, self.name)
+    def _tell(self, keys: Iterable[SessionKey]) -> None:
+        """Tell sessions of fewer laggards: at once those that have none left, the others at the end of a window."""
+        for key in keys:
+            participant = self.participants.get(key)
+            if participant is None:
+                continue
+            if self.settings.publish_window and self._handoff.blockers(key):
+                self._waiting_news[key] = None
+                self._changed[self.name] = self
+                continue
+            self._waiting_news.pop(key, None)
+            participant.rev += 1
+            self._note(key, self.name)
 
     # -- epochs -------------------------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class Group:
             return
         participant.acked = epoch
         if self.exclusive and not self.recovering:
-            self._handoff.release(key, participant)
+            self._tell(self._handoff.release(key, participant))
             self._forget_if_done(key)
             self._handoff.trim(self.participants.values())
 

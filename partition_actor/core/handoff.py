@@ -10,7 +10,7 @@ theirs did: that of the members that all of them have. So a laggard costs the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from partition_actor.core.epochs import Epoch
@@ -66,11 +66,10 @@ class Joined:
 
 
 class Handoff:
-    """The laggards of one exclusive group. `tell` is called with each session whose blockers change."""
+    """The laggards of one exclusive group."""
 
-    def __init__(self, settings: Settings, tell: Callable[[SessionKey], None]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._tell = tell
         self._epoch: Epoch | None = None
         self._sessions: Mapping[str, str] = {}
         self._participants: Mapping[SessionKey, Participant] = {}
@@ -150,20 +149,22 @@ class Handoff:
             self._block(key, participant)
         self._published = None
 
-    def release(self, key: SessionKey, participant: Participant | None = None) -> None:
-        """The session claims nothing any more; or, as a `participant` that has acknowledged an epoch, less."""
+    def release(self, key: SessionKey, participant: Participant | None = None) -> Iterable[SessionKey]:
+        """The session claims nothing any more; or, as a `participant` that has acknowledged an epoch, less.
+
+        Returns the sessions that wait for fewer than they have been told.
+        """
         joined, acked = self._joined.get(key), None if participant is None else participant.acked
         if joined is not None and (acked is None or acked > joined.upto):
             del self._joined[key]
         if not self._is_worked_out:
-            return  # nobody has been told of whom it waits for in this epoch
+            return ()  # nobody has been told of whom it waits for in this epoch
         before = self._blocks.pop(key, set())
         for target in before:
             self._blockers.get(target, {}).pop(key, None)
         if participant is not None:
             self._block(key, participant)
-        for target in before:
-            self._tell(target)
+        return before
 
     def awaited(self, key: SessionKey) -> int:
         """How many sessions others wait for to acknowledge the published epoch; 0 unless this is one of them."""

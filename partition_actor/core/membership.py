@@ -525,7 +525,8 @@ class Membership:
     def _leave_group(self, now: float, key: SessionKey, session: SessionRecord, name: str) -> None:
         """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
         session.groups.discard(name)
-        self._unfence(key, session, name)
+        if name in session.fenced:
+            self._unfence(key, session, name)
         if name in self.groups:
             self.groups[name].remove(key, now)
 

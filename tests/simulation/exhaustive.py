@@ -229,8 +229,8 @@ LEFT_OUT: dict[type, frozenset[str]] = {
     Membership: frozenset({"settings"}),
     MembershipDriver: frozenset({"_now"}),  # the moment of a step that is over
     Group: frozenset({"settings", "_note", "_changed"}),  # a method and a field of the Membership
-    # A method and a field of the Group; a ring of known members, and how they differ from earlier ones.
-    Handoff: frozenset({"_settings", "_tell", "_participants", "_published", "_only_left"}),
+    # A field of the Group; a ring of known members, and how they differ from earlier ones.
+    Handoff: frozenset({"_settings", "_participants", "_published", "_only_left"}),
     LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
     View: frozenset({"_rings", "_former", "shares"}),  # worked out from `members`, `laggards` and `rings`
 }

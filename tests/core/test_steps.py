@@ -1,0 +1,108 @@
+"""Much work is done in several steps, between which other events come in."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from machines import PLAIN, World, beat
+
+from partition_actor.core import member as member_module
+from partition_actor.core import membership
+from partition_actor.settings import Settings
+
+GROUPS = [f"g{number}" for number in range(10)]
+
+
+@pytest.fixture
+def crowd(monkeypatch):
+    """Members a, b and c of ten exclusive groups; a tick publishes two epochs, and a reply tells of three groups."""
+    world = World()
+    made = [world.member(name, "g0") for name in "abc"]
+    for member in made:
+        for group in GROUPS:
+            member.member_state.join(group, exclusive=True)
+    beat(*made, *made)
+    monkeypatch.setattr(membership, "STEP", 2 * 3)
+    monkeypatch.setattr(membership, "TOLD_AT_ONCE", 3)
+    return world, made
+
+
+def left_out(world, key):
+    """The groups whose published epoch shows that a session has gone."""
+    return sum(key[0] not in world.membership.groups[group].members for group in GROUPS)
+
+
+def test_a_death_in_many_groups_is_published_step_by_step(crowd):
+    world, (a, _b, _c) = crowd
+    world.driver.died(world.now, a.key)
+    steps = [left_out(world, a.key)]
+    while world.driver.actions(world.now).wake_at <= world.now:
+        world.driver.timer(world.now)
+        steps.append(left_out(world, a.key))
+    assert steps[0] < len(GROUPS)
+    assert all(later - before <= 3 for before, later in itertools.pairwise(steps))
+    assert steps[-1] == len(GROUPS)
+
+
+def test_a_reply_tells_of_some_groups_and_the_next_of_others(crowd):
+    world, (a, b, c) = crowd
+    world.driver.died(world.now, a.key)
+    while left_out(world, a.key) < len(GROUPS):
+        world.driver.timer(world.now)
+    told = []
+    while world.membership.has_news(b.key):
+        told += b.fetch(b.send())["groups"]
+        assert b.member_state.exclusive_until == world.now + PLAIN.ttl
+    assert sorted(told) == GROUPS
+    beat(b, c)
+    assert all(b.member_state.view(group).members.keys() == {"b", "c"} for group in GROUPS)
+
+
+def test_groups_whose_news_a_reply_leaves_out_come_first_in_the_next(crowd):
+    world, (a, b, _c) = crowd
+    world.driver.died(world.now, a.key)
+    while left_out(world, a.key) < len(GROUPS):
+        world.driver.timer(world.now)
+    first = set(b.fetch(b.send())["groups"])
+    for group in first:
+        world.membership.join(world.now, group, ("d", ""), 1, None, None)
+    while not world.membership.groups[min(first)].members.keys() >= {"d"}:
+        world.driver.timer(world.now)
+    assert not first & b.fetch(b.send())["groups"].keys()
+
+
+def test_a_member_asks_to_join_some_groups_and_then_others(monkeypatch):
+    monkeypatch.setattr(member_module, "JOINED_AT_ONCE", 3)
+    world = World()
+    a = world.member("a", "g0")
+    for group in GROUPS:
+        a.member_state.join(group, exclusive=True)
+    request = a.send()
+    assert sorted(request["groups"]) == GROUPS[:3]
+    a.fetch(request)
+    beat(a, a)
+    assert all(a.member_state.view(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize(("hold", "turn"), [(0.02, 0.025), (0.2, 0.25), (2.0, 1.9)])
+def test_leases_end_though_turns_of_the_loop_are_long(hold, turn):
+    settings = Settings(ttl=10.0, hold=hold, handoff_timeout=5.0, clock_rate_margin=0.1, publish_window=0.0, vnodes=4)
+    world = World(settings)
+    a = world.member("a")
+    a.beat()
+    end = world.now + 2 * settings.ttl
+    while a.key in world.membership.sessions:
+        assert world.now < end
+        world.clock.advance(turn)
+        world.driver.proof(world.now, world.now)
+
+
+def test_a_lease_does_not_end_while_the_partition_actor_is_stopped():
+    world = World()
+    a = world.member("a")
+    a.beat()
+    world.clock.advance(5 * PLAIN.ttl)
+    world.driver.proof(world.now, world.now)
+    assert a.key in world.membership.sessions
+    assert world.membership.stalled == pytest.approx(5 * PLAIN.ttl - PLAIN.hold / 2)
