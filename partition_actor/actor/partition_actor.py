@@ -378,7 +378,7 @@ class PartitionActor:
 
     def _share(self, group: str, key: SessionKey, view: ViewMessage | None) -> Share:
         """What a view lets a bare caller work on, worked out once for each view."""
-        if view is None:
+        if view is None or not view["mine"] or key not in self._start().membership.sessions:
             return Share(key[0])
         shares, version = self._shares.setdefault(key, {}), (view["epoch"], view["rev"])
         if group not in shares or shares[group][0] != version:

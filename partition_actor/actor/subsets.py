@@ -65,7 +65,7 @@ class Subsets:
 
 
 def _is_array(items: Any) -> bool:
-    return hasattr(items, "dtype") or hasattr(items, "to_pylist")
+    return isinstance(items, np.ndarray) or hasattr(items, "to_pylist")  # as Arrow's have
 
 
 def _slices(items: Any) -> Iterator[tuple[Any, list[Any]]]:

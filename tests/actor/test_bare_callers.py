@@ -66,6 +66,22 @@ def test_a_restarted_worker_keeps_its_place(steady, group, spawn, named):
     wait_until(lambda: steady.members(group) == ["b"])
 
 
+def test_a_worker_on_another_node_is_known_as_well(steady, group, spawn, another_node):
+    restarted, ended = (
+        spawn(
+            HandedOver, steady.handle, name, resources={another_node: 0.1}, max_restarts=restarts, max_task_retries=-1
+        )
+        for name, restarts in (("a", -1), ("b", 0))
+    )
+    ask(restarted, "join", group=group, exclusive=True)
+    ask(ended, "join", group=group)
+    mine = ask(restarted, "get_subset", group=group, items=ITEMS)
+    kill(restarted)
+    assert ask(restarted, "get_subset", group=group, items=ITEMS) == mine
+    ray.kill(ended)
+    wait_until(lambda: steady.members(group) == ["a"])
+
+
 def test_a_router_calls_a_worker_that_handed_itself_over(steady, group, spawn):
     worker = spawn(HandedOver, steady.handle, "a")
     ask(worker, "get_subset", group=group, items=ITEMS)

@@ -58,7 +58,12 @@ def test_any_iterable_is_answered_with_a_list(kind, keys):
     assert kind is set or mine == RING.subset("a", keys)
 
 
-class Text(enum.StrEnum):
+def test_a_series_is_answered_with_a_list():
+    pd = pytest.importorskip("pandas")
+    assert subset(pd.Series(MANY, index=range(7, 7 + len(MANY)))) == RING.subset("a", MANY)
+
+
+class Text(str, enum.Enum):
     ONE = "key-1"
 
     def __str__(self):
