@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
 LOOK_UP_TIMEOUT = 1.0
 """Seconds to wait for the GCS. Without an answer the process is unknown, which is safe."""
+_THREADS = ThreadPoolExecutor(2, "actor-table")  # of its own: while the GCS is away, others do not wait for it
 
 
 class ActorProcess(NamedTuple):
@@ -27,7 +29,7 @@ class ActorProcess(NamedTuple):
 
 async def process_of(actor: Any) -> ActorProcess | None:
     """The process that the GCS knows now; None if it does not tell, or knows none at present."""
-    looked_up = asyncio.get_running_loop().run_in_executor(None, _look_up, actor)
+    looked_up = asyncio.get_running_loop().run_in_executor(_THREADS, _look_up, actor)
     try:
         return await asyncio.wait_for(looked_up, LOOK_UP_TIMEOUT)
     except Exception:

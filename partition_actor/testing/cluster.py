@@ -254,10 +254,6 @@ def _client(cluster: SimulatedCluster) -> Client | None:
     return _alive(cluster, cluster.clients)
 
 
-def _caller(cluster: SimulatedCluster) -> BareCaller | None:
-    return _alive(cluster, cluster.callers)
-
-
 def _actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
     """The partition actor that the GCS knows, if it runs."""
     last = cluster.partition_actors[-1]
@@ -411,21 +407,18 @@ def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bo
 
 
 def _call(cluster: SimulatedCluster) -> bool:
-    room = _has_room(cluster)
-    if room:
-        cluster.start_caller(f"x{len(cluster.callers)}")
-    return room
-
-
-def _restart_caller(cluster: SimulatedCluster, caller: BareCaller) -> bool:
-    """Ray restarts an actor. Its former process is dead, or on a lost node and calls as before."""
-    if caller.has_next or not _has_room(cluster):
+    """A process begins to call by a bare handle: one of a new actor, or the next one of an actor that Ray restarts."""
+    former = _alive(cluster, [caller for caller in cluster.callers if not caller.has_next])
+    if not _has_room(cluster):
         return False
-    caller.has_next = True
-    if cluster.rng.random() < 0.6:
-        cluster.kill(caller)
-    cluster.world.log(caller, "is succeeded by the next process of its actor")
-    cluster.start_caller(caller.member_id, None if caller.session else "")
+    if former is None or cluster.rng.random() < 0.5:
+        cluster.start_caller(f"x{len(cluster.callers)}")
+        return True
+    former.has_next = True
+    if cluster.rng.random() < 0.6:  # or it is on a node that the GCS has lost, and calls as before
+        cluster.kill(former)
+    cluster.world.log(former, "is succeeded by the next process of its actor")
+    cluster.start_caller(former.member_id, None if former.session else "")
     return True
 
 
@@ -449,6 +442,5 @@ FAULTS: dict[str, Fault] = {
     "drain": _to(_client, partial(_dismiss, "drain")),
     "forget": _to(_client, partial(_dismiss, "forget")),
     "bare caller": _call,
-    "bare caller restarted": _to(_caller, _restart_caller),
     "lock broken": _to(_actor, _break_lock, running=True),
 }
