@@ -40,11 +40,17 @@ class Caller(NamedTuple):
     identity: ProcessIdentity | None
     """What to watch; None if the process is not known for certain."""
     lasting: bool
-    """No other process can call under this session, so the actor need not be looked up again."""
+    """The process is known, and no other can call under this session: the actor need not be looked up again."""
+
+    @property
+    def worker(self) -> str:
+        """The worker id of the process; empty if it is not known for certain."""
+        return "" if self.identity is None else self.identity.worker
 
 
 class _Latest(NamedTuple):
     identity: ProcessIdentity
+    """Without the handle, which might keep the actor alive."""
     restarts: int
     restartable: bool
     alone: asyncio.Future[bool]
@@ -100,9 +106,9 @@ class BareCallers:
             refuse("actor", actor, "an actor that Ray has not given up")
         named, latest = bool(key[1]), None if found is None else self._take(key, actor, found)
         if latest is None or not (key[1] == latest.identity.worker or await self._is_alone(latest)):
-            return Caller(actor, "" if named else f"unknown {next(self._unknown)}", None, named)
-        lasting = named or not latest.restartable
-        return Caller(actor, "" if named else latest.identity.worker, latest.identity, lasting)
+            return Caller(actor, "" if named else f"unknown {next(self._unknown)}", None, lasting=False)
+        identity = latest.identity._replace(handle=actor)
+        return Caller(actor, "" if named else identity.worker, identity, lasting=named or not latest.restartable)
 
     def adopt(self, key: SessionKey, caller: Caller) -> None:
         """This caller's session is a member now: watch it, and keep its handle."""
@@ -110,7 +116,7 @@ class BareCallers:
         if caller is before:
             return
         self._callers[key] = caller
-        if before is None or before.identity != caller.identity:
+        if before is None or before.worker != caller.worker:
             self._watch.forget(key)
             self._handles.register(key, caller.actor)
         if caller.identity is not None:
@@ -129,7 +135,7 @@ class BareCallers:
             return before if found.worker == before.identity.worker else None
         here = found.node == ray.get_runtime_context().get_node_id()
         process = processes.process_of_worker(found.pid, here=here)
-        identity = ProcessIdentity(actor, found.node, name, found.worker, process)
+        identity = ProcessIdentity(None, found.node, name, found.worker, process)
         alone = asyncio.ensure_future(self._is_last(key, before, found))
         latest = self._latest[name] = _Latest(identity, found.restarts, found.restartable, alone)
         if len(self._latest) > MOST_ACTORS:
@@ -149,7 +155,7 @@ class BareCallers:
             )
             return False
         for each, caller in list(self._callers.items()) if certain else ():
-            if caller.actor._actor_id == before.identity.handle._actor_id:
+            if caller.actor._actor_id.hex() == before.identity.actor:
                 self._on_replaced(each, before.identity.worker)
         return certain
 

@@ -92,10 +92,14 @@ def test_a_router_calls_a_worker_that_handed_itself_over(steady, group, spawn):
 def test_a_reply_that_comes_when_its_lease_is_over_is_empty(hasty, group, spawn):
     """The second actor calls under the id and session of the first, which may work until its reply is over."""
     first, second = (spawn(HandedOver, hasty.handle, "a") for _ in range(2))
-    ask(first, "join", group=group, exclusive=True)
-    assert ask(first, "get_subset", group=group, items=ITEMS) == ITEMS
-    assert ask(second, "get_subset", group=group, items=ITEMS) == []
-    assert ask(second, "get_subset", group=group, items=ITEMS) == ITEMS
+    ask(second, "join", group=group, exclusive=True)
+
+    def comes_late():
+        ask(first, "get_subset", group=group, items=ITEMS)
+        return ask(second, "get_subset", group=group, items=ITEMS) == []
+
+    wait_until(comes_late)
+    wait_until(lambda: ask(second, "get_subset", group=group, items=ITEMS) == ITEMS)
 
 
 def test_an_actor_that_ray_has_given_up_is_refused(steady, group, spawn):
