@@ -70,27 +70,56 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
     return handle
 
 
-def shutdown(name: str = NAME, namespace: str = NAMESPACE) -> None:
-    """Kill the partition actor for good and wait until its name is free; do nothing if there is none.
+def shutdown(name: str = NAME, namespace: str = NAMESPACE, force: bool = False) -> None:
+    """End the partition actor for good and wait until its name is free; do nothing if there is none.
 
-    Members keep their keys until their leases end.
+    It ends in good order: it withdraws every lease, so that no key is any member's, and waits until members have let go
+    of what they held in exclusive groups, and of locks. That takes until their callbacks for lost keys and their
+    `owned_by` calls have returned, and their locks are released; at most until the last lease has ended, which is one
+    longest lease (10 s by default, `Settings.max_ttl`). The next ``deploy()`` then waits for nothing. With `force` it
+    is killed instead: members keep their keys until their leases end, and the next partition actor waits for that.
+
+    Any number of processes may call it at once.
 
     Raises:
         InvalidArgument: an argument has the wrong type or value.
-        PartitionActorUnavailable: Ray has not freed the name after 60 s.
+        PartitionActorUnavailable: it does not answer within 60 s, or still holds its name 60 s after the last lease has
+            ended. It may end later; `force` ends it now.
     """
+    if not isinstance(force, bool):
+        refuse("force", force, "True or False")
     _prepare(name, namespace)
-    until = time.monotonic() + ANSWER_WITHIN
+    ended, first, until = force, None, time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
         try:
             handle = find(name, namespace, ANSWER_WITHIN)
         except PartitionActorNotFound:
             return
-        ray.kill(handle, no_restart=True)
+        first = first or handle
+        if handle._actor_id != first._actor_id:  # somebody has deployed the next one since
+            return
+        if force or not hasattr(handle, "shut_down"):  # one of a version that cannot end in good order
+            ray.kill(handle, no_restart=True)
+        elif (seconds := _ask_to_end(handle, name)) is not None and not ended:
+            ended, until = True, time.monotonic() + seconds + ANSWER_WITHIN
         time.sleep(0.05)
     raise PartitionActorUnavailable(
-        f"partition actor {name!r} was killed, but Ray still holds its name after {ANSWER_WITHIN} s"
+        f"partition actor {name!r} was shut down, but Ray still holds its name after {ANSWER_WITHIN} s"
+        + ("" if force else ": shutdown(force=True) kills it")
     )
+
+
+def _ask_to_end(handle: Any, name: str) -> float | None:
+    """The seconds until the partition actor is gone, at most; None if it has died, and Ray may restart it."""
+    try:
+        seconds: float = ray.get(handle.shut_down.remote(), timeout=ANSWER_WITHIN)
+    except GetTimeoutError:
+        raise PartitionActorUnavailable(
+            f"partition actor {name!r} did not answer within {ANSWER_WITHIN} s: shutdown(force=True) kills it"
+        ) from None
+    except RayActorError:
+        return None
+    return seconds
 
 
 def find(name: str, namespace: str, timeout: float) -> Any:

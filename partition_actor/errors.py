@@ -21,6 +21,8 @@
     └── TooManyCalls               (RuntimeError)     the owner already has as many calls as the router allows
 
 Every error takes one ``str``, so it crosses a Ray call and pickles unchanged.
+
+One warning, ``NoPlaceYet`` (``UserWarning``): a join has ended without a place.
 """
 
 from __future__ import annotations
@@ -104,3 +106,20 @@ class CallMayHaveRun(PartitionError, ConnectionError):
 
 class TooManyCalls(PartitionError, RuntimeError):
     """The owner of the key already has as many of this router's calls as its limit allows. The call has not run."""
+
+
+class NoPlaceYet(UserWarning):
+    """``join_group`` has ended before this member was admitted: until it is, no key of the group is its own.
+
+    It goes on trying. Seconds are only known when the partition actor recovers from a crash. To have it raised instead:
+    ``warnings.simplefilter("error", NoPlaceYet)``.
+    """
+
+    def __init__(self, message: str, group: str = "", seconds: float | None = None) -> None:
+        super().__init__(message, group, seconds)
+        self.group = group
+        self.seconds = seconds
+        """Until members are admitted, at most; None when nobody knows, as when the partition actor is away."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

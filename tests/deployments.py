@@ -60,8 +60,8 @@ class Deployment:
         self.handle = partition_actor.deploy(self.name, self.namespace, self.settings)
         return self.handle
 
-    def shutdown(self):
-        partition_actor.shutdown(self.name, self.namespace)
+    def shutdown(self, force=True):
+        partition_actor.shutdown(self.name, self.namespace, force)
 
     def call(self, method, *args, **kwargs):
         """Call a method of the actor by its handle."""

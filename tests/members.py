@@ -193,6 +193,13 @@ class SilentPartitionActor:
         await asyncio.Event().wait()
 
 
+class StuckPartitionActor(SilentPartitionActor):
+    """One that does not even answer when it is to end."""
+
+    async def shut_down(self):
+        await asyncio.Event().wait()
+
+
 class OldPartitionActor:
     """An actor under the partition actor's name that speaks another protocol."""
 

@@ -4,17 +4,22 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
-from deployments import HASTY, LIMIT, STEADY, wait_until
-from members import OldPartitionActor, SilentPartitionActor, deploy_and_tell_pid
+from deployments import HASTY, LIMIT, STEADY, in_thread, wait_until
+from members import OldPartitionActor, SilentPartitionActor, StuckPartitionActor, deploy_and_tell_pid
 
 import partition_actor
 from partition_actor import PartitionCoordinator, Settings
+from partition_actor import deployment as deployment_module
+from partition_actor.actor import predecessor
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
+
+KEYS = [f"key-{number:02}" for number in range(20)]
 
 DRIVER = """
 import sys, ray, partition_actor
@@ -65,18 +70,114 @@ def test_connect_finds_the_running_actor_and_raises_when_there_is_none(make_depl
 
 def test_shutdown_may_be_repeated_and_deploy_starts_from_nothing(make_deployment):
     deployment = make_deployment()
-    deployment.shutdown()
+    deployment.shutdown(force=False)
     deployment.deploy()
     before = deployment.call("status")
     deployment.call("join", "group", "a")
-    deployment.shutdown()
-    deployment.shutdown()
+    deployment.shutdown(force=False)
+    deployment.shutdown(force=False)
     with pytest.raises(PartitionActorNotFound):
         partition_actor.connect(deployment.name, deployment.namespace)
     deployment.deploy()
     after = deployment.call("status")
     assert after["incarnation"] > before["incarnation"]
     assert after["groups"] == {}
+
+
+def test_shutdown_waits_until_members_have_let_go_and_the_next_one_waits_for_nothing(make_deployment, group):
+    deployment = make_deployment(STEADY)  # whose leases last longer than any wait here
+    deployment.deploy()
+    member = deployment.member("a")
+    lost, finish = [], threading.Event()
+
+    def on_lost(keys):
+        lost.extend(keys)
+        assert finish.wait(LIMIT)
+
+    partition = member.partition(group, KEYS)
+    partition.on_lost(on_lost)
+    member.join_group(group, exclusive=True)
+    wait_until(lambda: sorted(partition) == KEYS)
+    ends = [in_thread(lambda: deployment.shutdown(force=False) or True) for _ in range(2)]
+    wait_until(lambda: sorted(lost) == KEYS)
+    assert member.extract_my_subset(group, KEYS) == []
+    with pytest.raises(PartitionActorUnavailable, match="being shut down"):
+        deployment.call("get_subset", group, "bare", KEYS)
+    partition_actor.connect(deployment.name, deployment.namespace)  # it is still there
+    finish.set()
+    assert all(end() for end in ends)
+    with pytest.raises(PartitionActorNotFound):
+        partition_actor.connect(deployment.name, deployment.namespace)
+    deployment.deploy()
+    assert not deployment.call("status")["recovering"]
+    wait_until(lambda: sorted(member.extract_my_subset(group, KEYS)) == KEYS)
+
+
+def test_after_shutdown_by_force_the_next_one_waits_for_leases(make_deployment):
+    deployment = make_deployment(STEADY)
+    deployment.deploy()
+    deployment.shutdown(force=True)
+    deployment.deploy()
+    assert deployment.call("status")["recovering"]
+    deployment.shutdown(force=True)
+
+
+def test_a_namespace_never_used_before_pays_nothing_for_a_name_used_elsewhere(make_deployment):
+    deployment, other = make_deployment(), make_deployment()
+    deployment.deploy()
+    other.name, other.namespace = deployment.name, f"namespace of {deployment.name}"
+    other.deploy()
+    assert not other.call("status")["recovering"]
+    deployment.shutdown(force=True)
+    deployment.deploy()
+    assert deployment.call("status")["recovering"]
+
+
+def is_known(deployment):
+    try:
+        ray.get_actor(deployment.name, namespace=deployment.namespace)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_answer_unknown_makes_the_next_one_wait(cluster, monkeypatch):
+    monkeypatch.setattr(predecessor, "_former_actors", lambda mine: ["one"])
+    monkeypatch.setattr(predecessor, "_gcs", lambda: None)
+    assert not predecessor.nothing_is_out()
+    assert not asyncio.run(predecessor.record_end())
+
+
+def test_shutdown_of_one_that_does_not_answer_raises_and_force_kills_it(impostor, monkeypatch):
+    deployment = impostor(StuckPartitionActor)
+    monkeypatch.setattr("partition_actor.deployment.ANSWER_WITHIN", 0.5)
+    with pytest.raises(PartitionActorUnavailable, match=r"did not answer within 0\.5 s: shutdown\(force=True\)"):
+        deployment.shutdown(force=False)
+    monkeypatch.undo()
+    deployment.shutdown(force=True)
+    assert not is_known(deployment)
+
+
+def test_one_that_cannot_end_in_good_order_is_killed(impostor):
+    deployment = impostor(SilentPartitionActor)
+    deployment.shutdown(force=False)
+    assert not is_known(deployment)
+
+
+def test_shutdown_leaves_the_one_alone_that_was_deployed_since(make_deployment, monkeypatch):
+    deployment = make_deployment()
+    deployment.deploy()
+    ask = deployment_module._ask_to_end
+
+    def ask_and_redeploy(handle, name):
+        ask(handle, name)
+        wait_until(lambda: not is_known(deployment))
+        deployment.deploy()
+        return 0.0
+
+    monkeypatch.setattr(deployment_module, "_ask_to_end", ask_and_redeploy)
+    deployment.shutdown(force=False)
+    assert deployment.call("hello")["settings"] == HASTY.to_dict()
 
 
 def test_it_outlives_the_driver_that_deployed_it(make_deployment):

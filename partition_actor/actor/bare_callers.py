@@ -34,12 +34,12 @@ MOST_ACTORS = 10_000
 class Caller(NamedTuple):
     """Who calls under a session."""
 
-    actor: Any
-    process: str
+    actor: Any = None
+    process: str = ""
     """Empty for a session that only one process uses."""
-    identity: ProcessIdentity | None
+    identity: ProcessIdentity | None = None
     """What to watch; None if the process is not known for certain."""
-    lasting: bool
+    lasting: bool = False
     """The process is known, and no other can call under this session: the actor need not be looked up again."""
 
     @property
@@ -86,8 +86,8 @@ class BareCallers:
         caller = self._callers.get(key)
         return "" if caller is None else caller.process
 
-    async def identify(self, key: SessionKey, actor: Any) -> Caller | None:
-        """Who calls now under a session; None if neither this call nor one before told an `actor`.
+    async def identify(self, key: SessionKey, actor: Any) -> Caller:
+        """Who calls now under a session, by this call's `actor` or that of one before.
 
         A process that is not known for certain is another one at each call. Raises ``InvalidArgument`` when Ray has
         given the actor up.
@@ -95,7 +95,7 @@ class BareCallers:
         before = self._callers.get(key)
         if actor is None:
             if before is None:
-                return None
+                return Caller()
             actor = before.actor
         if before is not None and before.lasting and before.actor._actor_id == actor._actor_id:
             return before
@@ -106,14 +106,14 @@ class BareCallers:
             refuse("actor", actor, "an actor that Ray has not given up")
         named, latest = bool(key[1]), None if found is None else self._take(key, actor, found)
         if latest is None or not (key[1] == latest.identity.worker or await self._is_alone(latest)):
-            return Caller(actor, "" if named else f"unknown {next(self._unknown)}", None, lasting=False)
+            return Caller(actor, "" if named else f"unknown {next(self._unknown)}", None)
         identity = latest.identity._replace(handle=actor)
         return Caller(actor, "" if named else identity.worker, identity, lasting=named or not latest.restartable)
 
     def adopt(self, key: SessionKey, caller: Caller) -> None:
         """This caller's session is a member now: watch it, and keep its handle."""
         before = self._callers.get(key)
-        if caller is before:
+        if caller is before or caller.actor is None:
             return
         self._callers[key] = caller
         if before is None or before.worker != caller.worker:

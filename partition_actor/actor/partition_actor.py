@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import ray
@@ -24,7 +25,7 @@ from partition_actor import arguments, clock
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
-from partition_actor.actor.predecessor import was_first, was_restarted
+from partition_actor.actor.predecessor import nothing_is_out, record_end, was_restarted
 from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
@@ -87,6 +88,8 @@ class PartitionActor:
         self._subsets = Subsets()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
+        self._ends = False
+        """Whether it has been asked to end in good order."""
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -117,8 +120,7 @@ class PartitionActor:
         arguments.check_keys(items)
         until = clock.now() + self._settings.ttl
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        process = "" if caller is None else caller.process
-        view = await self._call(driver.get_subset(group, key, weight, process=process), key, caller)
+        view = await self._call(driver.get_subset(group, key, weight, process=caller.process), key, caller)
         mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
         if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
             return mine[:0]
@@ -149,7 +151,7 @@ class PartitionActor:
         arguments.check_mode(exclusive)
         packed = pack_metadata(metadata)
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        return await self._call(driver.join(group, key, weight, packed, exclusive), key, caller)
+        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process), key, caller)
 
     async def heartbeat(self, member_id: str, session: Any = None, actor: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -327,6 +329,20 @@ class PartitionActor:
         limit = arguments.MAX_ID_BYTES + len(leader_name(""))  # names in the protocol have a prefix
         return await self._call(self._start().break_lock(arguments.check_text("name", name, limit=limit)))
 
+    async def shut_down(self) -> float:
+        """Begin to end in good order, and return; the seconds until this actor is gone, at most. May be repeated.
+
+        From now on it grants nothing: calls that join or renew raise ``PartitionActorUnavailable``. Use
+        ``partition_actor.shutdown()``, which waits.
+        """
+        driver = self._start()
+        seconds = driver.end(clock.now())
+        if not self._ends:
+            self._ends = True
+            self._spawn(self._exit_when_settled())
+        self._act()
+        return seconds
+
     # -- insides ------------------------------------------------------------------------------------------------
 
     async def pend(self) -> None:
@@ -345,7 +361,7 @@ class PartitionActor:
         if self._driver is None:
             gc.set_threshold(*COLLECT_AFTER)
             restarted = was_restarted()
-            first = not restarted and was_first(self._name)
+            first = not restarted and nothing_is_out()
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
@@ -354,11 +370,22 @@ class PartitionActor:
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, self._settings.ttl / 2)
             self._driver = MembershipDriver(membership)
-            proving = asyncio.get_running_loop().create_task(self._keep_proving())
-            self._tasks.add(proving)
-            proving.add_done_callback(self._tasks.discard)
+            self._spawn(self._keep_proving())
             self._act()
         return self._driver
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _exit_when_settled(self) -> None:
+        """Wait until nobody may act on a lease, leave a record of that, and end for good: rule 11."""
+        await self._call(self._start().settled())
+        await record_end()
+        log.info("the partition actor %r has ended in good order", self._name)
+        # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))
@@ -367,14 +394,15 @@ class PartitionActor:
         """The result of a call that may wait in the driver; it may make session `key`, of a bare `caller`, a member."""
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._start().begin(clock.now(), waiter, steps)
-        if key is not None:
-            self._adopt(key, caller)
+        self._adopt(key, caller)
         self._act()
         try:
-            return await waiter
+            result = await waiter
         except asyncio.CancelledError:
             self._start().cancel(waiter)
             raise
+        self._adopt(key, caller)  # its session may have ended meanwhile, and begun again
+        return result
 
     def _share(self, group: str, key: SessionKey, view: ViewMessage | None) -> Share:
         """What a view lets a bare caller work on, worked out once for each view."""
@@ -385,8 +413,8 @@ class PartitionActor:
             shares[group] = version, Share.by(View.of(view), key[0], self._settings)
         return shares[group][1]
 
-    def _adopt(self, key: SessionKey, caller: Caller | None) -> None:
-        if caller is not None and key in self._start().membership.sessions:
+    def _adopt(self, key: SessionKey | None, caller: Caller | None) -> None:
+        if key is not None and caller is not None and key in self._start().membership.sessions:
             self._callers.adopt(key, caller)
 
     async def _find(self, group: str) -> Group:

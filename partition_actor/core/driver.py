@@ -178,20 +178,28 @@ class MembershipDriver:
         `process` tells apart the processes that use one session. By its call a process says that it is done with its
         own former subset, and not that others are with theirs: it waits until they are dead or their lease is over.
         """
-        received, session = self._now, self.membership.sessions.get(key)
+        received = self._now
+        yield from self._alone(key, process)
+        session = self.membership.sessions.get(key)
         if session is None or group not in session.drained:
-            self.membership.join(received, group, key, weight, None, exclusive)
+            self.membership.join(self._now, group, key, weight, None, exclusive)
         yield self._published(group)
         if self._needs_proof(group):
             self._proof_needed = received
             yield _Wait("proof", lambda _: self.membership.proven_since(received))
-            while not self._may_answer(self._now, key, process):
-                yield _Wait(("process", key, process), lambda now: self._may_answer(now, key, process))
+            yield from self._alone(key, process)
             view = self.membership.use(self._now, group, key)
             if view is not None:
                 self._answers[key] = _Answer(process, self.membership.lease_over(received))
             return view
         return self.membership.use(self._now, group, key)
+
+    def _alone(self, key: SessionKey, process: str) -> Steps[None]:
+        """Until no other process may still work by the latest subset of a session. It keeps its place meanwhile."""
+        if not self._may_answer(self._now, key, process):
+            self.membership.heartbeat(self._now, key)
+        while not self._may_answer(self._now, key, process):
+            yield _Wait(("process", key, process), lambda now: self._may_answer(now, key, process))
 
     def _may_answer(self, now: float, key: SessionKey, process: str) -> bool:
         """Whether no other process may still work by the latest subset of this session."""
@@ -203,9 +211,16 @@ class MembershipDriver:
         return self.membership.find(group).exclusive
 
     def join(
-        self, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
+        self,
+        group: str,
+        key: SessionKey,
+        weight: int,
+        metadata: bytes | None,
+        exclusive: bool | None,
+        process: str = "",
     ) -> Steps[dict[str, Any]]:
-        """``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
+        """``{"epoch", "token", "exclusive", "members"}``, once the join is published. `process`: see `get_subset`."""
+        yield from self._alone(key, process)
         self.membership.join(self._now, group, key, weight, metadata, exclusive)
         yield self._published(group)
         found = self.membership.find(group)
@@ -254,6 +269,16 @@ class MembershipDriver:
         name = leader_name(group)
         yield self._lock_known(name)
         return next((claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None), None)
+
+    def end(self, now: float) -> float:
+        """Begin the end in good order: see ``Membership.end``. Returns the seconds that it takes at most."""
+        self.has_actions = True
+        self.membership.end(now)
+        return self.membership.settles_within(now)
+
+    def settled(self) -> Steps[None]:
+        """Wait until no lease that somebody may act on is out: the process may end."""
+        yield _Wait("settled", lambda _: self.membership.is_settled())
 
     # -- calls that wait ----------------------------------------------------------------------------------------
 

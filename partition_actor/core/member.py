@@ -123,6 +123,14 @@ class MemberState:
         self.exclusive_until = float("-inf")
         self._fenced: dict[str, float] = {}
         """Exclusive groups in which the lease is not renewed (rule 6), and until when it runs there."""
+        self.admits_at: float | None = None
+        """When the partition actor, which recovers, will admit members; None if it has not said that it does."""
+        self.withdrawn = False
+        """The partition actor has withdrawn its leases, and none has been granted since."""
+        self.has_let_go = False
+        """And all that ran by them has returned."""
+        self._to_release: list[int] = []
+        """Tickets of the locks that it held when its leases were withdrawn."""
         self.answered = 0
         """The `seq` of the latest request that has had a reply."""
         self._seq = 0
@@ -256,6 +264,8 @@ class MemberState:
         self._mind_lapse(now)
         if self._asked > self.answered:
             statement["prompt"] = True
+        if self.withdrawn:
+            statement["withdrawn"] = self.has_let_go
         return statement
 
     def _report(self, now: float, name: str, held: GroupState, tell_views: bool) -> GroupReport:
@@ -306,10 +316,27 @@ class MemberState:
         if reply["exclusive_lease"] > 0:  # only with it does a lease that has ended in a group run again there
             self._fenced = {name: self._fenced.get(name, self.exclusive_until) for name in reply.get("fenced", ())}
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_lease"])
+        self.admits_at = self._sent + reply["wait"] if "wait" in reply else None
+        if reply.get("withdrawn"):
+            self._withdraw()
+        elif reply["lease"] > 0 or reply["exclusive_lease"] > 0:
+            self.withdrawn = self.has_let_go = False
         self._sent = None
         self.locks.take(reply.get("locks", {}))
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
         return [change for change in changes if change is not None]
+
+    def _withdraw(self) -> None:
+        """Every lease is over now: rule 11."""
+        if not self.withdrawn:
+            self.withdrawn, self._to_release = True, list(self.locks.held())
+        self.lease_until = self.exclusive_until = float("-inf")
+        self._fenced.clear()
+        self.locks.lapse()
+
+    def has_released(self) -> bool:
+        """Whether the user has released every lock that was held when the leases were withdrawn."""
+        return all(self.locks.state(ticket) is None for ticket in self._to_release)
 
     def _take_entry(self, name: str, entry: GroupEntry, seq: int) -> Change | None:
         held = self.groups.get(name)

@@ -130,6 +130,7 @@ class MemberDriver:
     def actions(self, now: float) -> MemberActions:
         """What to do now."""
         self.timer(now)  # nobody is woken for an end that is past already
+        self._mind_withdrawal()
         actions = self._actions
         self._actions = MemberActions({}, [], [], False, float("inf"))
         actions.deliver = self.ready() > 0
@@ -240,12 +241,14 @@ class MemberDriver:
 
     def _close_if_done(self, session: MemberState) -> None:
         """Close a session once none of its callbacks and calls runs: until then it may be at work (rule 5)."""
-        if session not in self._closing or any(call.session is session for call in self._calls):
-            return
-        if any(delivery.session is session for delivery in self.unfinished()):
-            return
-        del self._closing[session]
-        self._actions.close.append(session)
+        if session in self._closing and not self._is_busy(session):
+            del self._closing[session]
+            self._actions.close.append(session)
+
+    def _is_busy(self, session: MemberState) -> bool:
+        """Whether a callback or a guarded call of a session runs or waits to run."""
+        at_work = any(call.session is session for call in self._calls)
+        return at_work or any(delivery.session is session for delivery in self.unfinished())
 
     # -- the exchange with the partition actor ------------------------------------------------------------------
 
@@ -298,6 +301,15 @@ class MemberDriver:
             self._end_if_out(now, session)
         for session in list(self._closing):  # a call that was thrown away says nothing
             self._close_if_done(session)
+
+    def _mind_withdrawal(self) -> None:
+        """Say that a session whose leases were withdrawn has let go, once all that ran by them has ended: rule 11."""
+        for session in (self.session, *self._leaving):
+            if session is None or not session.withdrawn or session.has_let_go or self._is_busy(session):
+                continue
+            if session.has_released() and not self.is_over(session):
+                session.has_let_go = True
+                self._send(session)
 
     def _mind_lapses(self, now: float) -> None:
         """Tell listeners of leases that have ended, and acknowledge what waited for calls beyond a lease: rule 6."""

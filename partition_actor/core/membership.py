@@ -145,6 +145,10 @@ class Membership:
         self.kept: set[str] = set()
         """Groups that somebody made by hand: they are not forgotten for being empty."""
         self._news: set[SessionKey] = set()
+        self.is_ending = False
+        """It has withdrawn every lease, and grants none any more: rule 11."""
+        self._out: list[SessionKey] = []
+        """While ending: the sessions whose lease may be out, or has ended since."""
         self.locks = LockTable(self._news)
         self._changed: dict[str, Group] = {}
         self._timers: Timers[str] = Timers()
@@ -277,6 +281,44 @@ class Membership:
         if proven:
             self._recovery_end = None
 
+    # -- rule 11: the end in good order ---------------------------------------------------------------------------
+
+    def end(self, now: float) -> None:
+        """Withdraw every lease, and grant none any more. May be repeated."""
+        if not self.is_ending:
+            self.is_ending = True
+            self._out = [key for key in self.sessions if self._is_out(key)]
+            for session in self.sessions.values():
+                session.lease, session.steady = 0.0, None
+            self._news.update(self.sessions)
+        self.tick(now)
+
+    def is_settled(self) -> bool:
+        """Whether every lease in exclusive groups is over that this partition actor, or one before it, has granted."""
+        while self._out and not self._is_out(self._out[-1]):
+            self._out.pop()
+        return self.is_ending and not self._out and (self._recovery_end is None or self._waited_at is not None)
+
+    def settles_within(self, now: float) -> float:
+        """Seconds after which `is_settled` at the latest, unless this partition actor is itself stopped."""
+        wait = self._recovery_end if self._waited_at is None else None
+        left = [self.lease_left(now, key) for key in self._out]
+        return max(left + ([] if wait is None else [wait - self._run(now)]), default=0.0)
+
+    def _is_out(self, key: SessionKey) -> bool:
+        return key in self._leases and not self._is_plain(key)
+
+    def _is_plain(self, key: SessionKey) -> bool:
+        """Whether a session is in no exclusive group, and neither holds nor waits for a lock."""
+        names = self.sessions[key].groups if key in self.sessions else ()
+        return key not in self.locks and not any(name in self.groups and self.groups[name].exclusive for name in names)
+
+    def _refuse_if_ending(self) -> None:
+        if self.is_ending:
+            raise PartitionActorUnavailable(
+                "this partition actor is being shut down, and grants no lease any more: look its name up again later"
+            )
+
     def _open(self, name: str, exclusive: bool | None, now: float) -> Group:
         # A join that names no mode may mean an exclusive group that has outlived the former partition actor.
         may_be_exclusive = exclusive or (exclusive is None and self._waited_at is None)
@@ -309,6 +351,9 @@ class Membership:
 
     def _renew(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 1. What rule 8 takes off the lease is known when the reply is made."""
+        if self.is_ending:
+            session.received = now
+            return
         self._fence(now, key, session)
         refused = session.barred or self._is_late(now, self.locks.broken_since(key))
         session.received, session.lease = now, 0.0 if refused else self.ttl
@@ -349,16 +394,15 @@ class Membership:
         In exclusive groups that needs a proof (rule 8): a later partition actor may have renewed the lease.
         """
         for key, since in list(self._overdue.items()):
-            groups = [self.groups[name] for name in self.sessions[key].groups if name in self.groups]
-            plain = key not in self.locks and not any(group.exclusive for group in groups)
-            if plain or self.proven_since(since):
+            if self._is_plain(key) or self.proven_since(since):
                 self._end(key, now)
         for (key, name), since in list(self._overdue_fences.items()):
             if self.proven_since(since):
                 self._leave_group(now, key, self.sessions[key], name)
 
-    def _admit(self, key: SessionKey, now: float) -> SessionRecord:
-        if len(self.sessions) >= self.settings.max_members:
+    def _admit(self, key: SessionKey, now: float, *, has_place: bool = False) -> SessionRecord:
+        """A new session; one that `has_place` had it from a former partition actor, and newcomers do not take it."""
+        if len(self.sessions) >= self.settings.max_members and not has_place:
             raise GroupFull(
                 f"member {key[0]!r}: this partition actor serves {len(self.sessions)} sessions and its setting "
                 f"max_members is {self.settings.max_members}"
@@ -424,7 +468,10 @@ class Membership:
         base = 0 if "same" in request else max(request.get("locks_base", 0), request.get("groups_base", 0))
         if session is None and ("same" in request or base):
             return UNKNOWN_SESSION  # the reply asks for a request that says everything
-        session = session or self._admit(key, now)
+        if session is None:
+            self._refuse_if_ending()
+            has_place = self._recovery_end is not None and "same" not in request and _survives(request)
+            session = self._admit(key, now, has_place=has_place)
         if request["seq"] <= session.seq:
             return None
         session.seq = request["seq"]
@@ -474,6 +521,8 @@ class Membership:
             trusted = request["incarnation"] == self.incarnation and request["leased"]
             stated, whole = request.get("locks", {}), not request.get("locks_base")
             self.locks.take(key, stated, whole=whole, recovering=self.locks_unknown, trusted=trusted)
+        if self.is_ending and request.get("withdrawn"):
+            self._leases.drop(key)
         self._renew(now, key, session)
 
     def _is_taken_in(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
@@ -536,7 +585,7 @@ class Membership:
             group, state = self.groups.get(name), session.states.get(name)
             if group is not None and state is not None and group.is_steady(key, state):
                 session.unsettled.pop(name, None)
-        return not (session.unsettled or session.barred or session.prompt or key in self.locks)
+        return not (self.is_ending or session.unsettled or session.barred or session.prompt or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
 
@@ -566,6 +615,8 @@ class Membership:
         session = self.sessions.get(key)
         if session is None or session.needs_resync:
             return True
+        if self.is_ending:  # a member that knows has nothing more to learn here
+            return session.prompt or session.whole is None or "withdrawn" not in session.whole
         if session.steady is not None and key not in self._news:
             return False
         if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
@@ -585,6 +636,8 @@ class Membership:
             "views": False,
             "groups": {},
         }
+        if self.is_ending:
+            reply["withdrawn"] = True
         if session.needs_resync:
             reply["lease"], reply["resync"] = 0.0, True
         elif session.steady is not None and not (self._news and key in self._news):
@@ -600,6 +653,8 @@ class Membership:
             reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
+        if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:
+            reply["wait"] = self._recovery_end - self._run(session.received)
         return reply
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
@@ -683,10 +738,14 @@ class Membership:
     ) -> None:
         """Put a session that has no state machine of its own on the ring; it is done with whatever it did before.
 
-        Raises ``GroupModeConflict`` and ``GroupFull``.
+        Raises ``GroupModeConflict``, ``GroupFull``, and ``PartitionActorUnavailable`` while it ends.
         """
         self._mind_stall(now)
         found = self.groups.get(group)
+        if self.is_ending and key in self.sessions and found is not None:  # the call says that it has stopped working
+            self._leave_group(now, key, self.sessions[key], group)
+            self.tick(now)
+        self._refuse_if_ending()
         if found is not None:
             check_same_mode(group, found.exclusive, exclusive)
         session = self.sessions.get(key) or self._admit(key, now)
@@ -714,6 +773,7 @@ class Membership:
         because the session was forgotten. Raises ``GroupNotFound``.
         """
         self._mind_stall(now)
+        self._refuse_if_ending()
         found, session = self.find(group), self.sessions.get(key)
         participant = found.participants.get(key)
         view = None
@@ -730,6 +790,7 @@ class Membership:
     def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
         """Renew the lease of a bare caller: ``{"groups": {group: epoch}, "next": seconds, "known": bool}``."""
         self._mind_stall(now)
+        self._refuse_if_ending()
         session = self.sessions.get(key)
         if session is not None:
             self._renew(now, key, session)
@@ -841,3 +902,10 @@ class Membership:
         if session is None:
             raise MemberNotFound(f"group {group!r} has no member {member!r}; it has {sorted(found.next_ring)[:10]}")
         return found, (member, session)
+
+
+def _survives(request: Request) -> bool:
+    """Whether a session that is not known has held something that a former partition actor gave it."""
+    reports, locks = request["groups"].values(), request.get("locks", {}).values()
+    has_view = any(report is not None and report["have"] is not None for report in reports)
+    return has_view or any(lock is not None and lock["token"] for lock in locks)

@@ -112,6 +112,7 @@ class Statement(_Statement, total=False):
     locks_base: int  # `locks` tells what has changed since that request; 0: everything
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply
+    withdrawn: bool  # its leases were withdrawn, and none granted since; True: and all that ran by them has returned
 
 
 @final
@@ -178,6 +179,8 @@ class Reply(_Reply, total=False):
 
     fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
+    wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
+    withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
 
 
 def check_request(value: object) -> Request | ShortRequest:
@@ -330,6 +333,7 @@ _REQUEST = _Fields(
         "locks_base": _check_seq,
         "locks": _check_locks,
         "prompt": check_flag,
+        "withdrawn": check_flag,
     },
 )
 _REPORT = _Fields(

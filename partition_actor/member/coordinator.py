@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +18,7 @@ from partition_actor.core.epochs import Epoch
 from partition_actor.core.member import MemberState
 from partition_actor.core.messages import check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
-from partition_actor.errors import GroupFull, SessionSuperseded
+from partition_actor.errors import GroupFull, NoPlaceYet, SessionSuperseded
 from partition_actor.member.background import run_in_background, run_in_thread
 from partition_actor.member.callbacks import Callback, Callbacks, Elected, GroupEvent
 from partition_actor.member.datasets import DatasetPartition, is_dataset
@@ -165,8 +166,9 @@ class PartitionCoordinator:
     ) -> None:
         """Become a member. The first join makes the group; a later one sets the weight.
 
-        Waits for the first view. When the partition actor is away or recovering and the view does not come in time,
-        that is logged and the group is joined as soon as possible. An empty or None group does nothing.
+        Waits for the first view. When the partition actor is away or recovering and the view does not come in time, it
+        warns with ``NoPlaceYet``, which tells how long that may last, and the group is joined as soon as possible. An
+        empty or None group does nothing.
 
         `metadata` is a dict for those who call ``get_metadata`` of the partition actor; see there what they get. It is
         pickled by this call, to at most 64 KiB. None keeps what an earlier join said.
@@ -204,7 +206,17 @@ class PartitionCoordinator:
         if state == "member":
             log.info("joined partitioning group %s", group_id)
         else:
-            log.warning("member %r has not been admitted to group %r yet, and keeps trying", self.my_id, group_id)
+            self._warn(group_id)
+
+    def _warn(self, group: str) -> None:
+        with self._session.lock:
+            admits_at = self._session.member_state.admits_at
+            seconds = None if admits_at is None else max(0.0, admits_at - self._session.now())
+        what = f"member {self.my_id!r} has not been admitted to group {group!r} yet, and keeps trying"
+        if seconds is not None:
+            what += f": the partition actor has restarted, and admits nobody for another {seconds:.1f} s"
+        log.info(what)
+        warnings.warn(NoPlaceYet(what, group, seconds), stacklevel=3)
 
     async def ajoin_group(
         self,
@@ -275,8 +287,9 @@ class PartitionCoordinator:
         """The items of `iterable` that this member may work on now, as a list in their order.
 
         Joins the group if that has not been done. Returns ``[]`` when the lease has ended because the partition actor
-        was away for too long, and after `leave_group` or an operator's drain, until `join_group`. With an empty or None
-        group it returns `iterable` as it is. Raises ``InvalidArgument``, ``NotStarted`` and what `join_group` raises.
+        was away for too long or was shut down, while this member has no place yet (``NoPlaceYet``), and after
+        `leave_group` or an operator's drain, until `join_group`. With an empty or None group it returns `iterable` as
+        it is. Raises ``InvalidArgument``, ``NotStarted`` and what `join_group` raises.
         """
         if group_id is None or group_id == "":
             return iterable

@@ -299,9 +299,9 @@ class RayTransport(Transport):
             level = logging.WARNING if exchange.lost else logging.ERROR
             exchange.logged_at, exchange.lost = moment, True
             reason = str(cause).partition("\n")[0] or repr(cause)
-            keys = (
-                "has no keys yet" if member_state.incarnation == 0 else "keeps its keys until its lease ends, no longer"
-            )
+            keys = "has no keys" if member_state.withdrawn else "keeps its keys until its lease ends, no longer"
+            if member_state.incarnation == 0:
+                keys = "has no keys yet"
             advice = "It goes on trying. If no partition actor runs, deploy() one"
             log.log(
                 level,

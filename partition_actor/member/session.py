@@ -316,8 +316,11 @@ class Session:
     def receive(self, member_state: MemberState, reply: Reply) -> list[Change] | None:
         """A session's request has had a reply; None: it does not count. See ``MemberDriver.receive``."""
         with self.event() as driver:
+            had_leases = not member_state.withdrawn
             changes = driver.receive(self.now(), member_state, reply)
             self._note_failure(member_state, None)
+        if had_leases and member_state.withdrawn:
+            log.warning("member %r has no keys any more: the partition actor is being shut down", self.member_id)
         if changes is not None:
             for change in changes:
                 self._log_change(change)
@@ -341,7 +344,7 @@ class Session:
 
     def _log_change(self, change: Change) -> None:
         if change.rejoined:
-            cause = "its process was stopped, or the partition actor out of reach, for longer than its lease"
+            cause = "its process was stopped or the partition actor out of reach for too long, or that was shut down"
             log.warning("member %r had expired in group %r (%s) and has rejoined", self.member_id, change.group, cause)
         elif change.state == "superseded" and self.active:
             log.error("another process has taken the id %r in group %r; this one is out", self.member_id, change.group)

@@ -71,7 +71,7 @@ class SimulatedCluster:
         """``(member_id, group)`` of those whom an operator drained or forgot."""
         self._checker = Checker(self.world, self.clients)
         self.world.check = self._checker.check
-        self.start_partition_actor(first=True)
+        self.start_partition_actor()
         for number in range(members or self.rng.randint(2, 4)):
             self.start_worker(f"m{number}")
         if random.Random(f"watchers of {seed}").random() < WATCHED:  # does not change the dice of other seeds
@@ -120,10 +120,10 @@ class SimulatedCluster:
         """`what`, with the seed, the time, and the trace if one is kept."""
         return self.world.explain(what)
 
-    def start_partition_actor(self, *, first: bool = False) -> SimulatedPartitionActor:
+    def start_partition_actor(self) -> SimulatedPartitionActor:
         """Start the first partition actor or the next; its clients find it after a while."""
-        restarted = not first and self.rng.random() < 0.7
-        actor = SimulatedPartitionActor(self.world, self.partition_actors, first=first, restarted=restarted)
+        restarted = bool(self.partition_actors) and self.rng.random() < 0.7
+        actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted)
         for client in self.clients:
             pace = self.rng.choice((20.0, 4.0, 1.0))
             self.world.later(self.rng.expovariate(pace), None, _find_partition_actor, client, actor)
@@ -254,6 +254,10 @@ def _client(cluster: SimulatedCluster) -> Client | None:
     return _alive(cluster, cluster.clients)
 
 
+def _any_actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
+    return _alive(cluster, cluster.partition_actors)
+
+
 def _actor(cluster: SimulatedCluster) -> SimulatedPartitionActor | None:
     """The partition actor that the GCS knows, if it runs."""
     last = cluster.partition_actors[-1]
@@ -315,6 +319,18 @@ def _crash_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> N
 def _replace(cluster: SimulatedCluster) -> None:
     if not cluster.partition_actors[-1].counted_alive:
         cluster.start_partition_actor()
+
+
+def _shut_down_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+    """Somebody calls `shutdown`, which may find one that is no longer the latest, and then `deploy`."""
+    cluster.world.log(actor, "is shut down")
+    actor.on_exit = partial(_redeploy, cluster)
+    cluster.world.later(0.0, actor, actor.shut_down)
+
+
+def _redeploy(cluster: SimulatedCluster) -> None:
+    delay = 0.01 if cluster.world.faults_over else cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
+    cluster.world.later(delay, None, _replace, cluster)
 
 
 def _cut_off_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
@@ -443,4 +459,5 @@ FAULTS: dict[str, Fault] = {
     "forget": _to(_client, partial(_dismiss, "forget")),
     "bare caller": _call,
     "lock broken": _to(_actor, _break_lock, running=True),
+    "partition actor shutdown": _to(_any_actor, _shut_down_actor, running=True),
 }

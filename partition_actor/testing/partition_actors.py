@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
@@ -11,7 +12,7 @@ from partition_actor.core.membership import Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, check_request
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
-from partition_actor.errors import PartitionError
+from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.testing.world import Handler, Process, World
 
 TIMER_DELAY = 1e-6
@@ -53,16 +54,28 @@ class Client(Process, ABC):
         return []
 
 
+def nothing_is_out(lives: Sequence[SimulatedPartitionActor]) -> bool:
+    """Whether every former partition actor has ended in good order, by the records in the GCS."""
+    return all(life.settled for life in lives)
+
+
 class SimulatedPartitionActor(Process):
     """One life of the partition actor. `counted_alive`: the GCS counts its node alive.
 
-    `lives` are all lives of this name, oldest first; the new one appends itself.
+    `lives` are all lives of this name, oldest first; the new one appends itself. `restarted`: if it is not the first,
+    Ray has restarted it, and nobody has deployed it anew.
     """
 
-    def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, first: bool, restarted: bool) -> None:
+    def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, restarted: bool) -> None:
         super().__init__(world, f"partition-actor-{len(lives)}")
-        incarnation = 1000 * (len(lives) + 1)
+        incarnation, first = 1000 * (len(lives) + 1), nothing_is_out(lives)
+        restarted = restarted and not first
         self.membership = Membership(world.settings, incarnation, self.clock.now(), first=first, restarted=restarted)
+        self.settled = False
+        """The GCS has a record that nothing is out that this partition actor, or one before it, has granted."""
+        self.on_exit: Callable[[], None] = lambda: None
+        """Called when it has ended in good order."""
+        self._ends = False
         self.driver = MembershipDriver(self.membership)
         self._lives: Sequence[SimulatedPartitionActor] = lives
         self.counted_alive, self.cut_off = True, False
@@ -122,7 +135,8 @@ class SimulatedPartitionActor(Process):
 
     def on_bare_heartbeat(self, caller: Client) -> None:
         """The `heartbeat` call of a bare handle."""
-        self.driver.heartbeat(self.clock.now(), (caller.member_id, caller.session))
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.heartbeat(self.clock.now(), (caller.member_id, caller.session))
 
     def on_close(self, member_id: str, session: str) -> None:
         """A session says that it is over."""
@@ -133,6 +147,27 @@ class SimulatedPartitionActor(Process):
         driver = self.driver
         steps = driver.break_lock(*arguments) if name == "break_lock" else driver.change(name, *arguments)
         driver.begin(self.clock.now(), name, steps)
+
+    def shut_down(self) -> None:
+        """End in good order."""
+        self.driver.end(self.clock.now())
+        if not self._ends:
+            self._ends = True
+            self.driver.begin(self.clock.now(), "settled", self.driver.settled())
+
+    def _record_end(self) -> None:
+        """Write the record, if the GCS can be reached, and then exit."""
+        if self.counted_alive and not self.cut_off:
+            self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._on_record)
+        self.world.later(self.world.rng.uniform(0.02, 0.1), self, self._exit)
+
+    def _on_record(self) -> None:
+        for life in self._lives[: self._lives.index(self) + 1]:
+            life.settled = True
+
+    def _exit(self) -> None:
+        self.alive = self.counted_alive = False
+        self.on_exit()
 
     def on_death(self, key: SessionKey, certain: bool) -> None:
         """The death watch of a session has ended; `certain`: the node of its process is alive."""
@@ -155,6 +190,8 @@ class SimulatedPartitionActor(Process):
         for call, result in actions.results:
             if isinstance(call, tuple):
                 self._answer_caller(result, *call)
+            elif call == "settled":
+                self._record_end()
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, copy_context
@@ -16,7 +17,7 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.member_driver import Delivery, MemberDriver
 from partition_actor.core.messages import Reply
 from partition_actor.core.views import View
-from partition_actor.errors import PartitionError, SessionSuperseded
+from partition_actor.errors import NoPlaceYet, PartitionError, SessionSuperseded
 from partition_actor.member.callbacks import Elected, GroupEvent
 from partition_actor.member.coordinator import PartitionCoordinator
 from partition_actor.member.lock import Hold, Lock
@@ -62,7 +63,7 @@ class Worker(Client):
         """By group: what a view lets the worker take up while its lease runs."""
         self._at_work: dict[object, list[Any]] = {}
         """What the user works on because callbacks said so, calls that run, and keys whose callbacks have not returned:
-        for each ``[session, keys]``, where the session's lease must run."""
+        for each ``[session, group, keys, until]``, with the end of the session's lease, even if it was withdrawn."""
         self.watched: list[str] = []
         """The exclusive groups that are watched, and of which no partition has callbacks."""
         self._begun = 0
@@ -93,7 +94,8 @@ class Worker(Client):
 
     def join(self, group: str, weight: int, exclusive: bool | None = None) -> None:
         """Join a group, if the id has not been taken there."""
-        with contextlib.suppress(SessionSuperseded):
+        with contextlib.suppress(SessionSuperseded), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoPlaceYet)
             self.coordinator.join_group(group, weight, exclusive=exclusive)
 
     # -- the exchange -------------------------------------------------------------------------------------------
@@ -149,19 +151,21 @@ class Worker(Client):
 
     def begin_work(self, what: object, session: MemberState, group: str, keys: Iterable[str]) -> None:
         """Work on keys of a group until `end_work`, or the session's lease there ends."""
-        self._at_work[what] = [session, group, sum(self._bits[key] for key in keys)]
+        bits = sum(self._bits[key] for key in keys)
+        self._at_work[what] = [session, group, bits, session.acts_until(group)]
 
     @contextmanager
     def losses(self) -> Iterator[None]:
         """Who only watches a group may work on a key that is lost within this until the watchers have returned."""
         session = self.driver.session
         before = {group: self._may_take_up(group) for group in self.watched}
+        until = {group: session.acts_until(group) for group in self.watched} if session is not None else {}
         yield
         for group, mine in before.items():
             waiting = [each for each in self.driver.unfinished() if each.queue == ("group", group)]
             waiting = [each for each in waiting if each.session is session]
             if (lost := mine & ~self._may_take_up(group)) and waiting:
-                self._at_work[waiting[-1]] = [session, group, lost]
+                self._at_work[waiting[-1]] = [session, group, lost, until[group]]
 
     def _returned(self, delivery: Delivery) -> None:
         self.end_work(delivery)
@@ -177,16 +181,21 @@ class Worker(Client):
         bits = 0
         for group in self.exclusive:
             bits |= self._may_take_up(group)
-        for _, _, keys in self._at_work.values():
+        for _, _, keys, _ in self._at_work.values():
             bits |= keys
         return bits
 
     def end_work_after_lapse(self) -> None:
-        """Work that outlives its lease has no permission (rule 6); nor has it after the lease was renewed."""
+        """Work that outlives its lease has no permission (rule 6); nor has it after the lease was renewed.
+
+        A lease that was withdrawn ends for work that had begun when it would have ended (rule 11).
+        """
         now = self.clock.now()
         for work in self._at_work.values():
-            session, group, _ = work
-            if now >= session.acts_until(group):
+            session, group, _, _ = work
+            if not session.withdrawn:
+                work[3] = session.acts_until(group)
+            if now >= work[3]:
                 work[2] = 0
 
     def tokens(self) -> list[tuple[int, int]]:

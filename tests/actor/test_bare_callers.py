@@ -164,7 +164,7 @@ def test_the_first_process_of_an_actor_is_known(monkeypatch):
     async def scenario():
         table = Table(monkeypatch)
         actor = table.actor("a")
-        assert await table.callers.identify(KEY, None) is None
+        assert (await table.callers.identify(KEY, None)).actor is None
         table.runs("w0", restartable=False)
         assert (await table.call(actor)).process == "w0"
         assert (await table.call(actor)).process == (await table.call(None)).process == "w0"
@@ -267,6 +267,6 @@ def test_a_session_that_is_over_is_forgotten(monkeypatch):
         await table.call(table.actor("a"))
         table.callers.forget(KEY)
         assert KEY not in table.callers
-        assert await table.callers.identify(KEY, None) is None
+        assert (await table.callers.identify(KEY, None)).actor is None
 
     run(scenario)

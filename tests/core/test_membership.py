@@ -6,7 +6,7 @@ import pytest
 from machines import KEYS, PLAIN, World, beat
 
 from partition_actor.core.membership import Membership
-from partition_actor.errors import PartitionActorUnavailable
+from partition_actor.errors import GroupFull, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
 
@@ -334,3 +334,38 @@ def test_a_late_message_of_a_former_session_does_not_supersede_the_next_one():
     latest.beat()
     assert world.membership.groups["g"].session_of("a") == "life.2"
     assert latest.works_on == KEYS
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_survivors_have_their_places_before_newcomers_fill_them(restarted):
+    world = World(Settings(**{**PLAIN.to_dict(), "max_members": 3}))
+    survivors = [world.member(name) for name in "ab"]
+    watcher = world.watcher("w")
+    beat(*survivors, watcher)
+    world.restart(restarted=restarted)
+    newcomers = [world.member(f"new-{number}", "h", exclusive=False) for number in range(3)]
+    beat(*newcomers)
+    with pytest.raises(GroupFull):
+        world.member("late").send()
+    beat(*survivors, watcher)
+    assert {*survivors[0].works_on, *survivors[1].works_on} == set(KEYS)
+    for _ in range(7):
+        world.wait(2.0)
+        beat(*survivors, watcher, *newcomers)
+    assert {*survivors[0].works_on, *survivors[1].works_on} == set(KEYS)
+    assert watcher.member_state.view("g").members == {"a": 1, "b": 1}
+    assert [member.state for member in newcomers] == ["member"] * 3
+    with pytest.raises(GroupFull):
+        world.member("late").send()
+
+
+def test_a_lock_holder_survives_with_its_place():
+    world = World(Settings(**{**PLAIN.to_dict(), "max_members": 1}))
+    holder = world.member("a")
+    holder.member_state.leave("g")
+    ticket = holder.member_state.locks.add("lock")
+    holder.beat()
+    world.restart()
+    world.member("new", "h").send()
+    holder.beat()
+    assert holder.member_state.holds(world.now, ticket)

@@ -663,6 +663,68 @@ def lead_told_again(patch: Any) -> None:
     patch.setattr(MemberDriver, "_announce", announce)
 
 
+def disorderly_end_trusted(patch: Any) -> None:
+    """Rule 11: every former partition actor counts as one that has ended in good order."""
+    patch.setattr("partition_actor.testing.partition_actors.nothing_is_out", lambda lives: True)
+
+
+def ended_before_members_have_let_go(patch: Any) -> None:
+    """Rule 11: a partition actor that is shut down ends at once."""
+    patch.setattr(Membership, "is_settled", lambda self: self.is_ending)
+
+
+def ended_before_the_wait_is_over(patch: Any) -> None:
+    """Rule 11: a partition actor that is shut down while it recovers waits for its own leases only."""
+
+    def is_settled(self):
+        recovery_end, self._recovery_end = self._recovery_end, None
+        settled = _is_settled(self)
+        self._recovery_end = recovery_end
+        return settled
+
+    _is_settled = Membership.is_settled
+    patch.setattr(Membership, "is_settled", is_settled)
+
+
+def lease_granted_while_ending(patch: Any) -> None:
+    """Rule 11: a partition actor that is shut down grants a lease to those who have let go."""
+
+    def has_let_go(self, session):
+        return self.is_ending and session.whole is not None and bool(session.whole.get("withdrawn"))
+
+    def renew(self, now, key, session):
+        _renew(self, now, key, session)
+        if has_let_go(self, session):
+            session.lease = self.ttl
+
+    def reply(self, now, session, seq):
+        told = _reply(self, now, session, seq)
+        if has_let_go(self, session):
+            told.pop("withdrawn", None)
+        return told
+
+    _renew, _reply = Membership._renew, Membership.reply
+    patch.setattr(Membership, "_renew", renew)
+    patch.setattr(Membership, "reply", reply)
+    patch.setattr(Membership, "has_news", lambda self, key: True)
+
+
+def let_go_before_callbacks_have_returned(patch: Any) -> None:
+    """Rule 11: a member says that it has let go while its callbacks and guarded calls run."""
+
+    def mind_withdrawal(self):
+        if self.session is not None and self.session.withdrawn and not self.session.has_let_go:
+            self.session.has_let_go = True
+            self._send(self.session)
+
+    patch.setattr(MemberDriver, "_mind_withdrawal", mind_withdrawal)
+
+
+def withdrawn_lease_goes_on(patch: Any) -> None:
+    """Rule 11: a member acknowledges that its leases were withdrawn, and acts on."""
+    patch.setattr(MemberState, "_withdraw", lambda self: setattr(self, "withdrawn", True))
+
+
 MUTANTS = [
     value
     for name, value in list(globals().items())

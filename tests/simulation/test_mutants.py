@@ -29,6 +29,17 @@ FOCUS = {
 }
 """Mutants that only a rare combination of faults reveals, and these faults."""
 
+ENDS = ("partition actor shutdown", "partition actor crash", "join", "restart", "weight change")
+FOCUS |= dict.fromkeys(
+    (
+        "ended_before_the_wait_is_over",
+        "lease_granted_while_ending",
+        "let_go_before_callbacks_have_returned",
+        "withdrawn_lease_goes_on",
+    ),
+    ENDS,
+)
+
 LOCK_FOCUS = {
     "lock_granted_without_proof": (("partition actor cut off",), 2.0, 0.0),
     "lock_freed_without_proof": (("partition actor cut off",), 1.0, 0.0),
@@ -58,7 +69,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.faults = frozenset(FOCUS[mutant])
         drawn.fault_rate, drawn.loss, drawn.holds = 3.0, 0.0, True
         drawn.groups = (("keys", True), ("more", True))
-        drawn.quick_gcs, drawn.slow_callbacks = True, 0.0
+        drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith("let_go") else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     if mutant in FENCE_FOCUS:
         drawn.faults, drawn.fault_rate, drawn.loss = frozenset(FENCE_FOCUS[mutant]), 3.0, 0.0
@@ -103,5 +114,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 56
+    assert len(MUTANTS) >= 62
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
