@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -45,19 +44,19 @@ def check_text(name: str, value: object, *, empty: bool = False, limit: int = MA
     return value
 
 
-def check_weight(value: object) -> int:
+def check_weight(value: object, name: str = "weight") -> int:
     """An ``int`` from 1 to 1000: the member's share relative to that of the others."""
     if isinstance(value, bool) or not isinstance(value, int):
-        refuse("weight", value, f"an int from 1 to {MAX_WEIGHT}, not {type(value).__name__}")
+        refuse(name, value, f"an int from 1 to {MAX_WEIGHT}, not {type(value).__name__}")
     if not 1 <= value <= MAX_WEIGHT:
-        refuse("weight", value, f"an int from 1 to {MAX_WEIGHT}")
+        refuse(name, value, f"an int from 1 to {MAX_WEIGHT}")
     return value
 
 
-def check_mode(value: object) -> bool | None:
+def check_mode(value: object, name: str = "exclusive") -> bool | None:
     """True, False, or None for the mode that the group already has."""
     if value is not None and not isinstance(value, bool):
-        refuse("exclusive", value, "True, False or None")
+        refuse(name, value, "True, False or None")
     return value
 
 
@@ -86,13 +85,24 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-def check_items(value: object) -> list[Any]:
-    """Any iterable of keys, as a list. A single str or bytes is refused: it is nearly always a mistake."""
+def check_keys(value: Any) -> Any:
+    """Any iterable of keys, or a one-dimensional array of numpy or Arrow.
+
+    A single str or bytes is refused: it is nearly always a mistake.
+    """
+    expected = "an iterable of keys or a one-dimensional array"
     if isinstance(value, (str, bytes, bytearray)):
-        refuse("items", value, f"an iterable of keys, not one {type(value).__name__}")
-    if not isinstance(value, Iterable):
-        refuse("items", value, f"an iterable of keys, not {type(value).__name__}")
-    return list(value)
+        refuse("items", value, f"{expected}, not one {type(value).__name__}")
+    if not isinstance(value, Iterable) or hasattr(value, "column_names"):
+        refuse("items", value, f"{expected}, not {type(value).__name__}")
+    if (dimensions := getattr(value, "ndim", 1)) != 1:
+        refuse("items", value, f"{expected}, not one of {dimensions} dimensions")
+    return value
+
+
+def check_items(value: object) -> list[Any]:
+    """The same, as a list."""
+    return list(check_keys(value))
 
 
 def check_actor(actor: Any, namespace: object, settings: object, *, optional: bool = False) -> None:
@@ -106,19 +116,19 @@ def check_actor(actor: Any, namespace: object, settings: object, *, optional: bo
     check_text("namespace", namespace)
 
 
-def check_seconds(name: str, value: object) -> float:
-    """An ``int`` or ``float`` above 0 and at most 86400 (one day)."""
+def check_seconds(name: str, value: object, most: float = MAX_SECONDS) -> float:
+    """An ``int`` or ``float`` above 0 and at most `most`, by default 86400 (one day)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         refuse(name, value, f"a number of seconds above 0, not {type(value).__name__}")
-    if not 0 < value <= MAX_SECONDS or math.isnan(value):
-        refuse(name, value, f"a number of seconds above 0 and at most {MAX_SECONDS}")
+    if not 0 < value <= most:
+        refuse(name, value, f"a number of seconds above 0 and at most {most}")
     return value
 
 
-def check_number(name: str, value: object, least: int = -1) -> int:
-    """An ``int`` of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        refuse(name, value, f"an int of at least {least}")
+def check_number(name: str, value: object, least: int = -1, most: int | None = None) -> int:
+    """An ``int`` of at least `least` and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        refuse(name, value, f"an int of at least {least}{'' if most is None else f' and at most {most}'}")
     return value
 
 
@@ -132,6 +142,13 @@ def check_callback(value: Any) -> Callable[[Any], Any]:
 def check_session(value: object) -> str:
     """None (all callers under this id share one session) or a str that no other process uses."""
     return "" if value is None else check_text("session", value)
+
+
+def check_caller(value: Any) -> Any:
+    """None or an actor's handle."""
+    if value is not None and not (hasattr(value, "_actor_id") and hasattr(value, "__ray_call__")):
+        refuse("actor", value, "None or the handle of the actor that calls: ray.get_runtime_context().current_actor")
+    return value
 
 
 def check_watch(value: object) -> None:

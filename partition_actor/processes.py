@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.util import client
 
+_UNKNOWN = "?"
 POLL = 0.01  # seconds between two checks of a process that is about to end, where only polling is possible
 
 
@@ -33,11 +34,22 @@ def own_process() -> str:
         return ""
 
 
+def process_of_worker(pid: int, *, here: bool) -> str:
+    """The same of a Ray worker that runs now on this node or (not `here`) on another one. Empty if it is not found.
+
+    Of another node's only the pid is known. All workers of a node share a PID namespace, by which its raylet ends them.
+    """
+    try:
+        return f"{_namespace()} {pid} {_state_and_start(pid)[1]}" if here else f"{_UNKNOWN} {pid} {_UNKNOWN}"
+    except OSError:
+        return ""
+
+
 def has_ended(process: str) -> bool | None:
     """Whether a process of this node has ended with all its threads; None if that cannot be told from here."""
     try:
         namespace, pid, start = process.split()
-        if namespace != _namespace():  # in another container the same process has another pid
+        if namespace not in (_UNKNOWN, _namespace()):  # in another container the same process has another pid
             return None
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -46,7 +58,7 @@ def has_ended(process: str) -> bool | None:
         return None
     try:
         state, started = _state_and_start(int(pid))
-        return started != start or (state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1)
+        return start not in (_UNKNOWN, started) or (state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1)
     except OSError:
         return False  # it is ending right now, or hidden: the next check tells
 

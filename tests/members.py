@@ -22,6 +22,29 @@ class BareWorker:
         return ray.get(self.handle.get_subset.remote(group, self.my_id, items))
 
 
+class HandedOver:
+    """A worker that has only the partition actor's handle, and hands itself over.
+
+    With `named` its session is its worker id.
+    """
+
+    def __init__(self, handle, my_id, named=False):
+        import ray
+
+        context = ray.get_runtime_context()
+        session = context.get_worker_id() if named else None
+        self.call = {"member_id": my_id, "session": session, "actor": context.current_actor}
+        self.handle = handle
+
+    def ask(self, method, **arguments):
+        import ray
+
+        return ray.get(getattr(self.handle, method).remote(**self.call, **arguments))
+
+    def pid(self):
+        return os.getpid()
+
+
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one if ``max_concurrency`` is above 1."""
 

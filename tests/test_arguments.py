@@ -1,6 +1,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
 from partition_actor import arguments
@@ -100,8 +101,21 @@ def test_items_are_any_iterable_read_once(items):
 
 @pytest.mark.parametrize("items", [None, 7, 1.5, object(), "abc", b"abc", bytearray(b"abc"), ""])
 def test_items_that_are_refused(items):
-    with pytest.raises(InvalidArgument, match=r"^items: got .*, expected an iterable of keys, not"):
+    with pytest.raises(
+        InvalidArgument, match=r"^items: got .*, expected an iterable of keys or a one-dimensional array, not"
+    ):
         arguments.check_items(items)
+
+
+def test_keys_come_in_arrays_of_one_dimension():
+    pa = pytest.importorskip("pyarrow")
+    keys = ["a", "b"]
+    for items in (np.array(keys), pa.array(keys), pa.chunked_array([keys])):
+        assert arguments.check_keys(items) is items
+    table = pa.table({"key": keys})
+    for items in (np.array([keys]), np.array("a"), table, table.to_batches()[0]):
+        with pytest.raises(InvalidArgument, match=r"^items: got (.|\n)*, expected .* a one-dimensional array, not"):
+            arguments.check_keys(items)
 
 
 def test_session_is_a_str_or_none():

@@ -189,6 +189,10 @@ class DeathWatch:
             return await self._on_living_node(key, identity) and await self._ended(identity)
         return False
 
+    async def has_ended(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+        """Wait until the process of an actor that has another one by now has ended. False if nobody can tell."""
+        return await self._on_living_node(key, identity) and await self._ended(identity)
+
     async def _on_living_node(self, key: SessionKey, identity: ProcessIdentity) -> bool:
         if identity.node in await self._nodes():
             return True

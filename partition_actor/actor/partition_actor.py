@@ -22,15 +22,17 @@ from typing import Any, TypeVar
 import ray
 
 from partition_actor import arguments, clock
+from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import nothing_is_out, record_end, was_restarted
+from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, check_request, leader_name
+from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
 from partition_actor.core.share import Share
 from partition_actor.core.status import group_status_of, status_of
 from partition_actor.core.views import View
@@ -64,6 +66,7 @@ class PartitionActor:
     _pending: ray.ObjectRef[Any]
     _watch: DeathWatch
     _handles: MemberHandles
+    _callers: BareCallers
 
     def __init__(self, name: str | None = None, settings: dict[str, Any] | None = None) -> None:
         # An actor whose constructor raises is dead for good, so calls raise the error instead.
@@ -80,6 +83,9 @@ class PartitionActor:
         self._wheel = TimerWheel()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._shares: dict[SessionKey, dict[str, tuple[tuple[Epoch, int], Share]]] = {}
+        """Of bare callers, by group: the version of the latest view, and the share by it."""
+        self._subsets = Subsets()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
         self._ends = False
@@ -88,22 +94,37 @@ class PartitionActor:
     # -- workers ------------------------------------------------------------------------------------------------
 
     async def get_subset(
-        self, group: str, member_id: str, items: Any, weight: int = 1, session: Any = None
-    ) -> list[Any]:
+        self, group: str, member_id: str, items: Any, weight: int = 1, session: Any = None, actor: Any = None
+    ) -> Any:
         """Those of `items` that this member owns, in their order, each as often as it was given.
+
+        `items` is a list or another iterable, a one-dimensional array of numpy or Arrow, or a reference to one, which
+        Ray resolves before the call. An array is answered with an array of its kind, anything else with a list. Long
+        ones are looked at in slices, and other callers are served meanwhile.
 
         Joins if necessary (a new group is not exclusive), counts as a heartbeat, and ends the caller's earlier subset.
         A call that failed may have run, so it ends it too. In an exclusive group the reply is valid for one `ttl` from
         the moment of the call: by then the caller must have called again or have stopped working. Keys that another
         member has yet to hand over are left out. Waits while the partition actor recovers from a crash, at most one
-        longest lease. Raises ``InvalidArgument`` and ``GroupFull``.
+        longest lease. A reply that comes after its `ttl` is empty. Raises ``InvalidArgument`` and ``GroupFull``.
+
+        A caller that is a Ray actor hands itself over as `actor`, with ``ray.get_runtime_context().current_actor``. Its
+        death is then known in milliseconds, a ``Router`` can call it, and its next process takes its place when Ray
+        restarts it: in an exclusive group once the former one is known dead or its reply is over. If Ray lost the node
+        of the former one, each call waits until the reply before it is over, unless `session` is the worker id,
+        ``ray.get_runtime_context().get_worker_id()``. That is best for every actor that Ray may restart.
         """
         driver, key = self._start(), self._key(member_id, session)
         arguments.check_text("group", group)
         arguments.check_weight(weight)
-        keys = arguments.check_items(items)
-        view = await self._call(driver.get_subset(group, key, weight))
-        return [] if view is None else Share.by(View.of(view), member_id, self._settings).of(keys)
+        arguments.check_keys(items)
+        until = clock.now() + self._settings.ttl
+        caller = await self._callers.identify(key, arguments.check_caller(actor))
+        view = await self._call(driver.get_subset(group, key, weight, process=caller.process), key, caller)
+        mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
+        if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
+            return mine[:0]
+        return mine
 
     async def join(
         self,
@@ -113,13 +134,14 @@ class PartitionActor:
         metadata: dict[str, Any] | None = None,
         exclusive: bool | None = None,
         session: Any = None,
+        actor: Any = None,
     ) -> dict[str, Any]:
         """Become a member; creates the group if necessary, exclusive if the call says so. Returns the view::
 
             {"epoch": (incarnation, counter), "token": int, "exclusive": bool, "members": {member_id: weight}}
 
         `metadata` is for `get_metadata`: builtins, because this process may not be able to import other classes, and at
-        most 64 KiB when pickled. None keeps what an earlier join said.
+        most 64 KiB when pickled. None keeps what an earlier join said. `actor`: as for `get_subset`.
 
         Raises ``InvalidArgument``, ``GroupModeConflict`` and ``GroupFull``.
         """
@@ -127,14 +149,19 @@ class PartitionActor:
         arguments.check_text("group", group)
         arguments.check_weight(weight)
         arguments.check_mode(exclusive)
-        return await self._call(driver.join(group, key, weight, pack_metadata(metadata), exclusive))
+        packed = pack_metadata(metadata)
+        caller = await self._callers.identify(key, arguments.check_caller(actor))
+        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process), key, caller)
 
-    async def heartbeat(self, member_id: str, session: Any = None) -> dict[str, Any]:
+    async def heartbeat(self, member_id: str, session: Any = None, actor: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
 
         The next heartbeat is due in `next` seconds. `known` is False for a member that has expired or never joined.
+        `actor`: as for `get_subset`. Raises ``InvalidArgument``.
         """
         driver, key = self._start(), self._key(member_id, session)
+        if arguments.check_caller(actor) is not None and key not in self._callers:
+            self._adopt(key, await self._callers.identify(key, actor))
         reply = driver.heartbeat(clock.now(), key)
         self._act()
         return reply
@@ -341,6 +368,7 @@ class PartitionActor:
             self._handles = MemberHandles(incarnation)
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
+            self._callers = BareCallers(self._watch, self._handles, self._on_replaced, self._settings.ttl / 2)
             self._driver = MembershipDriver(membership)
             self._spawn(self._keep_proving())
             self._act()
@@ -362,16 +390,32 @@ class PartitionActor:
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))
 
-    async def _call(self, steps: Steps[T]) -> T:
-        """The result of a call that may wait in the driver."""
+    async def _call(self, steps: Steps[T], key: SessionKey | None = None, caller: Caller | None = None) -> T:
+        """The result of a call that may wait in the driver; it may make session `key`, of a bare `caller`, a member."""
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._start().begin(clock.now(), waiter, steps)
+        self._adopt(key, caller)
         self._act()
         try:
-            return await waiter
+            result = await waiter
         except asyncio.CancelledError:
             self._start().cancel(waiter)
             raise
+        self._adopt(key, caller)  # its session may have ended meanwhile, and begun again
+        return result
+
+    def _share(self, group: str, key: SessionKey, view: ViewMessage | None) -> Share:
+        """What a view lets a bare caller work on, worked out once for each view."""
+        if view is None or not view["mine"] or key not in self._start().membership.sessions:
+            return Share(key[0])
+        shares, version = self._shares.setdefault(key, {}), (view["epoch"], view["rev"])
+        if group not in shares or shares[group][0] != version:
+            shares[group] = version, Share.by(View.of(view), key[0], self._settings)
+        return shares[group][1]
+
+    def _adopt(self, key: SessionKey | None, caller: Caller | None) -> None:
+        if key is not None and caller is not None and key in self._start().membership.sessions:
+            self._callers.adopt(key, caller)
 
     async def _find(self, group: str) -> Group:
         return await self._call(self._start().find(arguments.check_text("group", group)))
@@ -388,7 +432,12 @@ class PartitionActor:
 
     def _on_death(self, key: SessionKey) -> None:
         log.info("the process of member %r is dead", key[0])
-        self._start().died(clock.now(), key)
+        self._start().died(clock.now(), key, self._callers.process(key))
+        self._act()
+
+    def _on_replaced(self, key: SessionKey, process: str) -> None:
+        log.info("the former process of member %r is dead", key[0])
+        self._start().replaced(clock.now(), key, process)
         self._act()
 
     def _act(self) -> None:
@@ -397,6 +446,8 @@ class PartitionActor:
         for key in actions.unwatch:
             self._watch.forget(key)
             self._handles.forget(key)
+            self._callers.forget(key)
+            self._shares.pop(key, None)
         if actions.answer and not self._to_answer:
             asyncio.get_running_loop().call_soon(self._answer_some)
         self._to_answer.update(dict.fromkeys(key for key in actions.answer if key in self._held))

@@ -41,6 +41,14 @@ class _Wait(NamedTuple):
     """Asked with the time."""
 
 
+class _Answer(NamedTuple):
+    """The latest subset of an exclusive group that a bare caller's session was told."""
+
+    process: str
+    until: float
+    """When the caller may not work by it any more, on the partition actor's clock."""
+
+
 T = TypeVar("T")
 Steps = Generator[_Wait, None, T]
 """A call in steps: it yields what it waits for, and returns its result. Meanwhile time goes on: see `_now`."""
@@ -57,6 +65,7 @@ class MembershipDriver:
         self._proof_needed: float | None = None
         """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
+        self._answers: dict[SessionKey, _Answer] = {}
         self._now = 0.0
         """The time at which a call takes its present step."""
 
@@ -73,6 +82,7 @@ class MembershipDriver:
             session = membership.sessions.get(key)
             if session is None:
                 unwatch.append(key)
+                self._answers.pop(key, None)
             if session is None or (session.held and membership.has_news(key)):
                 answer.append(key)
         prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
@@ -128,9 +138,19 @@ class MembershipDriver:
         session = self.membership.sessions.get(key)
         return session is not None and bool(session.groups)
 
-    def died(self, now: float, key: SessionKey) -> None:
-        """The process of a session is certainly dead: rule 5."""
-        self.membership.died(now, key)
+    def died(self, now: float, key: SessionKey, process: str = "") -> None:
+        """The process of a session is certainly dead: rule 5. For `process` see `get_subset`.
+
+        A session of which another process may still work by its latest subset lives on until its lease ends.
+        """
+        self.replaced(now, key, process)
+        if self._may_answer(now, key, process):
+            self.membership.died(now, key)
+
+    def replaced(self, now: float, key: SessionKey, process: str) -> None:
+        """This process of a bare caller is certainly dead, and the next one of its session has its place."""
+        if key in self._answers and self._answers[key].process == process:
+            del self._answers[key]
         self.has_actions = True
 
     def ending(self, now: float, key: SessionKey) -> None:
@@ -151,26 +171,56 @@ class MembershipDriver:
         return self.membership.heartbeat(now, key)
 
     def get_subset(
-        self, group: str, key: SessionKey, weight: int, exclusive: bool | None = None
+        self, group: str, key: SessionKey, weight: int, exclusive: bool | None = None, process: str = ""
     ) -> Steps[ViewMessage | None]:
-        """The view that the caller may act on, or None: nothing. A drained session does not join."""
-        received, session = self._now, self.membership.sessions.get(key)
+        """The view that the caller may act on, or None: nothing. A drained session does not join.
+
+        `process` tells apart the processes that use one session. By its call a process says that it is done with its
+        own former subset, and not that others are with theirs: it waits until they are dead or their lease is over.
+        """
+        received = self._now
+        yield from self._alone(key, process)
+        session = self.membership.sessions.get(key)
         if session is None or group not in session.drained:
-            self.membership.join(received, group, key, weight, None, exclusive)
+            self.membership.join(self._now, group, key, weight, None, exclusive)
         yield self._published(group)
         if self._needs_proof(group):
             self._proof_needed = received
             yield _Wait("proof", lambda _: self.membership.proven_since(received))
+            yield from self._alone(key, process)
+            view = self.membership.use(self._now, group, key)
+            if view is not None:
+                self._answers[key] = _Answer(process, self.membership.lease_over(received))
+            return view
         return self.membership.use(self._now, group, key)
+
+    def _alone(self, key: SessionKey, process: str) -> Steps[None]:
+        """Until no other process may still work by the latest subset of a session. It keeps its place meanwhile."""
+        if not self._may_answer(self._now, key, process):
+            self.membership.heartbeat(self._now, key)
+        while not self._may_answer(self._now, key, process):
+            yield _Wait(("process", key, process), lambda now: self._may_answer(now, key, process))
+
+    def _may_answer(self, now: float, key: SessionKey, process: str) -> bool:
+        """Whether no other process may still work by the latest subset of this session."""
+        latest = self._answers.get(key)
+        return latest is None or latest.process == process or now >= latest.until
 
     def _needs_proof(self, group: str) -> bool:
         """Rule 8: only the latest partition actor may answer a bare caller in an exclusive group."""
         return self.membership.find(group).exclusive
 
     def join(
-        self, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
+        self,
+        group: str,
+        key: SessionKey,
+        weight: int,
+        metadata: bytes | None,
+        exclusive: bool | None,
+        process: str = "",
     ) -> Steps[dict[str, Any]]:
-        """``{"epoch", "token", "exclusive", "members"}``, once the join is published."""
+        """``{"epoch", "token", "exclusive", "members"}``, once the join is published. `process`: see `get_subset`."""
+        yield from self._alone(key, process)
         self.membership.join(self._now, group, key, weight, metadata, exclusive)
         yield self._published(group)
         found = self.membership.find(group)

@@ -343,6 +343,10 @@ class Membership:
         self.ttl = self.settings.ttl_for(members)
         self._lease = self._grace(self.ttl)
 
+    def lease_over(self, received: float) -> float:
+        """When the lease that a request of then was worth is over for certain, on the partition actor's clock."""
+        return received + self._lease
+
     def _grace(self, lease: float) -> float:
         return lease * (1 + self.settings.clock_rate_margin)
 

@@ -5,11 +5,22 @@ lost, repeated or overtaken. Messages are dicts of builtins. A reader ignores fi
 `check_request` and `check_reply` refuse a message that lacks a field.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, cast, final
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypedDict, cast, final, get_args
 
-from partition_actor.arguments import check_packed_metadata, refuse
-from partition_actor.core.epochs import Epoch
+from partition_actor.arguments import (
+    MAX_ID_BYTES,
+    MAX_WEIGHT,
+    check_flag,
+    check_mode,
+    check_number,
+    check_packed_metadata,
+    check_seconds,
+    check_text,
+    check_weight,
+    refuse,
+)
+from partition_actor.core.epochs import COUNTER_BITS, Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
 
 PROTOCOL = 4
@@ -174,33 +185,20 @@ class Reply(_Reply, total=False):
 
 
 def check_request(value: object) -> Request | ShortRequest:
-    """`value`, if it is a request.
+    """`value`, if every field of it is as a request's is. Fields that no request has are ignored.
 
-    Raises ``InvalidArgument`` when it is no dict or lacks a field, and ``VersionMismatch`` for another protocol.
+    Raises ``InvalidArgument`` that names the field, and ``VersionMismatch`` for another protocol.
     """
     if not isinstance(value, dict):
         refuse("request", value, f"a dict, not {type(value).__name__}")
     if "protocol" not in value:
         refuse("request", value, "a protocol in it")
     check_protocol(value["protocol"], "a member runs")
-    is_short = "same" in value
-    _check_fields("request", value, ShortRequest.__required_keys__ if is_short else Request.__required_keys__)
-    for kind, names in ((str, ("member", "session")), (int, ("seq", "incarnation"))):
-        for name in names:
-            if not isinstance(value[name], kind):
-                refuse(f"request, {name}", value[name], f"a {kind.__name__}, not {type(value[name]).__name__}")
-    if is_short:
+    if "same" in value:
+        if not _is_plain(value):
+            _check_all("request", value, _SHORT_REQUEST)
         return cast(ShortRequest, value)
-    for group, report in value["groups"].items():
-        if report is None:
-            continue
-        _check_fields(f"request, group {group!r}", report, GroupReport.__required_keys__)
-        check_packed_metadata(report.get("metadata"))
-        for view in report.get("views", ()):
-            _check_fields(f"request, a view of group {group!r}", view, HeldView.__required_keys__)
-    for ticket, lock in value.get("locks", {}).items():
-        if lock is not None:
-            _check_fields(f"request, lock {ticket!r}", lock, LockReport.__required_keys__)
+    _check_all("request", value, _REQUEST)
     return cast(Request, value)
 
 
@@ -214,6 +212,158 @@ def _check_fields(name: str, value: Any, required: frozenset[str]) -> None:
     if not isinstance(value, dict) or not required <= value.keys():
         lacking = sorted(required - value.keys()) if isinstance(value, dict) else sorted(required)
         refuse(name, value, f"a dict with {', '.join(lacking)}")
+
+
+def _is_plain(short: dict[str, Any]) -> bool:
+    """Whether a short request is as nearly all are, which is found out fast. The texts are those of a whole one."""
+    try:
+        seq, incarnation, same = short["seq"], short["incarnation"], short["same"]
+        return (
+            type(short["member"]) is type(short["session"]) is str
+            and type(seq) is type(incarnation) is type(same) is int
+            and 0 <= same <= seq <= _MOST
+            and 0 <= incarnation <= _MOST_INCARNATION
+        )
+    except KeyError:
+        return False
+
+
+class _Fields(NamedTuple):
+    """The fields of one kind of message; each check gets the field's name and value."""
+
+    required: frozenset[str]
+    checks: dict[str, Callable[[str, Any], object]]
+
+
+def _check_all(name: str, value: Any, fields: _Fields) -> None:
+    _check_fields(name, value, fields.required)
+    for field, check in fields.checks.items():
+        if field in value:
+            check(f"{name}, {field}", value[field])
+
+
+def _check_seq(name: str, value: object) -> None:
+    check_number(name, value, 0, _MOST)
+
+
+def _check_incarnation(name: str, value: object) -> None:
+    check_number(name, value, 0, _MOST_INCARNATION)
+
+
+def _check_interval(name: str, value: object) -> None:
+    check_seconds(name, value, _LONGEST_INTERVAL)
+
+
+def _check_epoch(name: str, value: object) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        refuse(name, value, "a pair of an incarnation and a counter")
+    check_number(name, value[0], 0, _MOST_INCARNATION)
+    check_number(name, value[1], 0, _MOST_COUNTER)
+
+
+def _check_epoch_or_none(name: str, value: object) -> None:
+    if value is not None:
+        _check_epoch(name, value)
+
+
+def _check_want(name: str, value: object) -> None:
+    if not isinstance(value, str) or value not in get_args(Want):
+        refuse(name, value, f"one of {', '.join(get_args(Want))}")
+
+
+def _check_dict(name: str, value: object) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        refuse(name, value, f"a dict, not {type(value).__name__}")
+    return value
+
+
+def _check_groups(name: str, value: object) -> None:
+    for group, report in _check_dict(name, value).items():
+        check_text(f"{name}, a group", group)
+        if report is not None:
+            _check_all(f"request, group {group!r}", report, _REPORT)
+
+
+def _check_locks(name: str, value: object) -> None:
+    for ticket, lock in _check_dict(name, value).items():
+        check_number(f"{name}, a ticket", ticket, 0, _MOST)
+        if lock is not None:
+            _check_all(f"request, lock {ticket!r}", lock, _LOCK)
+
+
+def _check_views(name: str, value: object) -> None:
+    if not isinstance(value, (list, tuple)):
+        refuse(name, value, f"a list, not {type(value).__name__}")
+    for view in value:
+        _check_all(name.replace(", views", ", a view"), view, _VIEW)
+
+
+def _check_members(name: str, value: object) -> None:
+    """There may be thousands, and each member of a group tells them after a restart."""
+    members = _check_dict(name, value)
+    if {*map(type, members)} <= {str} and {*map(type, members.values())} <= {int} and "" not in members:
+        joined = "".join(members)
+        short = joined.isascii() and max(map(len, members), default=0) <= MAX_ID_BYTES
+        if short and min(members.values(), default=1) >= 1 and max(members.values(), default=1) <= MAX_WEIGHT:
+            return
+    for member, weight in members.items():
+        check_text(f"{name}, a member", member)
+        check_weight(weight, f"{name}, weight of {member!r}")
+
+
+_MOST = (1 << 63) - 1
+_MOST_COUNTER = (1 << COUNTER_BITS) - 1
+_MOST_INCARNATION = (1 << 63 - COUNTER_BITS) - 1  # of a token that fits 64 bits
+_LONGEST_INTERVAL = 1_000_000.0  # seconds, by the largest settings
+
+_HEADING: dict[str, Callable[[str, Any], object]] = {
+    "member": check_text,
+    "session": check_text,
+    "seq": _check_seq,
+    "incarnation": _check_incarnation,
+}
+_SHORT_REQUEST = _Fields(ShortRequest.__required_keys__, {**_HEADING, "same": _check_seq})
+_REQUEST = _Fields(
+    Request.__required_keys__,
+    {
+        **_HEADING,
+        "interval": _check_interval,
+        "leased": check_flag,
+        "groups_base": _check_seq,
+        "groups": _check_groups,
+        "locks_base": _check_seq,
+        "locks": _check_locks,
+        "prompt": check_flag,
+        "withdrawn": check_flag,
+    },
+)
+_REPORT = _Fields(
+    GroupReport.__required_keys__,
+    {
+        "want": _check_want,
+        "since": _check_seq,
+        "weight": lambda name, value: check_weight(value, name),
+        "exclusive": lambda name, value: check_mode(value, name),
+        "have": _check_epoch_or_none,
+        "rev": lambda name, value: check_number(name, value, WHOLE, _MOST),
+        "acked": _check_epoch_or_none,
+        "metadata": lambda _, value: check_packed_metadata(value),
+        "conditional": check_flag,
+        "lapsed": check_flag,
+        "unknown": check_flag,
+        "views": _check_views,
+    },
+)
+_VIEW = _Fields(HeldView.__required_keys__, {"epoch": _check_epoch, "members": _check_members, "mine": check_flag})
+_LOCK = _Fields(
+    LockReport.__required_keys__,
+    {
+        "name": lambda name, value: check_text(name, value, limit=MAX_ID_BYTES + len(leader_name(""))),
+        "shared": check_flag,
+        "waits": check_flag,
+        "token": _check_seq,
+    },
+)
 
 
 def check_protocol(protocol: object, other: str) -> None:

@@ -144,9 +144,10 @@ class SimulatedCluster:
         self.clients.append(watcher)
         return watcher
 
-    def start_caller(self, member_id: str) -> BareCaller:
-        """Start a process that calls `get_subset` by a bare handle, in any exclusive group."""
-        caller = BareCaller(self.world, f"{member_id}?{len(self.callers)}", member_id, self.partition_actors[-1])
+    def start_caller(self, member_id: str, session: str | None = None) -> BareCaller:
+        """Start a process that calls `get_subset` by a bare handle, in any exclusive group; see ``BareCaller``."""
+        name = f"{member_id}?{len(self.callers)}"
+        caller = BareCaller(self.world, name, member_id, self.partition_actors[-1], session)
         self.callers.append(caller)
         self.clients.append(caller)
         return caller
@@ -156,6 +157,8 @@ class SimulatedCluster:
         process.alive = False
         if isinstance(process, Worker) and process.has_death_watch:
             self.world.later(self.rng.uniform(0.004, 0.017), None, self.report_death, process, True)
+        if isinstance(process, BareCaller) and self.rng.random() < 0.5:
+            self.world.later(self.rng.uniform(0.004, 0.3), None, self.report_death_of_caller, process)
 
     def report_death(self, worker: Worker, certain: bool) -> None:
         """End the death watches of a worker; not `certain` when only the worker's node is lost."""
@@ -164,6 +167,12 @@ class SimulatedCluster:
                 key = (worker.member_id, session.session)
                 if actor.alive and key in actor.membership.sessions:
                     self.world.later(0.0, actor, actor.on_death, key, certain)
+
+    def report_death_of_caller(self, caller: BareCaller) -> None:
+        """End the death watch of a bare caller, whose actor may have its next process by now."""
+        for actor in self.partition_actors:
+            key = (caller.member_id, caller.session)
+            self.world.later(0.0, actor, actor.on_caller_death, key, caller.name, caller.has_next)
 
     def pause(self, process: Process, seconds: float) -> None:
         """Stop a process, and let it go on after `seconds`."""
@@ -414,10 +423,19 @@ def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bo
 
 
 def _call(cluster: SimulatedCluster) -> bool:
-    room = _has_room(cluster)
-    if room:
+    """A process begins to call by a bare handle: one of a new actor, or the next one of an actor that Ray restarts."""
+    former = _alive(cluster, [caller for caller in cluster.callers if not caller.has_next])
+    if not _has_room(cluster):
+        return False
+    if former is None or cluster.rng.random() < 0.5:
         cluster.start_caller(f"x{len(cluster.callers)}")
-    return room
+        return True
+    former.has_next = True
+    if cluster.rng.random() < 0.6:  # or it is on a node that the GCS has lost, and calls as before
+        cluster.kill(former)
+    cluster.world.log(former, "is succeeded by the next process of its actor")
+    cluster.start_caller(former.member_id, None if former.session else "")
+    return True
 
 
 FAULTS: dict[str, Fault] = {

@@ -79,7 +79,7 @@ class SimulatedPartitionActor(Process):
         self.driver = MembershipDriver(self.membership)
         self._lives: Sequence[SimulatedPartitionActor] = lives
         self.counted_alive, self.cut_off = True, False
-        self.seen: dict[SessionKey, int] = {}
+        self.seen: dict[Client, int] = {}
         self._held: dict[SessionKey, tuple[int, Client]] = {}
         self._timer_at = float("inf")
         self._asking = False
@@ -123,12 +123,14 @@ class SimulatedPartitionActor(Process):
 
     def on_get_subset(self, caller: Client, number: int, group: str, keys: tuple[str, ...], weight: int) -> None:
         """The `get_subset` call of a bare handle. Ray keeps the order of one caller's calls."""
-        key = (caller.member_id, caller.session)
-        if number <= self.seen.get(key, 0):
+        if number <= self.seen.get(caller, 0):
             return
-        self.seen[key] = number
+        self.seen[caller] = number
+        key, process = (caller.member_id, caller.session), caller.name
+        if self.world.rng.random() < 0.1:
+            process = f"unknown {number} of {caller.name}"
         mode = None if group in self.membership.groups else True
-        steps = self.driver.get_subset(group, key, weight, mode)
+        steps = self.driver.get_subset(group, key, weight, mode, process)
         self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
@@ -171,6 +173,11 @@ class SimulatedPartitionActor(Process):
         """The death watch of a session has ended; `certain`: the node of its process is alive."""
         if certain:
             self.driver.died(self.clock.now(), key)
+
+    def on_caller_death(self, key: SessionKey, process: str, replaced: bool) -> None:
+        """The process of a bare caller has ended; `replaced`: its actor has the next one."""
+        report = self.driver.replaced if replaced else self.driver.died
+        report(self.clock.now(), key, process)
 
     def after(self) -> None:
         """Carry out the driver's actions."""

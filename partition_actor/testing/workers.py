@@ -414,11 +414,18 @@ class ForkedChild(Client):
 
 
 class BareCaller(Client):
-    """A process that has only the actor's handle, and calls `get_subset` in exclusive groups now and then."""
+    """A process that has only the actor's handle, and calls `get_subset` in exclusive groups now and then.
 
-    def __init__(self, world: World, name: str, member_id: str, route: SimulatedPartitionActor) -> None:
+    `session`: that of a process of the same actor that was started before; None for one of its own, or none.
+    """
+
+    def __init__(
+        self, world: World, name: str, member_id: str, route: SimulatedPartitionActor, session: str | None = None
+    ) -> None:
         super().__init__(world, name, member_id, route)
-        self.session = world.rng.choice(("", name))
+        self.session = world.rng.choice(("", name)) if session is None else session
+        self.has_next = False
+        """Whether Ray has restarted its actor."""
         self._groups = [group for group, exclusive in world.conditions.groups if exclusive]
         self._bits = key_bits(world)
         self._weight = world.rng.choice((1, 2))

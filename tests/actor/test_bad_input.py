@@ -48,6 +48,7 @@ GOOD = {
     "metadata": None,
     "exclusive": None,
     "session": None,
+    "actor": None,
     "request": None,
     "key": "key",
     "since": -1,
@@ -61,15 +62,16 @@ BAD = {
     "metadata": BAD_METADATA,
     "exclusive": BAD_MODES,
     "session": BAD_SESSIONS,
+    "actor": {"text": "agent-1", "int": 7, "class": object, "dict": {"handle": None}},
     "request": BAD_REQUESTS,
     "key": {},
     "since": {"None": None, "-2": -2, "1.5": 1.5, "True": True, "text": "1"},
     "name": BAD_TEXTS,
 }
 CALLS = {
-    "get_subset": ["group", "member_id", "items", "weight", "session"],
-    "join": ["group", "member_id", "weight", "metadata", "exclusive", "session"],
-    "heartbeat": ["member_id", "session"],
+    "get_subset": ["group", "member_id", "items", "weight", "session", "actor"],
+    "join": ["group", "member_id", "weight", "metadata", "exclusive", "session", "actor"],
+    "heartbeat": ["member_id", "session", "actor"],
     "leave": ["group", "member_id", "session"],
     "close_session": ["member_id", "session"],
     "sync": ["request"],
@@ -149,6 +151,27 @@ def test_a_heartbeat_with_a_bad_watch_is_refused(unchanged, watch):
         unchanged.call("sync", request, watch)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("interval", math.nan), ("interval", "soon"), ("leased", None), ("locks", {1: 7})]
+)
+def test_a_heartbeat_with_a_broken_field_is_refused(unchanged, field, value):
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 1, "incarnation": 0}
+    whole = {**request, "interval": 1.0, "leased": False, "groups": {}, field: value}
+    with pytest.raises(InvalidArgument, match=rf"request, {field[:4]}.*: got .*, expected "):
+        unchanged.call("sync", whole)
+
+
+@pytest.mark.parametrize("weight", [0, 10**9, 1.5, "1", None, True])
+def test_a_weight_in_a_heartbeat_is_checked_as_any_other(unchanged, weight):
+    report = {"want": "in", "since": 1, "exclusive": None, "have": None, "rev": 0, "acked": None, "weight": weight}
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 1, "incarnation": 0}
+    whole = {**request, "interval": 1.0, "leased": False, "groups": {"unchanged": report}}
+    with pytest.raises(
+        InvalidArgument, match=r"request, group 'unchanged', weight: got .*, expected an int from 1 to 1000"
+    ):
+        unchanged.call("sync", whole)
+
+
 def test_a_heartbeat_of_another_protocol_is_told_what_to_do(unchanged):
     with pytest.raises(VersionMismatch, match=r"protocol 0.*install one version"):
         unchanged.call("sync", {"protocol": 0})
@@ -158,7 +181,7 @@ def test_a_call_with_a_wrong_number_of_arguments_never_leaves_the_caller(unchang
     with pytest.raises(TypeError):
         unchanged.handle.get_members.remote()
     with pytest.raises(TypeError):
-        unchanged.handle.get_subset.remote("group", "a", [], 1, None, "too many")
+        unchanged.handle.get_subset.remote("group", "a", [], 1, None, None, "too many")
 
 
 KEYS = [{"a": 1}, ["x"], {"set"}, 7, 1.5, None, True, b"bytes", ("t", 1), "", "lone \ud800", "nul \0", "x" * 100_000]

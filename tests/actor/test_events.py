@@ -9,6 +9,8 @@ import pytest
 
 from partition_actor import clock
 from partition_actor.actor import partition_actor as module
+from partition_actor.actor.bare_callers import BareCallers
+from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import MemberState
@@ -27,6 +29,7 @@ class Shell:
         self.actor = PartitionActor("name", settings.to_dict())
         self.actor._node = "node"
         self.actor._watch = SimpleNamespace(forget=lambda key: None)
+        self.actor._callers = BareCallers(self.actor._watch, MemberHandles(1), lambda *_: None, LIMIT)
         self.actor._driver = MembershipDriver(Membership(settings, 1000, clock.now(), **started))
         self.driver, self.settings = self.actor._driver, settings
         self.answers = []

@@ -1,5 +1,6 @@
 """Every call of the actor, by somebody who holds only its handle."""
 
+import numpy as np
 import pytest
 import ray
 from deployments import LIMIT
@@ -233,3 +234,16 @@ def test_held_heartbeats_are_not_walked_through_again_and_again_for_cycles(hasty
         return gc.get_threshold()[0]
 
     assert ray.get(hasty.handle.__ray_call__.remote(after)) >= 100_000
+
+
+def test_keys_may_be_an_array_or_a_reference(steady, group):
+    pa = pytest.importorskip("pyarrow")
+    for name in ("a", "b"):
+        steady.call("join", group, name)
+    keys = [f"key-{number}" for number in range(10_000)]
+    mine = Ring(["a", "b"]).subset("a", keys)
+    for items in (keys, np.array(keys), pa.array(keys), pa.chunked_array([keys])):
+        for given_items in (items, ray.put(items)):
+            answer = steady.call("get_subset", group, "a", given_items)
+            assert type(answer) is type(items)
+            assert list(map(str, answer)) == mine

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from machines import PLAIN, World
 
 from partition_actor.core.member import MemberState
-from partition_actor.core.messages import PROTOCOL, check_reply, check_request
+from partition_actor.core.messages import PROTOCOL, GroupReport, Request, check_reply, check_request
+from partition_actor.core.status import status_of
 from partition_actor.errors import InvalidArgument, VersionMismatch
 
 
@@ -77,7 +80,7 @@ def test_a_lock_that_lacks_a_field_is_refused(name):
 def test_a_held_view_that_lacks_a_field_is_refused():
     request = whole_request()
     request["groups"]["g"]["views"] = [{"epoch": (1, 1), "members": {}}]
-    with pytest.raises(InvalidArgument, match=r"^request, a view of group 'g': got .*, expected a dict with mine$"):
+    with pytest.raises(InvalidArgument, match=r"^request, group 'g', a view: got .*, expected a dict with mine$"):
         check_request(request)
 
 
@@ -104,7 +107,137 @@ def test_another_protocol_is_told_what_to_do():
         check_request({**whole_request(), "protocol": 1})
 
 
-@pytest.mark.parametrize(("name", "value"), [("member", 5), ("session", None), ("seq", "1"), ("incarnation", None)])
-def test_a_heading_of_another_type_is_refused(name, value):
-    with pytest.raises(InvalidArgument, match=rf"^request, {name}: got .*, expected a (str|int), not "):
-        check_request({**whole_request(), name: value})
+TEXTS = [None, 5, "", b"a", ["a"], "x" * 2000, "\ud800"]
+NUMBERS = [None, "1", 1.0, True, -1, 1 << 63, [1]]
+FLAGS = [None, 0, 1, "yes", []]
+EPOCHS = [
+    5,
+    "ab",
+    [1, 1],
+    (1,),
+    (1, 2, 3),
+    (1, "2"),
+    (None, 1),
+    (True, 1),
+    (1, 1.5),
+    (-1, 0),
+    (1 << 41, 1),
+    (1, 1 << 22),
+]
+WEIGHTS = [None, "1", 1.0, True, 0, -1, 1001, math.nan]
+BROKEN = {
+    "member": TEXTS,
+    "session": TEXTS,
+    "seq": NUMBERS,
+    "incarnation": [*NUMBERS, 1 << 41],
+    "interval": [None, "1", True, 0, -1.0, math.nan, math.inf, -math.inf, 1e9],
+    "leased": FLAGS,
+    "groups_base": NUMBERS,
+    "groups": [None, [], "g", {"": None}, {5: None}, {None: None}, {"x" * 2000: None}, {"g": 5}, {"g": []}],
+    "locks_base": NUMBERS,
+    "locks": [None, [], "l", {"1": None}, {True: None}, {-1: None}, {1: 5}, {1: []}],
+    "prompt": FLAGS,
+    "withdrawn": FLAGS,
+}
+"""By field of a request, what it must not be."""
+
+BROKEN_REPORT = {
+    "want": [None, 1, "", "inside", ["in"]],
+    "since": NUMBERS,
+    "weight": WEIGHTS,
+    "exclusive": [0, 1, "yes", []],
+    "have": EPOCHS,
+    "rev": [None, "1", 1.0, True, -2, 1 << 63],
+    "acked": EPOCHS,
+    "metadata": [5, "a", {"zone": 1}, bytearray(b"a"), b"x" * 70_000],
+    "conditional": FLAGS,
+    "lapsed": FLAGS,
+    "unknown": FLAGS,
+    "views": [None, 5, {}, "ab", [5], [None]],
+}
+BROKEN_VIEW = {
+    "epoch": [None, *EPOCHS],
+    "members": [None, [], "ab", {5: 1}, {"": 1}, {"x" * 2000: 1}, {"\u00e4" * 600: 1}, {"\ud800": 1}]
+    + [{"a": weight} for weight in WEIGHTS],
+    "mine": FLAGS,
+}
+BROKEN_LOCK = {"name": TEXTS, "shared": FLAGS, "waits": FLAGS, "token": NUMBERS}
+
+
+WHERE = {
+    "request": "request, ",
+    "group 'g'": "request, group 'g', ",
+    "a view": "request, group 'g', a view, ",
+    "lock 1": "request, lock 1, ",
+}
+NAMED = {
+    "metadata": "metadata",
+    "groups": "request, group",
+    "locks": "request, lock",
+    "views": "request, group 'g', .*view",
+}
+"""Where the error names what is in the field."""
+
+
+def broken(part, table):
+    return [
+        pytest.param(part, field, value, id=f"{part}-{field}-{number}")
+        for field, values in table.items()
+        for number, value in enumerate(values)
+    ]
+
+
+ALL_BROKEN = [
+    *broken("request", BROKEN),
+    *broken("group 'g'", BROKEN_REPORT),
+    *broken("a view", BROKEN_VIEW),
+    *broken("lock 1", BROKEN_LOCK),
+]
+
+
+def full_request():
+    """A request with every field there is."""
+    request = whole_request()
+    request.update(groups_base=0, prompt=True, withdrawn=False)
+    view = {"epoch": (1, 1), "members": {"a": 1, "b": 1000, "\u00e4": 2}, "mine": True}
+    request["groups"]["g"].update(conditional=True, lapsed=False, unknown=False, metadata=b"m", views=[view])
+    return request
+
+
+def parts(request):
+    report = request["groups"]["g"]
+    return {"request": request, "group 'g'": report, "a view": report["views"][0], "lock 1": request["locks"][1]}
+
+
+def test_the_table_of_broken_fields_has_them_all():
+    tables = {"request": BROKEN, "group 'g'": BROKEN_REPORT, "a view": BROKEN_VIEW, "lock 1": BROKEN_LOCK}
+    assert check_request(full_request())
+    for name, part in parts(full_request()).items():
+        assert part.keys() - {"protocol"} == tables[name].keys()
+    assert Request.__required_keys__ | Request.__optional_keys__ == BROKEN.keys() | {"protocol"}
+    assert GroupReport.__required_keys__ | GroupReport.__optional_keys__ == BROKEN_REPORT.keys()
+
+
+@pytest.mark.parametrize(("part", "field", "value"), ALL_BROKEN)
+def test_a_broken_field_is_refused_by_its_name_before_anything_changes(part, field, value):
+    world = World()
+    before = status_of(world.membership, world.now)
+    request = full_request()
+    parts(request)[part][field] = value
+    named = NAMED.get(field, f"{WHERE[part]}{field}")
+    with pytest.raises(InvalidArgument, match=rf"^{named}.*: got (.|\n)*, expected "):
+        world.driver.request(world.now, check_request(request))
+    assert status_of(world.membership, world.now) == before
+    assert world.membership.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field in ("member", "session") for value in TEXTS if not isinstance(value, str)]
+    + [(field, value) for field in ("seq", "incarnation", "same") for value in NUMBERS],
+)
+def test_a_broken_field_of_a_short_request_is_refused(field, value):
+    """A text that no session has changes nothing."""
+    short = {"protocol": PROTOCOL, "member": "a", "session": "s", "seq": 2, "incarnation": 1, "same": 1, field: value}
+    with pytest.raises(InvalidArgument, match=rf"^request, {field}: got .*, expected "):
+        check_request(short)

@@ -168,6 +168,21 @@ def bare_caller_answered_without_proof(patch: Any) -> None:
     patch.setattr(MembershipDriver, "_needs_proof", lambda self, group: False)
 
 
+def next_process_answered_at_once(patch: Any) -> None:
+    """Rule 5: the next process of a bare caller's session is answered while the former one may still work."""
+    patch.setattr(MembershipDriver, "_may_answer", lambda self, now, key, process: True)
+
+
+def death_of_the_next_process_frees_the_former(patch: Any) -> None:
+    """Rule 5: a session ends with its latest process, though the one before may still work."""
+
+    def died(self, now, key, process=""):
+        self.membership.died(now, key)
+        self.has_actions = True
+
+    patch.setattr(MembershipDriver, "died", died)
+
+
 def recovery_ended_without_proof(patch: Any) -> None:
     """Rule 8: a partition actor that may have been replaced ends its wait."""
 

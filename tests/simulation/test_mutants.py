@@ -19,6 +19,8 @@ FOCUS = {
     "no_margin": ("pause", "cut", "join"),
     "bare_caller_without_lease": ("bare caller", "forget", "join"),
     "bare_caller_answered_without_proof": TWO_PARTITION_ACTORS,
+    "next_process_answered_at_once": ("bare caller", "join"),
+    "death_of_the_next_process_frees_the_former": ("bare caller", "crash", "join"),
     "leases_ended_without_proof": ("partition actor cut off", "pause", "cut"),
     "recovery_ended_without_proof": ("partition actor cut off", "partition actor crash"),
     "incarnation_ignored": TWO_PARTITION_ACTORS,
@@ -112,5 +114,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 60
+    assert len(MUTANTS) >= 62
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
