@@ -80,12 +80,14 @@ class Host:
                     member.acknowledge(change.group, change.after.epoch)
                     self._told_at[member.member_id] = clock.now()
 
-    async def sizes(self) -> dict[str, list[int]]:
-        """By member, the number of members in each of its views."""
-        return {
-            name: [len(view.members) if (view := member.view(group)) else 0 for group in member.groups]
-            for name, member in self._members.items()
-        }
+    async def sizes(self, group: str | None) -> set[int]:
+        """The numbers of members in these members' views of a group, or of all their groups."""
+        views = (
+            member.view(name)
+            for member in self._members.values()
+            for name in (member.groups if group is None else (group,))
+        )
+        return {0 if view is None else len(view.members) for view in views}
 
     async def told_at(self) -> float:
         """When the last member received its latest view, in seconds of ``clock``."""
@@ -172,9 +174,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def has_settled(hosts: list[Any], wanted: Callable[[list[int]], bool]) -> bool:
-    """Whether the views of each member have sizes as `wanted`."""
-    return all(wanted(sizes) for found in ray.get([host.sizes.remote() for host in hosts]) for sizes in found.values())
+def know_of(hosts: list[Any], *sizes: int, group: str | None = None) -> bool:
+    """Whether the views of a group, or of all groups, have these numbers of members."""
+    return set().union(*ray.get([host.sizes.remote(group) for host in hosts])) == set(sizes)
 
 
 def spread_over(count: int, groups: int, exclusive: bool) -> list[dict[str, list[tuple[str, bool]]]]:
@@ -201,7 +203,7 @@ def status(plan: Plan) -> Case:
     groups, size = plan.status
     with bench() as made:
         hosts = made.hosts(*spread_over(size, groups, PLAIN))
-        wait_until(lambda: has_settled(hosts, lambda sizes: set(sizes) == {size}))
+        wait_until(lambda: know_of(hosts, size))
         before = quiet(made)
         took, _ = made.probed(lambda: [ray.get(made.handle.status.remote()) for _ in range(10)])
         return before, took, None
@@ -212,17 +214,17 @@ def death(plan: Plan) -> Case:
     groups, size = plan.death
     with bench() as made:
         hosts = made.hosts(*spread_over(size, groups, EXCLUSIVE))
-        wait_until(lambda: has_settled(hosts, lambda sizes: set(sizes) == {size}))
+        wait_until(lambda: know_of(hosts, size))
         before = quiet(made)
         dead = actor(Mortal, made.handle, groups)
         ray.get(dead.joined.remote(), timeout=LIMIT)
-        wait_until(lambda: has_settled(hosts, lambda sizes: set(sizes) == {size + 1}))
+        wait_until(lambda: know_of(hosts, size + 1))
 
         def die() -> float:
             start = clock.now()
             ray.get(dead.close.remote())
-            while not has_settled(hosts, lambda sizes: set(sizes) == {size}):
-                time.sleep(0.05)
+            while not know_of(hosts, size):
+                time.sleep(0.2)  # so that polling does not compete with what is measured
             return told_after(hosts, start)
 
         took, seconds = made.probed(die)
@@ -259,14 +261,14 @@ def join(plan: Plan) -> Case:
         shares[number % 2][f"member-{number}"] = [("shared", PLAIN), *others]
     with bench() as made:
         hosts = made.hosts(*shares)
-        wait_until(lambda: has_settled(hosts, lambda sizes: sizes[0] == members and set(sizes[1:]) == {size}))
+        wait_until(lambda: know_of(hosts, members, size))
         before = quiet(made)
 
         def one() -> float:
             start = clock.now()
             ray.get(made.handle.join.remote("shared", "newcomer"))
-            while not has_settled(hosts, lambda sizes: sizes[0] == members + 1):
-                time.sleep(0.05)
+            while not know_of(hosts, members + 1, group="shared"):
+                time.sleep(0.2)  # so that polling does not compete with what is measured
             return told_after(hosts, start)
 
         took, seconds = made.probed(one)

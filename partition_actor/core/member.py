@@ -82,6 +82,8 @@ class GroupState:
     """It was told of changes in another view than the one held."""
     unknown: bool = False
     """Of one who watches: the partition actor has said that there is no such group."""
+    report: GroupReport | None = None
+    """What requests say of the group, until something changes here."""
 
     @property
     def is_live(self) -> bool:
@@ -95,6 +97,7 @@ class GroupState:
 
     def read(self, told: ViewMessage) -> View | None:
         """A view off the wire; None when it starts from another than the one held, such as after `meet`."""
+        self.report = None
         try:
             view = View.of(told, self.view)
         except ValueError:
@@ -165,7 +168,7 @@ class MemberState:
         if held is None or held.state in ("out", "conflict", "missing", "taken", "watching"):
             self.groups[group] = GroupState(weight, metadata, exclusive, since=self._seq + 1, conditional=conditional)
             return
-        held.weight = weight
+        held.weight, held.report = weight, None
         if metadata is not None and metadata != held.metadata:
             held.metadata, held.told = metadata, self._seq + 1
         held.exclusive = held.exclusive if exclusive is None else exclusive
@@ -178,7 +181,7 @@ class MemberState:
         if held is not None and held.state == "watching":
             del self.groups[group]
         elif held is not None:
-            held.want = "out"
+            held.want, held.report = "out", None
 
     def watch(self, group: str) -> None:
         """Want to hear of a group, of which this session is no member."""
@@ -191,7 +194,7 @@ class MemberState:
         self._restate()
         if ours != (settings.vnodes, settings.hash_function):
             for held in self.groups.values():
-                held.views, held.acked = [], None
+                held.views, held.acked, held.report = [], None, None
 
     def _restate(self) -> None:
         """The next request states everything."""
@@ -243,7 +246,8 @@ class MemberState:
         return {**heading, **statement}
 
     def _differs(self, name: str, known: Mapping[str, GroupReport]) -> bool:
-        return known.get(name) != self._reports.get(name)
+        before, now = known.get(name), self._reports.get(name)
+        return before is not now and before != now
 
     def _statement(self, now: float) -> Statement:
         tell_views, self._tell_views = self._tell_views, False
@@ -268,6 +272,9 @@ class MemberState:
         view = held.view
         is_fenced = now >= self._fenced.get(name, float("inf"))
         lapsed = is_fenced or now >= self.lease_until  # so the session may have been forgotten
+        tells_metadata = view is None or tell_views or lapsed or held.told > self.answered
+        if held.report is not None and not tells_metadata:
+            return held.report
         report: GroupReport = {
             "want": held.want,
             "since": held.since,
@@ -277,7 +284,8 @@ class MemberState:
             "rev": WHOLE if held.wants_whole else view.rev if view else 0,
             "acked": held.acked,
         }
-        if view is None or tell_views or lapsed or held.told > self.answered:
+        held.report = None if tells_metadata else report  # what is told for a while only is made anew
+        if tells_metadata:
             report["metadata"] = held.metadata
         if is_fenced:
             report["lapsed"] = True
@@ -334,7 +342,7 @@ class MemberState:
         held = self.groups.get(name)
         if held is None or not held.is_live:
             return None
-        before = held.view
+        before, held.report = held.view, None
         if held.state == "watching":
             return self._watch_entry(name, held, entry)
         if "state" in entry:
@@ -381,7 +389,7 @@ class MemberState:
         held = self.groups.get(group)
         if held is None or held.view is None or held.acked is None or epoch <= held.acked:
             return 0
-        held.acked = min(epoch, held.view.epoch)
+        held.acked, held.report = min(epoch, held.view.epoch), None
         held.views = [view for view in held.views if view.epoch >= held.acked]
         return held.view.awaited
 
