@@ -174,7 +174,7 @@ def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, di
             max_concurrency=2 * settings.max_members + 100,
             resources={"node:__internal_head__": 0.001} if settings.pin_to_head else None,
         )
-        .remote(name, settings.to_dict())
+        .remote(name, settings.to_dict(), namespace)
     )
     return handle, _check_version(handle, name, ANSWER_WITHIN)
 

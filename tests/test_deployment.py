@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -141,11 +143,73 @@ def is_known(deployment):
     return True
 
 
-def test_the_answer_unknown_makes_the_next_one_wait(cluster, monkeypatch):
-    monkeypatch.setattr(predecessor, "_former_actors", lambda mine: ["one"])
+def test_after_a_crash_the_wait_is_as_long_as_the_leases_that_can_be_out(make_deployment, group):
+    growing = {**HASTY.to_dict(), "max_members": 10_000, "max_heartbeats_per_second": 10.0}
+    deployment = make_deployment(Settings(**growing))  # leases of an hour and a half, with so many members
+    deployment.deploy()
+    survivor = deployment.member("survivor")
+    survivor.join_group(group, exclusive=True)
+    wait_until(lambda: survivor.extract_my_subset(group, KEYS))
+    before = deployment.call("status")
+    os.kill(before["pid"], 9)
+    newcomer = deployment.member("newcomer")
+    newcomer.join_group(group, exclusive=True)
+    wait_until(lambda: newcomer.extract_my_subset(group, KEYS))
+
+
+@pytest.fixture
+def kept(cluster, monkeypatch):
+    """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
+    monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
+    where, actors = (f"name-{uuid.uuid4().hex}", "tests"), iter("abcdef")
+
+    class Kept(predecessor.Records):
+        def __init__(self, actor=None):
+            super().__init__(*where)
+            self.life = (actor or next(actors), uuid.uuid4().hex)
+
+        def _life(self):
+            return self.life
+
+    return Kept
+
+
+def test_records_tell_the_longest_lease_that_may_be_out(kept):
+    async def story():
+        first, second, third = kept(), kept(), kept()
+        assert first.longest_lease() == 0.0
+        assert await first.add_lease(10.0)
+        assert await first.add_lease(12.5)
+        assert second.longest_lease() == 12.5
+        assert await second.add_lease(3.0)
+        assert third.longest_lease() == 12.5
+        assert await second.settle_former()
+        assert third.longest_lease() == 3.0
+        assert await third.add_lease(4.0)
+        assert await third.settle()
+        assert kept().longest_lease() == 0.0
+        assert await first.add_lease(20.0)  # a late word of one that is over
+        assert kept().longest_lease() == 0.0
+
+    asyncio.run(story())
+
+
+def test_an_actor_that_left_no_records_may_have_granted_anything(kept, monkeypatch):
+    monkeypatch.setattr(predecessor, "_actors_of", lambda name, namespace: {"a", "of an older version"})
+    assert kept("a").longest_lease() is None
+    monkeypatch.setattr(predecessor, "_actors_of", lambda name, namespace: {"a"})
+    assert kept("a").longest_lease() == 0.0
+    monkeypatch.setattr(predecessor, "was_restarted", lambda: True)
+    assert kept("a").longest_lease() is None
+
+
+def test_when_the_gcs_does_not_tell_nobody_knows_and_nothing_is_confirmed(kept, monkeypatch):
+    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    assert kept().longest_lease() is None
+    assert not asyncio.run(kept().add_lease(1.0))
     monkeypatch.setattr(predecessor, "_gcs", lambda: None)
-    assert not predecessor.nothing_is_out()
-    assert not asyncio.run(predecessor.record_end())
+    assert not kept().are_kept
+    assert not asyncio.run(kept().settle())
 
 
 def test_shutdown_of_one_that_does_not_answer_raises_and_force_kills_it(impostor, monkeypatch):

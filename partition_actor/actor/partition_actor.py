@@ -25,7 +25,7 @@ from partition_actor import arguments, clock
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import DeathWatch, alive_nodes
 from partition_actor.actor.member_handles import MemberHandles
-from partition_actor.actor.predecessor import nothing_is_out, record_end, was_restarted
+from partition_actor.actor.predecessor import Records, was_restarted
 from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
@@ -68,7 +68,9 @@ class PartitionActor:
     _handles: MemberHandles
     _callers: BareCallers
 
-    def __init__(self, name: str | None = None, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str | None = None, settings: dict[str, Any] | None = None, namespace: str | None = None
+    ) -> None:
         # An actor whose constructor raises is dead for good, so calls raise the error instead.
         self._failure: PartitionError | None = None
         self._name = name
@@ -88,6 +90,10 @@ class PartitionActor:
         self._subsets = Subsets()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
+        self._records = Records(name, namespace)
+        self._recorded = 0.0
+        """Seconds: the longest lease of which there is a record."""
+        self._former_settled = False
         self._ends = False
         """Whether it has been asked to end in good order."""
 
@@ -360,11 +366,18 @@ class PartitionActor:
             raise self._failure
         if self._driver is None:
             gc.set_threshold(*COLLECT_AFTER)
-            restarted = was_restarted()
-            first = not restarted and nothing_is_out()
+            longest = self._records.longest_lease()
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
-            membership = Membership(self._settings, incarnation, clock.now(), first=first, restarted=restarted)
+            membership = Membership(
+                self._settings,
+                incarnation,
+                clock.now(),
+                first=longest == 0,
+                restarted=longest != 0 and was_restarted(),
+                longest=longest,
+                records=self._records.are_kept,
+            )
             self._handles = MemberHandles(incarnation)
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
@@ -382,8 +395,8 @@ class PartitionActor:
     async def _exit_when_settled(self) -> None:
         """Wait until nobody may act on a lease, leave a record of that, and end for good: rule 11."""
         await self._call(self._start().settled())
-        await record_end()
-        log.info("the partition actor %r has ended in good order", self._name)
+        if await self._records.settle():
+            log.info("the partition actor %r has ended in good order", self._name)
         # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -489,18 +502,31 @@ class PartitionActor:
             if clock.now() >= collected + COLLECT_EVERY:
                 gc.collect()
                 collected = clock.now()
-            asked, interval = clock.now(), self._settings.node_proof_interval
-            if await self._counts_as_alive():
-                try:
-                    self._start().proof(clock.now(), asked)
-                    self._act()
-                except Exception:
-                    log.exception("a proof was taken in, and what follows from it failed")
+            interval = self._settings.node_proof_interval
+            if await self._prove():
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._proof_wanted.wait(), interval)
             else:
                 await asyncio.sleep(interval)
             self._proof_wanted.clear()
+
+    async def _prove(self) -> bool:
+        """Record the longest lease if it has grown, and ask then; returns whether the GCS counts this node alive."""
+        membership, records = self._start().membership, self._records
+        longest = max(membership.longest_wanted, membership.longest_allowed)
+        if longest > self._recorded and (not records.are_kept or await records.add_lease(longest)):
+            self._recorded = longest
+        asked = clock.now()
+        if not self._recorded or not await self._counts_as_alive():
+            return False
+        try:
+            self._start().proof(clock.now(), asked, self._recorded)
+            self._act()
+        except Exception:
+            log.exception("a proof was taken in, and what follows from it failed")
+        if membership.former_are_over and not self._former_settled:
+            self._former_settled = await records.settle_former()
+        return True
 
     async def _counts_as_alive(self) -> bool:
         try:

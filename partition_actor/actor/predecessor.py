@@ -1,17 +1,23 @@
-"""What the GCS knows of the partition actors of the same name and namespace before this one.
+"""What the GCS knows of the former partition actors of one name and namespace, and what it is to know of this one.
 
-A partition actor that ends in good order writes, as its last act, a record of that into the GCS's key-value store,
-under its actor id. Ray's own record of an end would not do: that of ``ray.actor.exit_actor()`` is the same as that of
-an `__ray_terminate__` sent by anybody ("INTENDED_USER_EXIT", Ray 2.60), and neither says whether leases are out.
+Each life of a partition actor leaves records in the GCS's key-value store: of every length of lease that it may grant,
+before it grants the first, and that it is *settled*: nothing is out that it has granted. It says so itself as its last
+act when it ends in good order; or a later one does, which has waited. Records are only added, so it does not matter
+when a write arrives that was given up.
 
-All that is private to Ray is read here. The answer "unknown" is safe: the next partition actor waits.
+Ray's own record of an end would not do: that of ``ray.actor.exit_actor()`` is the same as that of an
+`__ray_terminate__` sent by anybody ("INTENDED_USER_EXIT", Ray 2.60), and neither says whether leases are out.
+
+All that is private to Ray is read here. The answer "unknown" is safe: a partition actor then waits as long as its
+settings allow leases to be.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Iterable
+from collections import defaultdict
 from typing import Any
 
 import ray
@@ -21,6 +27,10 @@ log = logging.getLogger(__name__)
 GCS_TIMEOUT = 5.0
 """Seconds that a question to the GCS may take."""
 KV_NAMESPACE = b"partition_actor"
+SETTLED = "settled"
+
+Life = tuple[str, str]
+"""An actor's id and that of one of its processes."""
 
 
 def was_restarted() -> bool:
@@ -30,53 +40,85 @@ def was_restarted() -> bool:
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
-def nothing_is_out() -> bool:
-    """Whether every former actor of this actor's name and namespace has ended in good order, or there was none.
+class Records:
+    """The records of the partition actors of one name and namespace, for the one that runs in this process."""
 
-    False if the GCS does not tell. Not to be asked by an actor that Ray has restarted: it has itself run before.
-    """
-    try:
-        mine = ray.get_runtime_context().get_actor_id()
-        return all(map(_ended_in_good_order, _former_actors(mine)))
-    except Exception:
-        log.warning("cannot tell whether a partition actor of this name ran before: it may have", exc_info=True)
-        return False
+    def __init__(self, name: str | None, namespace: str | None) -> None:
+        self._where = (name, namespace)
+        self._former: list[Life] = []
+        """Lives before this one that were not settled when this one started."""
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
+        return None not in self._where and hasattr(_gcs(), "async_internal_kv_put")
+
+    def longest_lease(self) -> float | None:
+        """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
+
+        0: nothing is out. None: nobody knows.
+        """
+        try:
+            leases, settled = self._read()
+            actor, process = self._life()
+            self._former = sorted((leases.keys() | settled) - settled - {(actor, process)})
+            known = {each for each, _ in leases}
+            if not _actors_of(*self._where) - {actor} <= known or (was_restarted() and actor not in known):
+                return None  # some life left no records
+            return max((max(leases[life]) for life in self._former), default=0.0)
+        except Exception:
+            log.warning("cannot tell which leases of former partition actors may be out", exc_info=True)
+            return None
+
+    async def add_lease(self, seconds: float) -> bool:
+        """Record that this process may grant leases of this length; returns whether that is confirmed."""
+        return await self._write([(*self._life(), seconds)])
+
+    async def settle_former(self) -> bool:
+        """Record that the leases of the lives before this one are over; returns whether that is confirmed."""
+        return await self._write([(*life, SETTLED) for life in self._former])
+
+    async def settle(self) -> bool:
+        """Record that this process has ended in good order. Call it as the last act: from then on it grants nothing."""
+        return self.are_kept and await self.settle_former() and await self._write([(*self._life(), SETTLED)])
+
+    async def _write(self, records: list[tuple[str, str, float | str]]) -> bool:
+        try:
+            for record in records:
+                key = json.dumps([*self._where, *record]).encode()
+                await _gcs().async_internal_kv_put(key, b"", True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
+        except Exception as error:
+            log.warning("the GCS has not confirmed a record (%r): %r", records, error)
+            return False
+        return True
+
+    def _read(self) -> tuple[dict[Life, list[float]], set[Life]]:
+        """The lengths of leases of each life, and the lives that are settled."""
+        leases: defaultdict[Life, list[float]] = defaultdict(list)
+        settled: set[Life] = set()
+        prefix = json.dumps(self._where)[:-1].encode() + b", "
+        for key in _gcs().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
+            _, _, actor, process, said = json.loads(key)
+            if said == SETTLED:
+                settled.add((actor, process))
+            else:
+                leases[actor, process].append(float(said))
+        return leases, settled
+
+    @staticmethod
+    def _life() -> Life:
+        context = ray.get_runtime_context()
+        return str(context.get_actor_id()), context.get_worker_id()
 
 
-async def record_end() -> bool:
-    """Write that this actor has ended in good order, and nothing that it granted is out; returns whether that worked.
-
-    Call it as the last act: from then on this actor must grant nothing.
-    """
-    try:
-        key = _record(ray.get_runtime_context().get_actor_id())
-        await _gcs().async_internal_kv_put(key, b"nothing is out", True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
-    except Exception:
-        log.warning("cannot record the end in good order: the next partition actor will wait for leases", exc_info=True)
-        return False
-    return True
-
-
-def _former_actors(mine: str | None) -> Iterable[str | None]:
-    """The ids of the other actors, dead ones too, of the name and namespace of actor `mine`."""
+def _actors_of(name: str | None, namespace: str | None) -> set[str]:
+    """The ids of the actors of a name and namespace, dead ones too."""
     from ray._private import state
     from ray.core.generated import gcs_pb2
 
     table = state.state._connect_and_get_accessor().get_actor_table(None, None)
     entries: Any = map(gcs_pb2.ActorTableData.FromString, table)  # type: ignore[attr-defined]
-    actors: dict[str | None, tuple[str, str]] = {
-        entry.actor_id.hex(): (entry.name, entry.ray_namespace) for entry in entries
-    }
-    name = actors.pop(mine)
-    return [actor for actor, other in actors.items() if other == name]
-
-
-def _ended_in_good_order(actor: str | None) -> bool:
-    return bool(_gcs().internal_kv_exists(_record(actor), KV_NAMESPACE, timeout=GCS_TIMEOUT))
-
-
-def _record(actor: str | None) -> bytes:
-    return f"ended in good order: {actor}".encode()
+    return {entry.actor_id.hex() for entry in entries if (entry.name, entry.ray_namespace) == (name, namespace)}
 
 
 def _gcs() -> Any:

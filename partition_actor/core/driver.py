@@ -28,7 +28,7 @@ class Actions:
     unwatch: list[SessionKey]
     """Sessions that are over: nobody need watch their processes any more."""
     prove: bool
-    """Ask the GCS now whether it counts this node alive."""
+    """Ask the GCS now whether it counts this node alive, after recording the longest lease if it has grown."""
     wake_at: float
     """When to call `MembershipDriver.timer` at the latest, on the partition actor's clock."""
 
@@ -86,6 +86,7 @@ class MembershipDriver:
             if session is None or (session.held and membership.has_news(key)):
                 answer.append(key)
         prove = self._proof_needed is not None and not membership.proven_since(self._proof_needed)
+        prove = prove or membership.longest_wanted > membership.longest_allowed
         return Actions(answer, results, unwatch, prove, membership.deadline())
 
     def timer(self, now: float) -> None:
@@ -93,9 +94,9 @@ class MembershipDriver:
         self.membership.tick(now)
         self.has_actions = True
 
-    def proof(self, now: float, at: float) -> None:
-        """The GCS counted this partition actor's node alive at or after `at`: rule 8."""
-        self.membership.prove(at)
+    def proof(self, now: float, at: float, recorded: float = 0.0) -> None:
+        """The GCS counted this partition actor's node alive at or after `at`: rule 8. See ``Membership.prove``."""
+        self.membership.prove(at, recorded)
         self.timer(now)
 
     # -- heartbeats and ends of processes -----------------------------------------------------------------------

@@ -102,11 +102,20 @@ class Membership:
 
     `incarnation` is higher than that of every partition actor of this name before. `restarted` says that there was one,
     so nobody is admitted for one longest lease (rule 7). `first` says that there was none for certain. A partition
-    actor that is neither waits in exclusive groups only.
+    actor that is neither waits in exclusive groups only. `longest` is the longest lease that one before may have
+    granted, in seconds; None: nobody knows. `records`: the longest lease is recorded before it is granted; see `prove`.
     """
 
     def __init__(
-        self, settings: Settings, incarnation: int, now: float, *, first: bool = False, restarted: bool = False
+        self,
+        settings: Settings,
+        incarnation: int,
+        now: float,
+        *,
+        first: bool = False,
+        restarted: bool = False,
+        longest: float | None = None,
+        records: bool = False,
     ) -> None:
         self.settings = settings
         self.incarnation = incarnation
@@ -115,6 +124,10 @@ class Membership:
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = GroupWatchers()
+        self.longest_allowed = settings.ttl if records else settings.max_ttl
+        """Seconds: no lease is longer. A longer one has first to be recorded, and the record to be proven."""
+        self.longest_wanted: float
+        """Seconds: the lease for the present number of members, to be recorded if it is longer than is allowed."""
         self.interval: float
         """Seconds between two heartbeats of a member, at about the present number of members."""
         self.ttl: float
@@ -153,7 +166,8 @@ class Membership:
         self._changed: dict[str, Group] = {}
         self._timers: Timers[str] = Timers()
         """When a group has an epoch to publish or something to tell."""
-        self._recovery_end = None if first and not restarted else now + self._grace(settings.max_ttl)
+        wait = self._grace(settings.max_ttl if longest is None else longest)
+        self._recovery_end = None if first and not restarted else now + wait
         self._waited_at: float | None = None
         """When the wait of rule 7 was found to be over."""
 
@@ -238,9 +252,15 @@ class Membership:
 
     # -- rule 8: the proof that this is the latest partition actor ------------------------------------------------
 
-    def prove(self, at: float) -> None:
-        """The GCS counted this partition actor's node alive at or after `at`."""
+    def prove(self, at: float, recorded: float = 0.0) -> None:
+        """The GCS counted this partition actor's node alive at or after `at`, and had a lease of `recorded` on record.
+
+        So the next partition actor, which starts later, reads that record.
+        """
         self._proof = at if self._proof is None else max(self._proof, at)
+        if recorded > self.longest_allowed:
+            self.longest_allowed = recorded
+            self._set_pace()
 
     def proven_since(self, at: float) -> bool:
         """Whether the last proof is not older than `at`."""
@@ -272,6 +292,11 @@ class Membership:
         """Whether somebody may hold a lock that this partition actor has not heard of."""
         return self._recovery_end is not None
 
+    @property
+    def former_are_over(self) -> bool:
+        """Whether every lease is over that a former partition actor has granted."""
+        return self._recovery_end is None or self._waited_at is not None
+
     def _end_recovery(self, now: float) -> None:
         if self._waited_at is None:
             self._waited_at = now
@@ -298,7 +323,7 @@ class Membership:
         """Whether every lease in exclusive groups is over that this partition actor, or one before it, has granted."""
         while self._out and not self._is_out(self._out[-1]):
             self._out.pop()
-        return self.is_ending and not self._out and (self._recovery_end is None or self._waited_at is not None)
+        return self.is_ending and not self._out and self.former_are_over
 
     def settles_within(self, now: float) -> float:
         """Seconds after which `is_settled` at the latest, unless this partition actor is itself stopped."""
@@ -340,7 +365,10 @@ class Membership:
         step = 1 << max(0, members.bit_length() - 5)
         members = min(-(-members // step) * step, self.settings.max_members)
         self.interval = self.settings.interval_for(members)
-        self.ttl = self.settings.ttl_for(members)
+        self.ttl = self.longest_wanted = self.settings.ttl_for(members)
+        if self.ttl > self.longest_allowed:
+            self.ttl = self.longest_allowed
+            self.interval = self.settings.hold * (self.ttl / self.settings.ttl)
         self._lease = self._grace(self.ttl)
 
     def lease_over(self, received: float) -> float:

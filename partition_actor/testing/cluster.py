@@ -125,7 +125,7 @@ class SimulatedCluster:
         restarted = bool(self.partition_actors) and self.rng.random() < 0.7
         actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted)
         for client in self.clients:
-            pace = self.rng.choice((20.0, 4.0, 1.0))
+            pace = 0.4 if self.conditions.slow_to_find else self.rng.choice((20.0, 4.0, 1.0))
             self.world.later(self.rng.expovariate(pace), None, _find_partition_actor, client, actor)
         return actor
 

@@ -41,6 +41,8 @@ class Conditions:
     """The groups, and whether each is exclusive."""
     locks: int = 0
     """How many locks the members compete for."""
+    slow_to_find: bool = False
+    """Whether members find the next partition actor later than by far most do."""
     acts: float = 4.0
     """Mean number of times per second that a member's user calls something."""
 

@@ -54,9 +54,9 @@ class Client(Process, ABC):
         return []
 
 
-def nothing_is_out(lives: Sequence[SimulatedPartitionActor]) -> bool:
-    """Whether every former partition actor has ended in good order, by the records in the GCS."""
-    return all(life.settled for life in lives)
+def longest_lease(lives: Sequence[SimulatedPartitionActor]) -> float:
+    """The longest lease that former partition actors may have granted, by their records in the GCS; 0: none is out."""
+    return max((life.recorded for life in lives if not life.settled), default=0.0)
 
 
 class SimulatedPartitionActor(Process):
@@ -68,11 +68,20 @@ class SimulatedPartitionActor(Process):
 
     def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, restarted: bool) -> None:
         super().__init__(world, f"partition-actor-{len(lives)}")
-        incarnation, first = 1000 * (len(lives) + 1), nothing_is_out(lives)
-        restarted = restarted and not first
-        self.membership = Membership(world.settings, incarnation, self.clock.now(), first=first, restarted=restarted)
+        incarnation, longest = 1000 * (len(lives) + 1), longest_lease(lives)
+        self.membership = Membership(
+            world.settings,
+            incarnation,
+            self.clock.now(),
+            first=not longest,
+            restarted=restarted and longest > 0,
+            longest=longest,
+            records=True,
+        )
+        self.recorded = 0.0
+        """The longest lease that this one may grant, by its record in the GCS."""
         self.settled = False
-        """The GCS has a record that nothing is out that this partition actor, or one before it, has granted."""
+        """The GCS has a record that nothing is out that this one has granted."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called when it has ended in good order."""
         self._ends = False
@@ -82,10 +91,13 @@ class SimulatedPartitionActor(Process):
         self.seen: dict[Client, int] = {}
         self._held: dict[SessionKey, tuple[int, Client]] = {}
         self._timer_at = float("inf")
-        self._asking = False
+        self._asking = self._former_settled = False
+        self._confirmed = 0.0
+        self.writes_when_cut_off = world.rng.random() < 0.5
+        """Whether the GCS still takes its records while it gives no proof."""
         self.keep_proving()
-        self.after()
         lives.append(self)
+        self.after()
 
     def missed(self, handler: Handler, arguments: tuple[Any, ...]) -> None:
         """Ray may hand requests that a dead partition actor never took in to its successor."""
@@ -158,11 +170,12 @@ class SimulatedPartitionActor(Process):
     def _record_end(self) -> None:
         """Write the record, if the GCS can be reached, and then exit."""
         if self.counted_alive and not self.cut_off:
-            self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._on_record)
+            self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._settle, self._lives.index(self) + 1)
         self.world.later(self.world.rng.uniform(0.02, 0.1), self, self._exit)
 
-    def _on_record(self) -> None:
-        for life in self._lives[: self._lives.index(self) + 1]:
+    def _settle(self, lives: int) -> None:
+        """The record has reached the GCS that the leases of the first `lives` are over."""
+        for life in self._lives[:lives]:
             life.settled = True
 
     def _exit(self) -> None:
@@ -220,14 +233,31 @@ class SimulatedPartitionActor(Process):
 
     def _ask_gcs(self) -> None:
         self._asking = True
-        self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._reach_gcs, self.clock.now())
+        longest = max(self.membership.longest_wanted, self.membership.longest_allowed)
+        if longest > self._confirmed:  # first the record
+            self.world.later(self.world.rng.uniform(0.0, 0.4 if self.cut_off else 0.02), None, self._record, longest)
+        else:
+            self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._reach_gcs, self.clock.now(), longest)
 
-    def _reach_gcs(self, at: float) -> None:
+    def _record(self, longest: float) -> None:
+        """The record of a longer lease has reached the GCS, which takes it from a node that it counts dead too."""
+        if not self.cut_off or self.writes_when_cut_off:
+            self.recorded = max(self.recorded, longest)
+            self.world.later(self.world.rng.uniform(0.0, 0.02), self, self._on_record, longest)
+
+    def _on_record(self, longest: float) -> None:
+        self._confirmed = max(self._confirmed, longest)
+        self._ask_gcs()
+
+    def _reach_gcs(self, at: float, recorded: float) -> None:
         """The question sent at `at`, by this process's clock, has reached the GCS."""
         if self.counted_alive and not self.cut_off:
-            self.world.later(self.world.rng.uniform(0.0, 0.02), self, self.on_proof, at)
+            self.world.later(self.world.rng.uniform(0.0, 0.02), self, self.on_proof, at, recorded)
 
-    def on_proof(self, at: float) -> None:
-        """The GCS counted this node alive at or after `at`."""
+    def on_proof(self, at: float, recorded: float) -> None:
+        """The GCS counted this node alive at or after `at`, with a lease of `recorded` recorded."""
         self._asking = False
-        self.driver.proof(self.clock.now(), at)
+        self.driver.proof(self.clock.now(), at, recorded)
+        if self.membership.former_are_over and not self._former_settled:
+            self._former_settled = True
+            self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._settle, self._lives.index(self))

@@ -228,10 +228,10 @@ def test_proofs_go_on_when_what_follows_from_one_fails(run, monkeypatch):
         proof = MembershipDriver.proof
         failures = [RuntimeError("it failed")]
 
-        def failing(self, now, at):
+        def failing(self, *arguments):
             if failures:
                 raise failures.pop()
-            proof(self, now, at)
+            proof(self, *arguments)
 
         monkeypatch.setattr(MembershipDriver, "proof", failing)
         proving = asyncio.ensure_future(shell.actor._keep_proving())

@@ -14,7 +14,6 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.member_driver import GuardedCall, MemberDriver
 from partition_actor.core.membership import Membership
 from partition_actor.member.callbacks import Callbacks
-from partition_actor.settings import Settings
 from partition_actor.testing.partition_actors import SimulatedPartitionActor
 from partition_actor.testing.transport import SimulatedTransport
 
@@ -271,15 +270,48 @@ def lapse_in_one_group_not_told(patch: Any) -> None:
 def no_recovery_wait(patch: Any) -> None:
     """Rule 7: a restarted partition actor believes that it is the first."""
 
-    def init(self, settings, incarnation, now, *, first=False, restarted=False):
-        _init(self, settings, incarnation, now, first=True)
+    def init(self, *arguments, **how):
+        _init(self, *arguments, **{**how, "first": True, "restarted": False})
 
     patch.setattr(Membership, "__init__", init)
 
 
 def recovery_wait_of_the_shortest_lease(patch: Any) -> None:
     """Rule 7: a restarted partition actor waits for one ttl instead of the longest lease."""
-    patch.setattr(Settings, "max_ttl", property(lambda self: self.ttl))
+
+    def init(self, settings, *arguments, **how):
+        _init(self, settings, *arguments, **{**how, "longest": settings.ttl})
+
+    patch.setattr(Membership, "__init__", init)
+
+
+def longer_lease_before_the_record(patch: Any) -> None:
+    """Rule 7: a partition actor grants longer leases than it has recorded."""
+
+    def set_pace(self):
+        allowed, self.longest_allowed = self.longest_allowed, float("inf")
+        _set_pace(self)
+        self.longest_allowed = allowed
+
+    _set_pace = Membership._set_pace
+    patch.setattr(Membership, "_set_pace", set_pace)
+
+
+def longer_lease_without_a_later_proof(patch: Any) -> None:
+    """Rule 8: a lease may be as long as the record says, though another partition actor may have read it before."""
+
+    def on_record(self, longest):
+        self.membership.longest_allowed = max(self.membership.longest_allowed, longest)
+        self.membership._set_pace()
+        _on_record(self, longest)
+
+    _on_record = SimulatedPartitionActor._on_record
+    patch.setattr(SimulatedPartitionActor, "_on_record", on_record)
+
+
+def former_settled_before_the_wait(patch: Any) -> None:
+    """Rule 7: a restarted partition actor records at once that the leases of its predecessors are over."""
+    patch.setattr(Membership, "former_are_over", True)
 
 
 def lease_before_views_are_known(patch: Any) -> None:
@@ -331,7 +363,12 @@ def lease_for_an_unknown_request(patch: Any) -> None:
 
 def proof_ignored(patch: Any) -> None:
     """Rule 8: a partition actor cut off from the GCS goes on granting leases."""
-    patch.setattr(Membership, "prove", lambda self, at: setattr(self, "_proof", float("inf")))
+
+    def prove(self, at, recorded=0.0):
+        _prove(self, float("inf"), recorded)
+
+    _prove = Membership.prove
+    patch.setattr(Membership, "prove", prove)
 
 
 def leases_ended_without_proof(patch: Any) -> None:
@@ -665,7 +702,7 @@ def lead_told_again(patch: Any) -> None:
 
 def disorderly_end_trusted(patch: Any) -> None:
     """Rule 11: every former partition actor counts as one that has ended in good order."""
-    patch.setattr("partition_actor.testing.partition_actors.nothing_is_out", lambda lives: True)
+    patch.setattr("partition_actor.testing.partition_actors.longest_lease", lambda lives: 0.0)
 
 
 def ended_before_members_have_let_go(patch: Any) -> None:

@@ -7,12 +7,22 @@ import random
 import pytest
 from mutants import MUTANTS
 
+from partition_actor.settings import Settings
 from partition_actor.testing import SimulatedCluster, Violation
 from partition_actor.testing.cluster import FAULTS
 from partition_actor.testing.conditions import Conditions, draw
 from partition_actor.testing.simulation import run
 
 SEEDS = 600
+GROWING = Settings(
+    ttl=1.0,
+    hold=0.2,
+    max_heartbeats_per_second=5.0,
+    max_members=10,
+    vnodes=3,
+    publish_window=0.0,
+    node_proof_interval=0.1,
+)
 TWO_PARTITION_ACTORS = ("partition actor cut off", "join", "restart", "weight change", "leave", "cut", "bare caller")
 
 FOCUS = {
@@ -39,6 +49,12 @@ FOCUS |= dict.fromkeys(
     ),
     ENDS,
 )
+LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
+FOCUS |= dict.fromkeys(
+    (*LONGER, "former_settled_before_the_wait"),
+    ("partition actor crash", "partition actor cut off", "join", "bare caller", "crash"),
+)
+"""Mutants of what is told of the longest lease, for a group that begins with one member and whose leases grow fast."""
 
 LOCK_FOCUS = {
     "lock_granted_without_proof": (("partition actor cut off",), 2.0, 0.0),
@@ -71,6 +87,12 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith("let_go") else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
+    if mutant in LONGER:
+        drawn.faults, drawn.fault_rate = frozenset(("partition actor cut off", "join", "crash")), 6.0
+        if mutant == "longer_lease_without_a_later_proof":
+            drawn.faults, drawn.loss, drawn.duplication, drawn.slow = frozenset(("join",)), 0.0, 0.0, 0.0
+        drawn.groups, drawn.locks = (("keys", True),), 0
+        drawn.slow_to_find, drawn.any_route = True, False
     if mutant in FENCE_FOCUS:
         drawn.faults, drawn.fault_rate, drawn.loss = frozenset(FENCE_FOCUS[mutant]), 3.0, 0.0
         drawn.groups, drawn.locks = (("keys", True), ("more", True)), 0
@@ -92,10 +114,31 @@ def conditions(seed: int, mutant: str) -> Conditions:
     return drawn
 
 
+def cluster(seed: int, mutant: str) -> SimulatedCluster:
+    if mutant not in LONGER:
+        return SimulatedCluster(seed, conditions=conditions(seed, mutant))
+    made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=1)
+    if mutant == "longer_lease_without_a_later_proof":
+        grow_while_cut_off(made)
+    return made
+
+
+def grow_while_cut_off(made: SimulatedCluster) -> None:
+    """Members join a partition actor that is cut off from the GCS, which counts it dead and then takes its record."""
+    made.run_for(1.0)
+    cut_off = made.partition_actors[-1]
+    cut_off.cut_off = cut_off.writes_when_cut_off = True
+    for name in ("m1", "m2"):
+        made.start_worker(name)
+    made.run_for(0.05)
+    cut_off.counted_alive = False
+    made.start_partition_actor()
+
+
 def first_violation(mutant: str) -> str | None:
     for seed in range(SEEDS):
         try:
-            run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
+            run(cluster(seed, mutant), 1000)
         except Violation as violation:
             return str(violation)
     return None
@@ -110,9 +153,9 @@ def test_the_simulation_kills(mutant, monkeypatch):
 @pytest.mark.parametrize("mutant", [*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, MEMBER_FOCUS[0]])
 def test_unbroken_code_holds_under_the_same_faults(mutant):
     for seed in range(20):
-        run(SimulatedCluster(seed, conditions=conditions(seed, mutant)), 1000)
+        run(cluster(seed, mutant), 1000)
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 62
+    assert len(MUTANTS) >= 63
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
