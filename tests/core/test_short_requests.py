@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, World, beat
 
+from partition_actor.core.lock_table import LockTable
+
 
 @pytest.fixture(params=[True, False], ids=["exclusive", "plain"])
 def world(request):
@@ -180,3 +182,14 @@ def test_a_short_request_counts_for_what_has_changed_meanwhile(world):
     assert world.membership.has_news(a.key)
     assert a.fetch(request)["groups"]["g"]["view"]["base"] == b.member_state.view("g").epoch
     assert set(a.member_state.view("g").members) == {"a", "b", "c"}
+
+
+def test_locks_of_a_short_request_are_not_said_twice(world, monkeypatch):
+    a, _ = world.members
+    a.member_state.locks.add("l")
+    a.beat()
+    taken = []
+    monkeypatch.setattr(LockTable, "take", lambda self, *said, **how: taken.append(said))
+    request = a.send()
+    assert says_same(request)
+    assert taken == []
