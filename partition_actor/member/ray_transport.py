@@ -253,7 +253,7 @@ class RayTransport(Transport):
         if exchange.lost:
             exchange.lost, exchange.logged_at = False, float("-inf")
             log.info("member %r has reached the partition actor again", member_state.member_id)
-        if death_watch is not None and member_state.incarnation == request["incarnation"]:
+        if death_watch is not None and member_state.incarnation == request["incarnation"] and not reply["resync"]:
             exchange.watched_by = member_state.incarnation
         if any(change.rejoined for change in changes):
             exchange.watched_by = 0  # the death watch has ended with the expired session
