@@ -112,7 +112,8 @@ class PartitionActor:
         A call that failed may have run, so it ends it too. In an exclusive group the reply is valid for one `ttl` from
         the moment of the call: by then the caller must have called again or have stopped working. Keys that another
         member has yet to hand over are left out. Waits while the partition actor recovers from a crash, at most one
-        longest lease. A reply that comes after its `ttl` is empty. Raises ``InvalidArgument`` and ``GroupFull``.
+        longest lease. A reply that comes after its `ttl` is empty. Raises ``InvalidArgument``, ``GroupFull``, and
+        ``PartitionActorUnavailable`` while the partition actor is being shut down.
 
         A caller that is a Ray actor hands itself over as `actor`, with ``ray.get_runtime_context().current_actor``. Its
         death is then known in milliseconds, a ``Router`` can call it, and its next process takes its place when Ray
