@@ -28,6 +28,7 @@ def test_every_callback_is_called_once_for_each_lead(steady, group):
     wait_until(lambda: b.is_leader(group))
     a.elect(group, first.append)
     a.elect(group, second.append)
+    wait_until(lambda: steady.call("status")["locks"][f"leader:{group}"]["waiting"] == ["a"])
     b.stand_down(group)
     wait_until(lambda: len(first) == len(second) == 1)
     a.stand_down(group)

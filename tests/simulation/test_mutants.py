@@ -99,9 +99,13 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.holds, drawn.quick_gcs, drawn.slow_callbacks = True, True, 0.9
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     if mutant == "lapsed_lease_brought_back":
-        drawn.faults, drawn.fault_rate, drawn.loss = frozenset(("cut", "partition actor crash")), 1.0, 0.0
-        drawn.groups, drawn.locks, drawn.slow_callbacks = (("keys", True), ("more", True)), 0, 0.0
+        drawn.faults, drawn.fault_rate, drawn.loss = frozenset(("pause", "partition actor crash")), 1.0, 0.0
+        drawn.groups, drawn.locks, drawn.slow_callbacks = (("keys", True),), 0, 0.0
         drawn.holds, drawn.quick_gcs = True, True
+    if mutant == "laggards_own_weight_joined_wrongly":
+        drawn.faults, drawn.fault_rate, drawn.loss = frozenset(("weight change",)), 6.0, 0.0
+        drawn.groups, drawn.locks, drawn.slow_callbacks = (("keys", True),), 0, 0.6
+        drawn.holds = True
     if mutant in LOCK_FOCUS:
         faults, drawn.fault_rate, drawn.loss = LOCK_FOCUS[mutant]
         drawn.faults, drawn.groups, drawn.locks = frozenset(faults), (("shared", False),), 1
