@@ -44,13 +44,13 @@ class Subsets:
             return items[:0] if _is_array(items) else []
         if not isinstance(items, list) or len(items) > SLICE:
             return await self._of_many(share.arcs, items)
-        if set(map(type, items)) != {str}:  # what is equal may have another text
-            return _chosen(share.arcs, items, items)
         kept = self._kept.get(caller)
-        if kept is None or kept[0] is not share or kept[1] != items:
-            kept = share, items, _chosen(share.arcs, items, items)
-            self._kept.put(caller, kept, sum(map(len, items)) + _BYTES_PER_KEY * len(items))
-        return kept[2]
+        if kept is not None and kept[0] is share and kept[1] == items:
+            return kept[2]
+        mine = _chosen(share.arcs, items, items)
+        if set(map(type, items)) == {str}:  # other keys may be equal and have another text
+            self._kept.put(caller, (share, items, mine), sum(map(len, items)) + _BYTES_PER_KEY * len(items))
+        return mine
 
     async def _of_many(self, arcs: Arcs, items: Any) -> Any:
         mine: list[Any] = []
