@@ -260,7 +260,7 @@ def deployed_for(members: int) -> Iterator[tuple[Any, str, Settings]]:
     """
     name, settings = f"benchmark-{time.monotonic_ns()}", settings_for(members)
     yield partition_actor.deploy(name, settings=settings), name, settings
-    partition_actor.shutdown(name)
+    partition_actor.shutdown(name, force=True)
 
 
 def groups_of(count: int, size: int) -> list[tuple[str, str]]:

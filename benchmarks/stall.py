@@ -163,7 +163,7 @@ def bench() -> Iterator[Bench]:
     made = Bench(partition_actor.deploy(name, settings=SETTINGS))
     yield made
     made.end()
-    partition_actor.shutdown(name)
+    partition_actor.shutdown(name, force=True)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
