@@ -191,7 +191,9 @@ class MembershipDriver:
             yield from self._alone(key, process)
             view = self.membership.use(self._now, group, key)
             if view is not None:
-                self._answers[key] = _Answer(process, self.membership.lease_over(received))
+                # A call in another group, received later, may have been answered before this one.
+                until = max(self.membership.lease_over(received), self._last_answer_over(key, process))
+                self._answers[key] = _Answer(process, until)
             return view
         return self.membership.use(self._now, group, key)
 
@@ -206,6 +208,10 @@ class MembershipDriver:
         """Whether no other process may still work by the latest subset of this session."""
         latest = self._answers.get(key)
         return latest is None or latest.process == process or now >= latest.until
+
+    def _last_answer_over(self, key: SessionKey, process: str) -> float:
+        latest = self._answers.get(key)
+        return latest.until if latest is not None and latest.process == process else float("-inf")
 
     def _needs_proof(self, group: str) -> bool:
         """Rule 8: only the latest partition actor may answer a bare caller in an exclusive group."""
