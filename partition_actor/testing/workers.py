@@ -188,12 +188,15 @@ class Worker(Client):
     def end_work_after_lapse(self) -> None:
         """Work that outlives its lease has no permission (rule 6); nor has it after the lease was renewed.
 
-        A lease that was withdrawn ends for work that had begun when it would have ended (rule 11).
+        A lease that was withdrawn ends for work that had begun when it would have ended (rule 11), whatever lease the
+        session is granted later.
         """
         now = self.clock.now()
         for work in self._at_work.values():
             session, group, _, _ = work
-            if not session.withdrawn:
+            if session is not None and session.withdrawn:
+                work[0] = None
+            elif session is not None:
                 work[3] = session.acts_until(group)
             if now >= work[3]:
                 work[2] = 0
