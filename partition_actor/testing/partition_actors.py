@@ -141,8 +141,7 @@ class SimulatedPartitionActor(Process):
         key, process = (caller.member_id, caller.session), caller.name
         if self.world.rng.random() < 0.1:
             process = f"unknown {number} of {caller.name}"
-        mode = None if group in self.membership.groups else True
-        steps = self.driver.get_subset(group, key, weight, mode, process)
+        steps = self.driver.get_subset(group, key, weight, True, process)
         self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
