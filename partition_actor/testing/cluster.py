@@ -126,6 +126,7 @@ class SimulatedCluster:
         actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted)
         for client in self.clients:
             pace = 0.4 if self.conditions.slow_to_find else self.rng.choice((20.0, 4.0, 1.0))
+            pace = 20.0 if self.world.faults_over else pace  # one that was ending then is replaced after that
             self.world.later(self.rng.expovariate(pace), None, _find_partition_actor, client, actor)
         return actor
 
