@@ -424,3 +424,21 @@ def test_metadata_of_a_member_of_a_plain_group_outlive_forget():
     world.membership.forget(world.now, "g", "a")
     beat(a)
     assert world.membership.groups["g"].participants[a.key].metadata == b"about a"
+
+
+def test_a_late_answer_does_not_shorten_the_wait_for_a_bare_callers_former_process():
+    world, key = World(), ("bare", "")
+    for group in "gh":
+        assert world.call("get_subset", group, key, 1, True, "former") is not None
+    slow = world.membership.groups["g"]
+    slow.recovering = True
+    assert world.call("get_subset", "g", key, 1, None, "former") is None  # it waits
+    world.wait(5.0)
+    assert world.call("get_subset", "h", key, 1, None, "former") is not None
+    slow.recovering = False
+    world.driver.timer(world.now)
+    assert world.take_results()["get_subset"] is not None
+    world.wait(PLAIN.ttl * 1.1 - 4.0)
+    assert world.call("get_subset", "h", key, 1, None, "next") is None
+    world.wait(5.0)
+    assert world.take_results()["get_subset"] is not None

@@ -33,6 +33,13 @@ def left_out(world, key):
     return sum(key[0] not in world.membership.groups[group].members for group in GROUPS)
 
 
+def die(world, member):
+    """Let a member die, and publish that in all groups."""
+    world.driver.died(world.now, member.key)
+    while left_out(world, member.key) < len(GROUPS):
+        world.driver.timer(world.now)
+
+
 def test_a_death_in_many_groups_is_published_step_by_step(crowd):
     world, (a, _b, _c) = crowd
     world.driver.died(world.now, a.key)
@@ -47,9 +54,7 @@ def test_a_death_in_many_groups_is_published_step_by_step(crowd):
 
 def test_a_reply_tells_of_some_groups_and_the_next_of_others(crowd):
     world, (a, b, c) = crowd
-    world.driver.died(world.now, a.key)
-    while left_out(world, a.key) < len(GROUPS):
-        world.driver.timer(world.now)
+    die(world, a)
     told = []
     while world.membership.has_news(b.key):
         told += b.fetch(b.send())["groups"]
@@ -61,9 +66,7 @@ def test_a_reply_tells_of_some_groups_and_the_next_of_others(crowd):
 
 def test_groups_whose_news_a_reply_leaves_out_come_first_in_the_next(crowd):
     world, (a, b, _c) = crowd
-    world.driver.died(world.now, a.key)
-    while left_out(world, a.key) < len(GROUPS):
-        world.driver.timer(world.now)
+    die(world, a)
     first = set(b.fetch(b.send())["groups"])
     for group in first:
         world.membership.join(world.now, group, ("d", ""), 1, None, None)
@@ -139,9 +142,7 @@ def test_who_is_not_told_of_a_group_does_not_hold_it_up(crowd):
 
 def test_a_reply_says_that_there_is_more(crowd):
     world, (a, b, _c) = crowd
-    world.driver.died(world.now, a.key)
-    while left_out(world, a.key) < len(GROUPS):
-        world.driver.timer(world.now)
+    die(world, a)
     more = []
     while world.membership.has_news(b.key):
         more.append(b.fetch(b.send()).get("more", False))
