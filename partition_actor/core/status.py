@@ -7,6 +7,7 @@ from typing import Any
 from partition_actor.core.group import Group
 from partition_actor.core.lock_table import LockRecord
 from partition_actor.core.membership import Membership
+from partition_actor.core.messages import SessionKey, leader_name
 
 
 def status_of(membership: Membership, now: float) -> dict[str, Any]:
@@ -19,8 +20,10 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "sessions": len(membership.sessions),
         "interval": membership.interval,
         "ttl": membership.ttl,
+        "max_members": membership.settings.max_members,
+        "events": membership.events.next,
         "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items())},
-        "groups": {name: _summary(membership, group) for name, group in sorted(membership.groups.items())},
+        "groups": {name: _summary(membership, group, now) for name, group in sorted(membership.groups.items())},
     }
 
 
@@ -40,7 +43,13 @@ def _lock(lock: LockRecord) -> dict[str, Any]:
     }
 
 
-def _summary(membership: Membership, group: Group) -> dict[str, Any]:
+def _leader(membership: Membership, group: str) -> str | None:
+    lock = membership.locks.locks.get(leader_name(group))
+    holders = () if lock is None else lock.holders
+    return next((claim.key[0] for claim in holders if claim.broken_at is None), None)
+
+
+def _summary(membership: Membership, group: Group, now: float) -> dict[str, Any]:
     return {
         "exclusive": group.exclusive,
         "recovering": group.recovering,
@@ -48,14 +57,17 @@ def _summary(membership: Membership, group: Group) -> dict[str, Any]:
         "members": len(group.members),
         "watchers": len(list(membership.watchers.of(group.name))),
         "waiting": len(group.joiners),
+        "leader": _leader(membership, group.name) if membership.locks.locks else None,
+        "handoff": group.handoff(now),
     }
 
 
 def group_status_of(membership: Membership, group: Group, now: float) -> dict[str, Any]:
     """Everything about a group and its members; times in seconds, ages counted back from `now`."""
-    share = group.ring().share()
+    share = group.share()
     return {
-        **_summary(membership, group),
+        "name": group.name,
+        **_summary(membership, group, now),
         "members": [
             {
                 "id": member,
@@ -64,13 +76,29 @@ def group_status_of(membership: Membership, group: Group, now: float) -> dict[st
                 "weight": participant.weight,
                 "share": share.get(member, 0.0) if group.sessions.get(member) == session else 0.0,
                 "metadata": participant.metadata,
-                "age": now - membership.sessions[member, session].joined_at,
                 "lease": membership.lease_left(now, (member, session)),
                 "acknowledged": participant.acked,
+                "lag": _lag(group, (member, session), now),
                 "leaving": participant.leaving,
                 "waits_for": group.waits_for((member, session)),
+                **_life(membership, (member, session), now),
             }
             for (member, session), participant in sorted(group.participants.items())
         ],
         "waiting": sorted(member for member, _ in group.joiners),
+    }
+
+
+def _lag(group: Group, key: SessionKey, now: float) -> float:
+    since = group.lagging_since(key, once_told=False)
+    return 0.0 if since is None else now - since
+
+
+def _life(membership: Membership, key: SessionKey, now: float) -> dict[str, Any]:
+    session = membership.sessions[key]
+    return {
+        "age": now - session.joined_at,
+        "heartbeat_age": now - session.received,
+        "node": session.where.node,
+        "pid": session.where.pid,
     }
