@@ -27,6 +27,7 @@ from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import Records, was_restarted
+from partition_actor.actor.ring_shares import RingShares
 from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
@@ -36,7 +37,7 @@ from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
 from partition_actor.core.share import Share
-from partition_actor.core.status import group_status_of, status_of
+from partition_actor.core.status import add_shares, group_status_of, status_of
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
@@ -94,6 +95,7 @@ class PartitionActor:
         self._shares: dict[SessionKey, dict[str, tuple[tuple[Epoch, int], Share]]] = {}
         """Of bare callers, by group: the version of the latest view, and the share by it."""
         self._subsets = Subsets()
+        self._ring_shares = RingShares(self._settings)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
         self._namespace = namespace
@@ -289,7 +291,8 @@ class PartitionActor:
         driver.timer(clock.now())
         self._act()
         if group is not None:
-            return self._group_status(driver.membership.find(arguments.check_text("group", group)))
+            (details,) = await self._details([driver.membership.find(arguments.check_text("group", group))])
+            return details
         return self._status()
 
     async def events(self, since: int = 0, group: str | None = None, limit: int = AT_ONCE) -> dict[str, Any]:
@@ -325,10 +328,10 @@ class PartitionActor:
             arguments.refuse("groups", groups, f"a list of at most {OBSERVED} groups")
         names = [arguments.check_text("groups, a group", name) for name in groups]
         status = await self.status()
-        told = await self.events(since)  # nothing can come between: both tell of the same moment
-        known = self._start().membership.groups
-        details = {name: self._group_status(known[name]) if name in known else None for name in names}
-        return {"status": status, "groups": details, "events": told}
+        told = await self.events(since)  # nothing comes between: all three tell of the same moment
+        known = {name: group for name in names if (group := self._start().membership.groups.get(name)) is not None}
+        details = dict(zip(known, await self._details(list(known.values())), strict=True))
+        return {"status": status, "groups": {name: details.get(name) for name in names}, "events": told}
 
     async def hello(self) -> dict[str, Any]:
         """Version, protocol and settings: what `connect` checks."""
@@ -487,11 +490,17 @@ class PartitionActor:
             **status_of(self._start().membership, clock.now()),
         }
 
-    def _group_status(self, group: Group) -> dict[str, Any]:
-        details = group_status_of(self._start().membership, group, clock.now())
-        for member in details["members"]:
-            member["metadata"] = readable_metadata(member["metadata"])
-            member["watched_by"] = self._watch.kind((member["id"], member["session"]))
+    async def _details(self, groups: list[Group]) -> list[dict[str, Any]]:
+        """What is known of each of some groups, all of this moment."""
+        membership, now = self._start().membership, clock.now()
+        details = [group_status_of(membership, group, now) for group in groups]
+        shares = [self._ring_shares.of(group) for group in groups]
+        for told in details:
+            for member in told["members"]:
+                member["metadata"] = readable_metadata(member["metadata"])
+                member["watched_by"] = self._watch.kind((member["id"], member["session"]))
+        for told, share in zip(details, shares, strict=True):
+            add_shares(told, await share)
         return details
 
     async def _find(self, group: str) -> Group:

@@ -114,10 +114,9 @@ class Group:
         self._log = ChangeLog()
         self._handoff = Handoff(settings)
         self._events = events
-        self._share: tuple[Epoch | None, dict[str, float]] | None = None
         self._causes: dict[SessionKey, Cause] = {}
         """Why sessions have come, gone or changed their weight since the published epoch."""
-        self._handed_over: list[tuple[Epoch, SessionKey, Cause]] = []
+        self.handed_over: list[tuple[Epoch, SessionKey, Cause]] = []
         """Hand-offs that are over and not yet recorded."""
         self._survivors: int | None = None
         """How many kept their place in a recovery that the next epoch ends."""
@@ -128,7 +127,11 @@ class Group:
         """Give the keys of its id to this session in the next epoch; another that has them keeps what it may act on."""
         member, session = key
         before = self.next_ring.get(member)
+        former = self.participants.get(key)
         self.participants[key] = participant
+        if former is not None and former is not participant:  # it is done with whatever it did before
+            self._handoff.laggards.pop(key, None)
+            self._trim(key, "joined again")
         if before == (participant.weight, session):
             return
         self.next_ring[member] = (participant.weight, session)
@@ -139,15 +142,16 @@ class Group:
         else:
             self._causes.setdefault(key, _WEIGHT)
         if before is not None and before[1] != session:
-            former = (member, before[1])
-            where = self._events.where_of(former)
-            self._causes[former] = Cause("superseded", ("session {} has taken its place", session), None, where)
-            self._displaced.add(former)
-            self._forget_if_free(former)
+            other = (member, before[1])
+            where = self._events.where_of(other)
+            self._causes[other] = Cause("superseded", ("session {} has taken its place", session), None, where)
+            self._displaced.add(other)
+            self._forget_if_free(other)
 
     def goes(self, key: SessionKey, cause: Cause, now: float) -> None:
         """Note why a session is about to be taken off the ring, or has it recorded at once if it is off the ring."""
-        if self.is_on_ring(key):
+        entry = self.next_ring.get(key[0])
+        if entry is not None and entry[1] == key[1]:
             self._causes[key] = cause
         elif key in self.participants and cause.what in ("died", "expired"):
             self._events.record(now, cause, key, self.name, self.epoch)
@@ -192,18 +196,22 @@ class Group:
             self._forget(key)
 
     def _forget(self, key: SessionKey) -> None:
-        if self.participants.pop(key, None) is not None:
+        participant = self.participants.pop(key, None)
+        if participant is not None:
             self._tell(self._handoff.release(key))
             if not self.recovering:
-                self._trim(key, "and then its session ended")
+                acknowledged = participant.acked is not None and participant.acked == self.epoch
+                self._trim(key, "acknowledged" if acknowledged else "was out of the group")
         self._note(key, self.name)
 
-    def _trim(self, key: SessionKey, how: str) -> None:
-        """Forget the epochs that are over now that `key` has acknowledged one, or is gone."""
+    def _trim(self, key: SessionKey, end: str) -> None:
+        """Forget the epochs that are over now that `key` claims less, and note how the hand-offs have ended."""
         self._handoff.trim(self.participants.values())
+        if not self._handoff.finished:
+            return
         for epoch, at, waited_for in self._handoff.finished:
-            why = ("it was the last of {} to hold it up, {}", waited_for, how)
-            self._handed_over.append((epoch, key, Cause("handed_over", why, at, self._events.where_of(key))))
+            why = ("it was the last of {} that held it up, until it {}", waited_for, end)
+            self.handed_over.append((epoch, key, Cause("handed_over", why, at, self._events.where_of(key))))
             self._changed[self.name] = self
         self._handoff.finished.clear()
 
@@ -312,16 +320,21 @@ class Group:
 
     def record_handoffs(self, now: float) -> None:
         """Record the hand-offs that are over."""
-        for epoch, key, cause in self._handed_over:
+        for epoch, key, cause in self.handed_over:
             assert cause.seconds is not None
             self._events.record(now, cause._replace(seconds=now - cause.seconds), key, self.name, epoch)
-        self._handed_over.clear()
+        self.handed_over.clear()
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether there is an epoch that somebody who may still act has not acknowledged."""
+        return bool(self._handoff.unfinished)
 
     def handoff(self, now: float) -> dict[str, Any] | None:
         """The hand-off that is under way, or None: since when, how many hold it up, and some of them."""
-        since = self._handoff.unfinished_since()
-        if since is None:
+        if not self._handoff.unfinished:
             return None
+        since, _ = next(iter(self._handoff.unfinished.values()))
         laggards = self._handoff.laggards
         names = [member for member, _ in islice(laggards, NAMED)]
         return {"seconds": now - since, "held_up_by": names, "members": len(laggards)}
@@ -336,7 +349,7 @@ class Group:
         if self.exclusive and not self.recovering:
             self._tell(self._handoff.release(key, participant))
             self._forget_if_done(key)
-            self._trim(key, "until it acknowledged")
+            self._trim(key, "acknowledged")
 
     def _forget_if_done(self, key: SessionKey) -> None:
         participant = self.participants[key]
@@ -374,12 +387,6 @@ class Group:
     def ring(self) -> Ring:
         """The ring of the published epoch."""
         return ring_for(self.members, self.settings)
-
-    def share(self) -> dict[str, float]:
-        """Each member's part of the hash space by the published epoch, worked out once."""
-        if self._share is None or self._share[0] != self.epoch:
-            self._share = (self.epoch, self.ring().share())
-        return self._share[1]
 
     # -- views --------------------------------------------------------------------------------------------------
 

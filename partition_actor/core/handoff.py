@@ -85,7 +85,7 @@ class Handoff:
         self._published_at: dict[Epoch, float] = {}
         self.laggards: dict[SessionKey, None] = {}
         """Who has not acknowledged the published epoch; first those that lag the longest."""
-        self._unfinished: dict[Epoch, tuple[float, int]] = {}
+        self.unfinished: dict[Epoch, tuple[float, int]] = {}
         """Epochs that not everybody has acknowledged: when each was published, and how many it had to wait for."""
         self.finished: list[tuple[Epoch, float, int]] = []
         """The same of those that have been acknowledged by everybody since this was emptied."""
@@ -121,7 +121,7 @@ class Handoff:
         self._published_at[epoch] = now
         self.laggards.update((key, None) for key, each in participants.items() if each.acked not in (None, epoch))
         if self.laggards:
-            self._unfinished[epoch] = (now, len(self.laggards))
+            self.unfinished[epoch] = (now, len(self.laggards))
         self._published = None
         self._only_left.clear()
         self._moved.clear()
@@ -224,16 +224,14 @@ class Handoff:
             return None
         return next((at for epoch, at in self._published_at.items() if epoch > acked), None)
 
-    def unfinished_since(self) -> float | None:
-        """When the first of the epochs was published that not everybody has acknowledged; None if all have."""
-        return next((at for at, _ in self._unfinished.values()), None)
-
     def trim(self, participants: Iterable[Participant]) -> None:
         """Forget the epochs by which nobody can act any more."""
+        if not self.unfinished and len(self._history) <= 1 and len(self._published_at) <= 1:
+            return  # as is nearly always so when one of many groups changes
         acked = (participant.acked for participant in participants if participant.acked is not None)
         floor = min(acked, default=self._epoch)
-        while self._unfinished and floor is not None and (first := next(iter(self._unfinished))) <= floor:
-            self.finished.append((first, *self._unfinished.pop(first)))
+        while self.unfinished and floor is not None and (first := next(iter(self.unfinished))) <= floor:
+            self.finished.append((first, *self.unfinished.pop(first)))
         for epochs in (self._history, self._published_at):
             for epoch in list(epochs):
                 if floor is None or epoch >= floor or epoch == self._epoch:

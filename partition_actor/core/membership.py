@@ -229,7 +229,8 @@ class Membership:
 
     def _set_timers(self, now: float) -> None:
         for group in self._changed.values():
-            group.record_handoffs(now)
+            if group.handed_over:
+                group.record_handoffs(now)
             group.tell_waiting(now)
             self._timers.set(group.name, group.due)
         self._changed.clear()
@@ -474,12 +475,11 @@ class Membership:
 
     def _end(self, key: SessionKey, now: float, cause: Cause | None = None) -> None:
         """End a session; if no `cause` is given, because its lease is over."""
-        session = self.sessions.pop(key, None)
+        session = self.sessions.get(key)
         if session is None:
             return
         cause = (cause or self._expiry(now, session))._replace(where=session.where)
         session.needs_resync, session.steady = True, None
-        self._set_pace()
         self._leases.drop(key)
         self._overdue.pop(key, None)
         self._record_locks(now)
@@ -489,18 +489,19 @@ class Membership:
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
-            group = self.groups.get(name)
-            if group is not None and name in session.ending and key not in group.participants:
-                self.events.record(now, cause, key, name, group.epoch)
+            if name in session.ending and name in self.groups and key not in self.groups[name].participants:
+                self.events.record(now, cause, key, name, self.groups[name].epoch)
             self._leave_group(now, key, session, name, cause)
+        del self.sessions[key]
+        self._set_pace()
         self._news.add(key)
 
     def _expiry(self, now: float, session: SessionRecord) -> Cause:
         age = now - session.received
         if session.barred:
             return Cause("expired", ("an operator had forgotten it, so its lease was not renewed",), age)
-        if session.lease <= 0.0 and age < self._lease:
-            return Cause("expired", ("it had not confirmed that it lost a broken lock, so its lease ended",), age)
+        if session.lease <= 0.0 and self.locks.broken_since(session.key) is not None:
+            return Cause("expired", ("it has not confirmed that it lost a broken lock, so its lease has ended",), age)
         return Cause("expired", ("no heartbeat for {:.1f} s", age), age)
 
     def _record_locks(self, now: float, end: Cause | None = None) -> None:
@@ -515,7 +516,7 @@ class Membership:
                 cause = Cause("lock_broken", ("an operator broke its hold",))
             elif what == "lost" and claim.broken_at is None:
                 reason = "the lease ended under which it held it" if end is None else why(end)
-                cause = Cause("lock_lost", ("{}", reason), None, None if end is None else end.where)
+                cause = Cause("lock_lost", ("{}", reason))
             if cause is not None:
                 self.events.record(now, cause, claim.key, group, None, claim.name)
             if group is not None and what in ("released", "lost"):
@@ -683,8 +684,8 @@ class Membership:
         if name in session.fenced:
             self._unfence(key, session, name)
         if name in self.groups:
-            left = Cause("left", ("it left the group",), None, session.where)
-            self.groups[name].goes(key, cause or left, now)
+            cause = cause or Cause("left", ("it left the group",), None, session.where)
+            self.groups[name].goes(key, cause, now)
             self.groups[name].remove(key, now)
 
     def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:

@@ -271,7 +271,7 @@ def test_a_hand_off_is_over_with_the_last_acknowledgement():
     over = told(world, "handed_over")[before:]
     assert [(event["epoch"], event["member"]) for event in over] == [(epoch, "b")]
     assert over[0]["seconds"] == pytest.approx(over[0]["time"] - start)
-    assert over[0]["why"] == "it was the last of 2 to hold it up, until it acknowledged"
+    assert over[0]["why"] == "it was the last of 2 that held it up, until it acknowledged"
 
 
 def test_a_hand_off_is_over_when_the_one_that_holds_it_up_is_dead():
@@ -280,8 +280,21 @@ def test_a_hand_off_is_over_when_the_one_that_holds_it_up_is_dead():
     a.beat()
     a.adopts = False
     beat(b, a)
+    world.driver.locate(a.key, "node", 7)
     world.driver.died(world.now, a.key)
-    assert "session ended" in told(world, "handed_over")[0]["why"]
+    over = told(world, "handed_over")[0]
+    assert (over["member"], over["node"]) == ("a", "node")
+    assert "until it was out of the group" in over["why"]
+
+
+def test_a_drained_member_that_acknowledges_ends_the_hand_off():
+    world = World()
+    a, b = world.member("a"), world.member("b")
+    beat(a, b)
+    world.membership.drain(world.now, "g", "a")
+    beat(b, a)
+    assert told(world, "handed_over")[-1]["why"] == "it was the last of 2 that held it up, until it acknowledged"
+    assert members_by_events(world, "g") == published(world) == {b.key}
 
 
 def test_one_that_holds_a_hand_off_up_for_too_long_is_fenced():
