@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.events import Why
 from partition_actor.core.group import Group
-from partition_actor.core.membership import UNKNOWN_SESSION, Membership
+from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
 
 
@@ -134,6 +134,11 @@ class MembershipDriver:
             return None
         session.held = False
         return self.membership.reply(now, session, seq)
+
+    def groups_to_tell(self, key: SessionKey) -> int:
+        """Of how many groups the reply to a session's heartbeat has something to say, at most."""
+        session = self.membership.sessions.get(key)
+        return 0 if session is None else min(len(session.unsettled), TOLD_AT_ONCE)
 
     def is_accepted(self, key: SessionKey) -> bool:
         """Whether the latest heartbeat of a session was taken in, so that its process is to be watched."""

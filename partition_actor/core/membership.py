@@ -33,7 +33,7 @@ from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
-STEP = 500
+STEP = 250
 """Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
 TOLD_AT_ONCE = 64
 """Groups of which one reply tells. The next reply, which comes at once, tells of others."""
