@@ -23,6 +23,7 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
+from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import Records, was_restarted
@@ -74,6 +75,7 @@ class PartitionActor:
     _watch: DeathWatch
     _handles: MemberHandles
     _callers: BareCallers
+    _event_log: EventLog
 
     def __init__(
         self, name: str | None = None, settings: dict[str, Any] | None = None, namespace: str | None = None
@@ -464,6 +466,7 @@ class PartitionActor:
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, self._settings.ttl / 2)
             self._driver = MembershipDriver(membership)
+            self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
             self._act()
@@ -479,6 +482,7 @@ class PartitionActor:
         await self._call(self._start().settled())
         if await self._records.settle():
             log.info("the partition actor %r has ended in good order", self._name)
+        self._event_log.flush()
         # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -585,6 +589,7 @@ class PartitionActor:
                 waiter.set_result(result)
         if actions.prove:
             self._proof_wanted.set()
+        self._event_log.follow()
         if actions.wake_at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()

@@ -81,7 +81,7 @@ class SessionRecord:
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
     where: Where = field(default_factory=Where)
-    ending: set[str] = field(default_factory=set)
+    ending: frozenset[str] = frozenset()
     """Groups whose ring it left because its process is about to end."""
 
     def watches(self, group: str) -> bool:
@@ -526,8 +526,6 @@ class Membership:
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
-            if name in session.ending and name in self.groups and key not in self.groups[name].participants:
-                self.events.record(now, cause, key, name, self.groups[name].epoch)
             self._leave_group(now, key, session, name, cause)
         del self.sessions[key]
         self._set_pace()
@@ -535,6 +533,8 @@ class Membership:
 
     def _expiry(self, now: float, session: SessionRecord) -> Cause:
         age = now - session.received
+        if self.is_ending:
+            return Cause("expired", ("the partition actor ends, and it has not confirmed that it let go",), age)
         if session.barred:
             return Cause("expired", ("an operator had forgotten it, so its lease was not renewed",), age)
         if session.lease <= 0.0 and self.locks.broken_since(session.key) is not None:
@@ -722,7 +722,7 @@ class Membership:
             self._unfence(key, session, name)
         if name in self.groups:
             cause = cause or Cause("left", ("it left the group",), None, session.where)
-            self.groups[name].goes(key, cause, now)
+            self.groups[name].goes(key, cause, now, was_ending=name in session.ending)
             self.groups[name].remove(key, now)
 
     def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:
@@ -976,10 +976,10 @@ class Membership:
         if session is None:
             return
         cause = Cause("ending", ("Ray says that its process is about to end",), None, session.where)
-        for group in sorted(session.groups):
-            if group in self.groups and self.groups[group].is_on_ring(key):
-                session.ending.add(group)
-                self._drain(now, self.groups[group], key, cause)
+        session.ending |= {name for name in session.groups if name in self.groups and self.groups[name].is_on_ring(key)}
+        for name in sorted(session.ending):
+            if name in self.groups and self.groups[name].is_on_ring(key):
+                self._drain(now, self.groups[name], key, cause)
 
     def close(self, now: float, key: SessionKey) -> None:
         """The session says that it has stopped working, and will not come back."""
