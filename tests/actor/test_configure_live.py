@@ -8,7 +8,7 @@ import ray
 from deployments import LIMIT, wait_until
 
 import partition_actor
-from partition_actor import PartitionCoordinator, Settings
+from partition_actor import Settings
 from partition_actor.errors import InvalidSettings
 
 SETTINGS = Settings(ttl=8.0, hold=1.0)
