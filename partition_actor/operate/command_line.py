@@ -19,6 +19,7 @@ from partition_actor.errors import (
     PartitionError,
 )
 from partition_actor.operate import change, look
+from partition_actor.operate.connection import check_ray
 from partition_actor.operate.demo import demo
 from partition_actor.operate.doctor import doctor
 from partition_actor.operate.options import (
@@ -26,6 +27,7 @@ from partition_actor.operate.options import (
     PROGRAM,
     UNREACHABLE,
     USAGE,
+    Chosen,
     Failure,
     Operation,
     Operations,
@@ -87,16 +89,13 @@ def program() -> None:
 
 @click.command(cls=Operation, epilog=example("page", "page --port 8270 --allow-changes"))
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine only with --token."
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine a token is needed."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8270, show_default=True, help="0: any that is free.")
 @click.option("--allow-changes", is_flag=True, help="Let the page drain and forget members.")
-@click.option("--token", envvar="PARTITION_ACTOR_TOKEN", help="What a browser has to give first.")
+@click.option("--token", envvar="PARTITION_ACTOR_TOKEN", help="What a browser has to give: 16 characters or more.")
 def page(host: str, port: int, allow_changes: bool, token: str | None) -> None:
     """Serve the same as a page for browsers, until Ctrl-C."""
-    from partition_actor.operate.connection import connect
-    from partition_actor.operate.options import Chosen
-
     try:
         run = importlib.import_module("partition_actor.operate.page").run
     except ImportError as error:
@@ -104,7 +103,7 @@ def page(host: str, port: int, allow_changes: bool, token: str | None) -> None:
             raise
         raise Failure("the page needs aiohttp: pip install 'partition-actor[page]'") from None
     chosen = Chosen.now()
-    connect()
+    check_ray(chosen.address)  # the page joins Ray in a process of its own
     run(chosen.address, chosen.namespace, chosen.name, host, port, allow_changes, token)
 
 

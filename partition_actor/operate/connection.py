@@ -20,14 +20,16 @@ import grpc  # type: ignore[import-untyped]
 import ray
 from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from partition_actor import deployment
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.operate.options import PROGRAM, UNREACHABLE, USAGE, Chosen, Failure
 
-PROBE = 1.5
-"""Seconds for each of the two looks at an address. A GCS answers within milliseconds."""
+REACH, ANSWER_OF_GCS = 1.5, 2.0
+"""Seconds to reach an address, and for a GCS to answer there, which takes it milliseconds."""
 LOOK = 4.0
 """Seconds until it is clear that there is no Ray, or that a partition actor does not answer."""
 JOIN = 30.0
@@ -78,9 +80,7 @@ def join_ray(address: str | None) -> None:
         return
     silence()
     with _within(LOOK, f"Ray does not answer within {LOOK:.0f} s"):
-        gcs = find_gcs(address)
-        if problem := gcs_problem(gcs):
-            raise Failure(f"no Ray answers at {gcs} ({problem}): {_advice(address)}", UNREACHABLE)
+        gcs = check_ray(address)
         if not services.find_node_ids():  # type: ignore[no-untyped-call]
             raise Failure(
                 f"this machine is not a node of the Ray at {gcs}: run {PROGRAM} on one of its nodes, "
@@ -98,6 +98,14 @@ def join_ray(address: str | None) -> None:
             )
         except Exception as error:
             raise Failure(f"cannot join the Ray at {gcs}: {error}", UNREACHABLE) from None
+
+
+def check_ray(address: str | None) -> str:
+    """``host:port`` of the GCS to join at `address`, which answers. Raises ``Failure`` if it does not."""
+    gcs = find_gcs(address)
+    if problem := gcs_problem(gcs):
+        raise Failure(f"no Ray answers at {gcs} ({problem}): {_advice(address)}", UNREACHABLE)
+    return gcs
 
 
 def find_gcs(address: str | None) -> str:
@@ -130,14 +138,17 @@ def gcs_problem(gcs: str) -> str | None:
     """Why nothing that speaks as a GCS does answers at an address; None if it does."""
     host, _, port = gcs.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE).close()
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
     except OSError as error:
         return (error.strerror or str(error)).lower()
     with init_grpc_channel(gcs) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=PROBE)
-        except grpc.FutureTimeoutError:
-            return "what listens there does not answer"
+            stub = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub.CheckAlive(CheckAliveRequest(), timeout=ANSWER_OF_GCS)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                return None  # a GCS that wants a token: ray.init has it, or says what is missing
+            return "what listens there does not answer as Ray does"
     return None
 
 

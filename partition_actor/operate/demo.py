@@ -13,13 +13,14 @@ from typing import Any
 
 import click
 import ray
+from ray.exceptions import RayError
 
 import partition_actor
 from partition_actor import PartitionCoordinator, deployment
-from partition_actor.errors import PartitionActorNotFound
+from partition_actor.errors import PartitionActorNotFound, PartitionError
 from partition_actor.operate import text
 from partition_actor.operate.connection import LOOK, ask, join_ray
-from partition_actor.operate.options import Chosen, Operation, example
+from partition_actor.operate.options import Chosen, Failure, Operation, example
 
 KEYS = 200
 LOCK = "demo-report"
@@ -141,6 +142,8 @@ class Demonstration:
         except PartitionActorNotFound:
             self._is_own = True
             self._handle = partition_actor.deploy(*self._where)
+        if self._group in (groups := ask(self._handle, "status")["groups"]) and groups[self._group]["members"]:
+            raise Failure(f"group {self._group!r} has members already: choose another with --group")
         for _ in range(members):
             self._add()
         ray.get([worker.__ray_ready__.remote() for worker in self._workers.values()], timeout=READY)
@@ -148,24 +151,37 @@ class Demonstration:
 
     def change(self, members: int) -> None:
         """One thing happens."""
+        try:
+            self._change(members)
+        except (PartitionError, RayError) as error:
+            self._say(f"that failed: {str(error).strip().splitlines()[-1]}", None)
+
+    def _change(self, members: int) -> None:
         if len(self._workers) < members:
             member = self._add()
             self._say(f"{member} starts", member)
             return
         member = self._choice.choice(sorted(self._workers))
-        happens = self._choice.choice([self._kill, self._leave, self._drain, self._slow_join])
-        happens(member)
+        changes = [self._kill, self._leave, self._drain]
+        self._choice.choice(changes if len(self._workers) > members else [*changes, self._slow_join])(member)
 
     def end(self) -> None:
         """End the workers, and the partition actor if it was deployed here and nobody else uses it."""
-        self._say("ends: its workers stop", None)
+        ended = []  # said last: the output may be a pipe that is closed
         for worker in self._workers.values():
             ray.kill(worker)
-        if self._is_own and self._handle is not None:
-            groups = ask(self._handle, "status")["groups"]
-            if not any(found["members"] for name, found in groups.items() if name != self._group):
+        if self._workers:
+            ended.append("its workers have ended")
+        with contextlib.suppress(PartitionError, RayError):
+            if self._is_own and not self._is_used_by_others():
                 partition_actor.shutdown(*self._where)
-                self._say("the partition actor that it deployed has ended", None)
+                ended.append("the partition actor that it deployed has ended")
+        for what in ended:
+            self._say(what, None)
+
+    def _is_used_by_others(self) -> bool:
+        groups = ask(self._handle, "status")["groups"]
+        return any(found["members"] for name, found in groups.items() if name != self._group)
 
     def _add(self) -> str:
         member, self._next = f"{self._group}-{self._next}", self._next + 1

@@ -244,7 +244,7 @@ def _groups(handle: Any, status: dict[str, Any]) -> Iterator[Finding]:
     if not held_up:
         yield Finding("hand-off", OK, "none takes longer than handoff_timeout")
     names = sorted(status["groups"])[:GROUPS_LOOKED_AT]
-    seen = ask(handle, "observe", tuple(names), status["events"])["groups"]
+    seen = ask(handle, "observe", names, status["events"])["groups"]
     members = [member for group in seen.values() if group for member in group["members"]]
     unwatched = [member["id"] for member in members if member["watched_by"] == "lease"]
     if not members:

@@ -111,7 +111,9 @@ def _with_loss(screen: RenderableType, observer: Observer) -> RenderableType:
     cls=Operation, epilog=example("events", "events --since 10m --group pollers", "events --follow | grep died")
 )
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
-@click.option("--since", metavar="ID|AGE", help="From this event on, by its id or age: 1200, 90s, 10m, 2h, 1d.")
+@click.option(
+    "--since", metavar="ID|AGE", help="From this event on: its id, as --json has it, or its age: 90s, 10m, 2h, 1d."
+)
 @click.option("--group", help="Of this group only.")
 @click.option("--last", "-n", type=click.IntRange(0), default=100, show_default=True, help="Without --since; 0: all.")
 def events(follow: bool, since: str | None, group: str | None, last: int) -> None:
@@ -154,7 +156,7 @@ def _follow(observer: Observer, group: str | None) -> NoReturn:
         if was_lost:
             note("the partition actor answers again")
             was_lost = False
-        _print_gap(-1 if observer.is_new else said["events"]["missed"])
+        _print_gap(said["events"]["missed"])
         for event in said["events"]["events"]:
             if group in (None, event["group"]):
                 _print_event(event)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 
 from partition_actor import deployment
 from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable
@@ -18,49 +18,35 @@ PATIENCE = 20.0
 
 
 class Observer:
-    """One partition actor under one name, through restarts and new deployments.
+    """One partition actor under one name, through restarts and new deployments, with the events from `since` on."""
 
-    `ask` returns what ``observe`` says, and None while nobody answers. `lost_for` then says for how long.
-    """
-
-    def __init__(self, handle: Any, since: int = 0) -> None:
+    def __init__(self, handle: Any, since: int) -> None:
         self._handle = handle
+        self._since = since
         self._chosen = Chosen.now()
         self._gcs = ray.get_runtime_context().gcs_address
-        self.since = since
-        self._process: tuple[str, int] | None = None
-        self.is_new = False
-        """The latest answer is the first of another partition actor than the answers before."""
         self._lost_at: float | None = None
         self.reason = ""
+        """Why it is lost."""
 
     @property
     def lost_for(self) -> float:
         """Seconds since it stopped answering; 0.0 while it answers."""
         return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
 
-    def ask(self, groups: tuple[str, ...] = ()) -> dict[str, Any] | None:
-        """What the partition actor says now, with the events since the last time.
+    def ask(self) -> dict[str, Any] | None:
+        """What ``observe`` says now, with the events since the last time; None while nobody answers.
 
         Raises ``Failure`` when Ray itself has been away for long.
         """
         try:
             if self._handle is None:
                 self._handle = deployment.find(self._chosen.name, self._chosen.namespace, LOOK)
-            said = self._observe(groups, self.since)
-            process = said["status"]["node"], said["status"]["pid"]
-            self.is_new = self._process not in (None, process)
-            if self.is_new and said["events"]["missed"] != -1:  # its events begin anew, maybe with numbers like these
-                said["events"] = self._observe(groups, 0)["events"]
-        except (PartitionActorNotFound, PartitionActorUnavailable, RayActorError, GetTimeoutError) as error:
+            said: dict[str, Any] = ask(self._handle, "observe", [], self._since, timeout=LOOK)
+        except (PartitionActorNotFound, PartitionActorUnavailable, RayActorError) as error:
             self._note_loss(error)
             return None
-        self._lost_at, self.reason = None, ""
-        self._process, self.since = process, said["events"]["next"]
-        return said
-
-    def _observe(self, groups: tuple[str, ...], since: int) -> dict[str, Any]:
-        said: dict[str, Any] = ask(self._handle, "observe", groups, since, timeout=LOOK)
+        self._lost_at, self._since = None, said["events"]["next"]
         return said
 
     def _note_loss(self, error: Exception) -> None:
