@@ -31,9 +31,13 @@ LATEST = 200
 @click.command(cls=Operation, epilog=example("status", "status pollers --sort share --limit 20"))
 @click.argument("group", required=False)
 @click.option(
-    "--sort", type=click.Choice(list(screens.ORDERS)), default="lag", show_default=True, help="Members first."
+    "--sort",
+    type=click.Choice(list(screens.ORDERS)),
+    default="lag",
+    show_default=True,
+    help="Which members come first.",
 )
-@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="Members shown; 0: all.")
+@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="Groups or members shown; 0: all.")
 def status(group: str | None, sort: str, limit: int) -> None:
     """Show the partition actor and its groups, or a GROUP and its members.
 
@@ -43,7 +47,7 @@ def status(group: str | None, sort: str, limit: int) -> None:
     handle, console = connect(), text.console()
     if group is None:
         reply = ask(handle, "status")
-        show(reply, screens.overview(reply, console.width))
+        show(reply, screens.overview(reply, limit, console.width))
     else:
         reply = ask(handle, "status", group)
         show(reply, screens.group_details(reply, sort, limit, console.width))

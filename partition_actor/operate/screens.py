@@ -44,9 +44,21 @@ class Field(NamedTuple):
 # -- everything ---------------------------------------------------------------------------------------------------
 
 
-def overview(status: Reply, width: int) -> RenderableType:
-    """A partition actor and its groups."""
-    return Lines(*heading(status), "", group_table(status, list(status["groups"]), width), *_lock_line(status))
+def overview(status: Reply, limit: int, width: int) -> RenderableType:
+    """A partition actor and `limit` of its groups, or all with 0: those with something under way first."""
+    groups = status["groups"]
+    names = sorted(groups, key=lambda name: (not _is_under_way(groups[name]), text.natural(name)))
+    shown = names[:limit] if limit else names
+    lines: list[RenderableType] = [*heading(status), "", group_table(status, shown, width)]
+    if len(shown) < len(names):
+        lines.append(f"and {len(names) - len(shown):,} more groups: --limit 0 shows all")
+    if status["locks"]:
+        lines += ["", f"{text.plural(len(status['locks']), 'lock')} held or waited for: see `locks`"]
+    return Lines(*lines)
+
+
+def _is_under_way(group: Reply) -> bool:
+    return bool(group["handoff"] or group["recovering"] or group["waiting"])
 
 
 def heading(status: Reply, heartbeats: float | None = None) -> list[Text]:
@@ -100,10 +112,6 @@ def _handoff(group: Reply) -> Text:
         return Text("-")
     who = text.some(handoff["held_up_by"], 3, handoff["members"])
     return Text(f"{text.seconds(handoff['seconds'])}, held up by {who}", "yellow")
-
-
-def _lock_line(status: Reply) -> list[str]:
-    return ["", f"{text.plural(len(status['locks']), 'lock')} held or waited for"] if status["locks"] else []
 
 
 # -- one group ------------------------------------------------------------------------------------------------------
@@ -329,7 +337,7 @@ def top_screen(status: Reply, heartbeats: float, events: Sequence[Reply], width:
     """Everything on one screen: groups with a hand-off first, then the largest, and the latest events below."""
     lines = heading(status, heartbeats)
     groups = status["groups"]
-    names = sorted(groups, key=lambda name: (groups[name]["handoff"] is None, -groups[name]["members"], name))
+    names = sorted(groups, key=lambda name: (not _is_under_way(groups[name]), -groups[name]["members"], name))
     room = max(6, height - len(lines) - 4)
     latest = list(events)[-max(3, room - len(names)) :]
     shown = names[: max(3, room - len(latest) - 2)]

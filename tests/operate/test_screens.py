@@ -96,14 +96,23 @@ def test_the_overview_names_each_group_and_who_holds_its_handoff_up(width):
             4, exclusive=True, handoff={"seconds": 4.2, "held_up_by": ["agent-4", "agent-5"], "members": 7}
         ),
     }
-    lines = shown(screens.overview(status(groups), width), width)
+    lines = shown(screens.overview(status(groups), 50, width), width)
     assert max(map(len, lines)) <= width
     assert {"plain", "1,000", "17", "agent-17"} <= set(row(lines, "pollers"))
     assert "4.2 s, held up by agent-4" in next(line for line in lines if line.startswith("pipelines"))
 
 
+def test_many_groups_stay_readable_and_a_handoff_comes_first():
+    groups = {f"group-{number}": summary(1) for number in range(2000)}
+    groups["group-7"]["handoff"] = {"seconds": 1.0, "held_up_by": ["agent-1"], "members": 1}
+    lines = shown(screens.overview(status(groups), 50, 80), 80)
+    first = next(number for number, line in enumerate(lines) if line.startswith("Group")) + 1
+    assert [lines[first].split()[0], lines[first + 1].split()[0]] == ["group-7", "group-0"]
+    assert "and 1,950 more groups: --limit 0 shows all" in lines
+
+
 def test_trouble_is_said_above_everything():
-    lines = shown(screens.overview(status(recovering=True, sessions=950), 80), 80)
+    lines = shown(screens.overview(status(recovering=True, sessions=950), 50, 80), 80)
     assert any("RECOVERING" in line for line in lines[:5])
     assert any("NEARLY FULL" in line for line in lines[:5])
 
