@@ -117,6 +117,12 @@ class ProcessIdentity(NamedTuple):
     process: str  # what `own_process` returns
     owned: Any = None  # for a task or a driver: a list of one reference, which its process owns and never fulfils
 
+    @property
+    def pid(self) -> int | None:
+        """The pid on its node; None if it is not known."""
+        pid = (self.process.split() or [""])[1:2]
+        return int(pid[0]) if pid and pid[0].isdigit() else None
+
     @classmethod
     def of(cls, message: dict[str, Any]) -> ProcessIdentity:
         """The identity whose fields `message` holds; other fields are ignored."""

@@ -24,13 +24,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import ray
 from ray.exceptions import ActorDiedError, OwnerDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from partition_actor import processes
+from partition_actor import clock, processes
+from partition_actor.core.events import Why
 from partition_actor.core.messages import SessionKey
 from partition_actor.processes import ProcessIdentity, pending_call
 
@@ -66,10 +67,32 @@ async def process_ended(identity: ProcessIdentity) -> bool:
     return bool(await look.remote(identity.process, LOOK_FOR))
 
 
+class Death(NamedTuple):
+    """Who said that a process is dead."""
+
+    said: str
+    heard: float
+    """When the first word of it came, on this process's clock."""
+
+    def seconds(self) -> float:
+        """How long it has been since."""
+        return clock.now() - self.heard
+
+    def why(self) -> Why:
+        """The same in a sentence; asked for as soon as it is certain."""
+        return ("{}, {:.0f} ms after the first word of it", self.said, 1000 * self.seconds())
+
+
+WatchKind = Literal["actor", "connection", "process", "lease"]
+"""How a death is learnt: by a call to the actor, a reference that its process owns, from this node's kernel; "lease":
+only by silence."""
+
+
 @dataclass
 class _Watch:
     identity: ProcessIdentity
     task: asyncio.Task[None]
+    kind: WatchKind
     succeeded: bool = False  # whether the actor's next process has joined
 
 
@@ -84,7 +107,7 @@ class DeathWatch:
         self,
         pending: ray.ObjectRef[Any],
         on_ending: Callable[[SessionKey], None],
-        on_death: Callable[[SessionKey], None],
+        on_death: Callable[[SessionKey, Death], None],
         nodes: Callable[[], Awaitable[set[str]]] = alive_nodes,
         ended: Callable[[ProcessIdentity], Awaitable[bool]] = process_ended,
         here: Callable[[ProcessIdentity], Awaitable[bool]] = watch_here,
@@ -102,12 +125,16 @@ class DeathWatch:
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._watches
 
+    def kind(self, key: SessionKey) -> WatchKind:
+        """How the death of a session's process would be learnt."""
+        return self._watches[key].kind if key in self._watches else "lease"
+
     def watch(self, key: SessionKey, identity: ProcessIdentity) -> None:
         """Watch the process of a session. Does nothing if it is watched already."""
         if key not in self._watches:
             self._sessions.setdefault(identity.actor or identity.worker, set()).add(key)
             task = self._spawn(key, identity, self._by_actor if identity.actor else self._by_owner)
-            self._watches[key] = _Watch(identity, task)
+            self._watches[key] = _Watch(identity, task, "actor" if identity.actor else "process")
 
     def succeed(self, key: SessionKey) -> None:
         """A watched session has joined its groups: its actor's former processes are ending or have ended."""
@@ -131,7 +158,7 @@ class DeathWatch:
                 del self._sessions[watch.identity.actor or watch.identity.worker]
 
     def _spawn(
-        self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[bool]]
+        self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[Death | None]]
     ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._follow(key, identity, by_ray))
         task.add_done_callback(partial(self._over, key))
@@ -141,26 +168,35 @@ class DeathWatch:
         if key in self._watches and self._watches[key].task is task:
             self.forget(key)
 
-    async def _follow(self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[bool]]) -> None:
+    async def _follow(
+        self, key: SessionKey, identity: ProcessIdentity, by_ray: Callable[..., Awaitable[Death | None]]
+    ) -> None:
         verdicts = [asyncio.ensure_future(by_ray(key, identity))]
         if not identity.actor:  # Ray may restart an actor, and its next process then keeps its keys
-            verdicts.append(asyncio.ensure_future(self._here(identity)))
+            verdicts.append(asyncio.ensure_future(self._by_kernel(key, identity)))
         try:
             for verdict in asyncio.as_completed(verdicts):
-                dead = False
+                death = None
                 try:
-                    dead = await verdict
+                    death = await verdict
                 except Exception as error:
                     log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
-                if dead:
-                    self._on_death(key)
+                if death is not None:
+                    self._on_death(key, death)
                     return
             log.warning("cannot tell whether the process of member %r still runs; its lease decides", key[0])
         finally:
             for verdict in verdicts:
                 verdict.cancel()
 
-    async def _by_actor(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+    async def _by_kernel(self, key: SessionKey, identity: ProcessIdentity) -> Death | None:
+        if await self._here(identity):
+            return Death("the kernel of its node says that its process has ended", clock.now())
+        if key in self._watches:
+            self._watches[key].kind = "connection"
+        return None
+
+    async def _by_actor(self, key: SessionKey, identity: ProcessIdentity) -> Death | None:
         reference = pending_call(identity.handle, self._pending)
         try:
             await reference
@@ -169,25 +205,28 @@ class DeathWatch:
             raise
         except ActorDiedError as error:
             if CONNECTION_BROKE in str(error):
-                return await self._on_living_node(key, identity)
+                death = Death("the kernel of its node closed its connection to Ray", clock.now())
+                return death if await self._on_living_node(key, identity) else None
             return await self._by_successor(key, identity)
-        return False
+        return None
 
-    async def _by_successor(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+    async def _by_successor(self, key: SessionKey, identity: ProcessIdentity) -> Death | None:
         """The process of an actor that Ray has given up is ending or has ended."""
+        death = Death("Ray has given it up, and the kernel of its node says that it has ended", clock.now())
         if not await self._on_living_node(key, identity):
-            return False
+            return None
         self._on_ending(key)
-        return await self._ended(identity)
+        return death if await self._ended(identity) else None
 
-    async def _by_owner(self, key: SessionKey, identity: ProcessIdentity) -> bool:
+    async def _by_owner(self, key: SessionKey, identity: ProcessIdentity) -> Death | None:
         if not identity.owned:
-            return False
+            return None
         try:
             await identity.owned[0]
         except OwnerDiedError:
-            return await self._on_living_node(key, identity) and await self._ended(identity)
-        return False
+            death = Death("Ray lost its owner, and the kernel of its node says that it has ended", clock.now())
+            return death if await self.has_ended(key, identity) else None
+        return None
 
     async def has_ended(self, key: SessionKey, identity: ProcessIdentity) -> bool:
         """Wait until the process of an actor that has another one by now has ended. False if nobody can tell."""

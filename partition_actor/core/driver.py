@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
+from partition_actor.core.events import Why
 from partition_actor.core.group import Group
-from partition_actor.core.membership import UNKNOWN_SESSION, Membership
+from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
 
 
@@ -119,6 +120,11 @@ class MembershipDriver:
         session.held = seconds > 0
         return seconds
 
+    def heartbeat_due(self, key: SessionKey) -> float | None:
+        """When the next heartbeat of a session is due, as far as it knows; None: nobody knows."""
+        session = self.membership.sessions.get(key)
+        return session.received + session.interval if session is not None and session.interval else None
+
     def reply(self, now: float, key: SessionKey, seq: int) -> Reply | None:
         """The answer to heartbeat `seq` of a session; None when a later one has overtaken it."""
         session = self.membership.sessions.get(key)
@@ -128,6 +134,11 @@ class MembershipDriver:
             return None
         session.held = False
         return self.membership.reply(now, session, seq)
+
+    def groups_to_tell(self, key: SessionKey) -> int:
+        """Of how many groups the reply to a session's heartbeat has something to say, at most."""
+        session = self.membership.sessions.get(key)
+        return 0 if session is None else min(len(session.unsettled), TOLD_AT_ONCE)
 
     def is_accepted(self, key: SessionKey) -> bool:
         """Whether the latest heartbeat of a session was taken in, so that its process is to be watched."""
@@ -139,14 +150,28 @@ class MembershipDriver:
         session = self.membership.sessions.get(key)
         return session is not None and bool(session.groups)
 
-    def died(self, now: float, key: SessionKey, process: str = "") -> None:
+    def locate(self, key: SessionKey, node: str, pid: int | None) -> None:
+        """The process of a session, for operators: the hex id of its node and its pid there, if that is known."""
+        session = self.membership.sessions.get(key)
+        if session is not None:
+            session.where.node, session.where.pid = node or None, pid
+
+    def died(
+        self,
+        now: float,
+        key: SessionKey,
+        process: str = "",
+        why: Why = ("its process is dead",),
+        seconds: float | None = None,
+    ) -> None:
         """The process of a session is certainly dead: rule 5. For `process` see `get_subset`.
 
+        `why` and `seconds`: who said so, and how long it took to be certain.
         A session of which another process may still work by its latest subset lives on until its lease ends.
         """
         self.replaced(now, key, process)
         if self._may_answer(now, key, process):
-            self.membership.died(now, key)
+            self.membership.died(now, key, why, seconds)
 
     def replaced(self, now: float, key: SessionKey, process: str) -> None:
         """This process of a bare caller is certainly dead, and the next one of its session has its place."""

@@ -7,10 +7,13 @@ ring has given its keys away, until it acknowledges an epoch without it: until t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from partition_actor.core.epochs import Epoch
+from partition_actor.core.events import Cause, Events
 from partition_actor.core.handoff import Handoff, Participant
 from partition_actor.core.messages import (
     WHOLE,
@@ -25,6 +28,13 @@ from partition_actor.core.messages import (
 from partition_actor.core.views import ChangeLog, ring_for
 from partition_actor.ring import Ring
 from partition_actor.settings import Settings
+
+NAMED = 5
+"""Members that `Group.handoff` names."""
+_JOINED = Cause("joined", ("it asked to join",))
+_REJOINED = Cause("rejoined", ("its lease had ended here, and it came back",))
+_WEIGHT = Cause("weight")
+_LEFT = Cause("left", ("it left the group",))
 
 
 @dataclass(slots=True)
@@ -66,7 +76,7 @@ class Group:
     """The state of one group.
 
     `note` is called with each session whose view has changed, and with the group's name. `changed` collects the groups
-    with something to publish or to tell.
+    with something to publish, to tell or to record in `events`.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class Group:
         note: Callable[[SessionKey, str], None],
         changed: dict[str, Group],
         now: float,
+        events: Events,
     ) -> None:
         self.name = name
         self.exclusive = bool(exclusive)
@@ -96,12 +107,19 @@ class Group:
         self._waiting_news: dict[SessionKey, None] = {}
         """Sessions that wait for fewer laggards than they were told of, and still for some."""
         self._tell_at: float | None = None
-        self.published_at = float("-inf")
+        self.opened_at, self.published_at = now, float("-inf")
         self.empty_since: float | None = now
         self._note = note
         self._changed = changed
         self._log = ChangeLog()
         self._handoff = Handoff(settings)
+        self._events = events
+        self._causes: dict[SessionKey, Cause] = {}
+        """Why sessions have come, gone or changed their weight since the published epoch."""
+        self.handed_over: list[tuple[Epoch, SessionKey, Cause]] = []
+        """Hand-offs that are over and not yet recorded."""
+        self._survivors: int | None = None
+        """How many kept their place in a recovery that the next epoch ends."""
 
     # -- the next ring ------------------------------------------------------------------------------------------
 
@@ -109,15 +127,34 @@ class Group:
         """Give the keys of its id to this session in the next epoch; another that has them keeps what it may act on."""
         member, session = key
         before = self.next_ring.get(member)
+        former = self.participants.get(key)
         self.participants[key] = participant
+        if former is not None and former is not participant:  # it is done with whatever it did before
+            self._handoff.laggards.pop(key, None)
+            self._trim(key, "joined again")
         if before == (participant.weight, session):
             return
         self.next_ring[member] = (participant.weight, session)
         self._mark_changed(now)
         self._displaced.discard(key)
+        if before is None or before[1] != session:
+            self._causes[key] = _JOINED
+        else:
+            self._causes.setdefault(key, _WEIGHT)
         if before is not None and before[1] != session:
-            self._displaced.add((member, before[1]))
-            self._forget_if_free((member, before[1]))
+            other = (member, before[1])
+            where = self._events.where_of(other)
+            self._causes[other] = Cause("superseded", ("session {} has taken its place", session), None, where)
+            self._displaced.add(other)
+            self._forget_if_free(other)
+
+    def goes(self, key: SessionKey, cause: Cause, now: float) -> None:
+        """Note why a session is about to be taken off the ring, or has it recorded at once if it is off the ring."""
+        entry = self.next_ring.get(key[0])
+        if entry is not None and entry[1] == key[1]:
+            self._causes[key] = cause
+        elif key in self.participants and cause.what in ("died", "expired"):
+            self._events.record(now, cause, key, self.name, self.epoch)
 
     def take_off_ring(self, key: SessionKey, now: float) -> None:
         """Take the session off the ring in the next epoch; it stays a participant as long as it may still act."""
@@ -159,11 +196,24 @@ class Group:
             self._forget(key)
 
     def _forget(self, key: SessionKey) -> None:
-        if self.participants.pop(key, None) is not None:
+        participant = self.participants.pop(key, None)
+        if participant is not None:
             self._tell(self._handoff.release(key))
             if not self.recovering:
-                self._handoff.trim(self.participants.values())
+                acknowledged = participant.acked is not None and participant.acked == self.epoch
+                self._trim(key, "acknowledged" if acknowledged else "was out of the group")
         self._note(key, self.name)
+
+    def _trim(self, key: SessionKey, end: str) -> None:
+        """Forget the epochs that are over now that `key` claims less, and note how the hand-offs have ended."""
+        self._handoff.trim(self.participants.values())
+        if not self._handoff.finished:
+            return
+        for epoch, at, waited_for in self._handoff.finished:
+            why = ("it was the last of {} that held it up, until it {}", waited_for, end)
+            self.handed_over.append((epoch, key, Cause("handed_over", why, at, self._events.where_of(key))))
+            self._changed[self.name] = self
+        self._handoff.finished.clear()
 
     def _mark_changed(self, now: float) -> None:
         if self.changed_since is None:
@@ -233,9 +283,11 @@ class Group:
 
     def publish(self, epoch: Epoch, now: float) -> None:
         """Publish the next ring as `epoch`, which must be higher than every epoch before."""
+        before, weights = self.sessions, self.members
         self._log.publish(epoch, {member: weight for member, (weight, _) in self.next_ring.items()})
         self.sessions = {member: session for member, (_, session) in self.next_ring.items()}
         self.published_at, self.changed_since = now, None
+        self._record(epoch, before, weights, now)
         self._waiting_news.clear()
         self._tell_at = None
         self.empty_since = None if self.sessions else now
@@ -251,6 +303,42 @@ class Group:
         for key in list(self.participants):
             self._forget_if_done(key)
 
+    def _record(self, epoch: Epoch, before: Mapping[str, str], weights: Members, now: float) -> None:
+        """Record what `epoch` has changed, against the sessions and `weights` before."""
+        if self._survivors is not None:
+            kept = ("{} of its members kept their places", self._survivors)
+            self._events.record(now, Cause("recovered", kept, now - self.opened_at), None, self.name, epoch)
+            self._survivors = None
+        for key, cause in self._causes.items():
+            was, is_now = before.get(key[0]) == key[1], self.sessions.get(key[0]) == key[1]
+            if was and is_now and weights[key[0]] != self.members[key[0]]:
+                why = ("it weighs {} instead of {}", self.members[key[0]], weights[key[0]])
+                self._events.record(now, _WEIGHT._replace(why=why), key, self.name, epoch)
+            elif was != is_now:
+                self._events.record(now, cause, key, self.name, epoch)
+        self._causes.clear()
+
+    def record_handoffs(self, now: float) -> None:
+        """Record the hand-offs that are over."""
+        for epoch, key, cause in self.handed_over:
+            assert cause.seconds is not None
+            self._events.record(now, cause._replace(seconds=now - cause.seconds), key, self.name, epoch)
+        self.handed_over.clear()
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether there is an epoch that somebody who may still act has not acknowledged."""
+        return bool(self._handoff.unfinished)
+
+    def handoff(self, now: float) -> dict[str, Any] | None:
+        """The hand-off that is under way, or None: since when, how many hold it up, and some of them."""
+        if not self._handoff.unfinished:
+            return None
+        since, _ = next(iter(self._handoff.unfinished.values()))
+        laggards = self._handoff.laggards
+        names = [member for member, _ in islice(laggards, NAMED)]
+        return {"seconds": now - since, "held_up_by": names, "members": len(laggards)}
+
     def ack(self, key: SessionKey, epoch: Epoch) -> None:
         """The session has adopted `epoch` and is done with every key that it lost before."""
         participant = self.participants.get(key)
@@ -261,7 +349,7 @@ class Group:
         if self.exclusive and not self.recovering:
             self._tell(self._handoff.release(key, participant))
             self._forget_if_done(key)
-            self._handoff.trim(self.participants.values())
+            self._trim(key, "acknowledged")
 
     def _forget_if_done(self, key: SessionKey) -> None:
         participant = self.participants[key]
@@ -359,6 +447,7 @@ class Group:
         """Take in the report of a participant; one that is `barred` does not get back on the ring."""
         participant, weight = self.participants[key], report.said["weight"]
         if not report.wants_in and not participant.leaving:
+            self.goes(key, _LEFT, now)
             self.take_off_ring(key, now)
         elif report.wants_in and participant.leaving and not barred and self.session_of(key[0]) is None:
             participant.leaving, participant.weight = False, weight
@@ -389,6 +478,8 @@ class Group:
                 return
         state.rejoined = had_view
         self.put_on_ring(key, Participant(report.said["weight"], report.said.get("metadata")), now)
+        if had_view:
+            self._causes[key] = _REJOINED
 
     def is_steady(self, key: SessionKey, state: ReportState) -> bool:
         """Whether a session is on the ring as it wants, holds the latest view, and blocks nobody."""
@@ -442,9 +533,12 @@ class Group:
         ):
             if participant.first is not None and participant.last is None and not participant.leaving:
                 self.next_ring[member] = (participant.weight, session)
+        self._survivors = len(self.next_ring)
         latest = (float("inf"), 0)
         for key, participant in sorted(self.joiners.items(), key=lambda item: item[1].reported or latest, reverse=True):
             if participant.reported is None or self.session_of(key[0]) is None:
                 self.put_on_ring(key, participant, now)
+                if participant.reported is not None:
+                    self._causes[key] = _REJOINED
         self.joiners.clear()
         self._mark_changed(now)

@@ -6,7 +6,7 @@ nothing, and nobody waits for it. It may watch a group that does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from partition_actor.core.messages import SessionKey
 
@@ -34,6 +34,6 @@ class GroupWatchers:
         else:
             del self._of_session[key]
 
-    def of(self, group: str) -> Iterable[SessionKey]:
+    def of(self, group: str) -> Collection[SessionKey]:
         """The sessions that watch a group."""
         return self._of_group.get(group, ())

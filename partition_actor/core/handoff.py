@@ -83,6 +83,12 @@ class Handoff:
         self._is_worked_out = True
         """Whether `_blocks` and `_blockers` are those of the published epoch."""
         self._published_at: dict[Epoch, float] = {}
+        self.laggards: dict[SessionKey, None] = {}
+        """Who has not acknowledged the published epoch; first those that lag the longest."""
+        self.unfinished: dict[Epoch, tuple[float, int]] = {}
+        """Epochs that not everybody has acknowledged: when each was published, and how many it had to wait for."""
+        self.finished: list[tuple[Epoch, float, int]] = []
+        """The same of those that have been acknowledged by everybody since this was emptied."""
         self._blocks: dict[SessionKey, set[SessionKey]] = {}
         self._blockers: dict[SessionKey, dict[SessionKey, None]] = {}
         self._only_left: dict[Epoch, bool] = {}
@@ -113,6 +119,9 @@ class Handoff:
         self._history[epoch] = members
         self._history = dict(sorted(self._history.items()))
         self._published_at[epoch] = now
+        self.laggards.update((key, None) for key, each in participants.items() if each.acked not in (None, epoch))
+        if self.laggards:
+            self.unfinished[epoch] = (now, len(self.laggards))
         self._published = None
         self._only_left.clear()
         self._moved.clear()
@@ -157,6 +166,8 @@ class Handoff:
         Returns the sessions that wait for fewer than they have been told.
         """
         joined, acked = self._joined.get(key), None if participant is None else participant.acked
+        if participant is None or acked == self._epoch:
+            self.laggards.pop(key, None)
         if joined is not None and (acked is None or acked > joined.upto):
             del self._joined[key]
         if not self._is_worked_out:
@@ -215,8 +226,12 @@ class Handoff:
 
     def trim(self, participants: Iterable[Participant]) -> None:
         """Forget the epochs by which nobody can act any more."""
+        if not self.unfinished and len(self._history) <= 1 and len(self._published_at) <= 1:
+            return  # as is nearly always so when one of many groups changes
         acked = (participant.acked for participant in participants if participant.acked is not None)
         floor = min(acked, default=self._epoch)
+        while self.unfinished and floor is not None and (first := next(iter(self.unfinished))) <= floor:
+            self.finished.append((first, *self.unfinished.pop(first)))
         for epochs in (self._history, self._published_at):
             for epoch in list(epochs):
                 if floor is None or epoch >= floor or epoch == self._epoch:

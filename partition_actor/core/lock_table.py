@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.messages import LockAnswer, LockReport, SessionKey
@@ -57,10 +57,25 @@ class LockRecord:
         return any(not (claim.shared and holder.shared) for holder in self.holders)
 
 
-class LockTable:
-    """All locks of one partition actor. `news` collects the sessions for which something has changed."""
+LockChangeKind = Literal["granted", "known", "released", "lost", "broken"]
 
-    def __init__(self, news: set[SessionKey]) -> None:
+
+class LockChange(NamedTuple):
+    """Somebody has begun or ceased to hold a lock."""
+
+    what: LockChangeKind
+    """Known: the hold is older than this partition actor. A broken one is released when its holder confirms the end."""
+    claim: LockClaim
+    token: int
+
+
+class LockTable:
+    """All locks of one partition actor. `news` collects the sessions for which something has changed.
+
+    `changes`, if given, collects what happens to holds.
+    """
+
+    def __init__(self, news: set[SessionKey], changes: list[LockChange] | None = None) -> None:
         self.locks: dict[str, LockRecord] = {}
         self.unverified: set[SessionKey] = set()
         """Sessions that say they hold a lock unknown here: they get no lease before it is known."""
@@ -70,6 +85,7 @@ class LockTable:
         self._to_tell: dict[SessionKey, dict[int, LockClaim]] = {}
         """Those of the claims that have an answer."""
         self._news = news
+        self._changes = changes
 
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._claims or key in self.unverified
@@ -116,11 +132,13 @@ class LockTable:
         if recovering and trusted:
             claim.token, claim.told = token, True
             self.locks.setdefault(claim.name, LockRecord()).holders.append(claim)
+            self._record("known", claim)
         elif recovering:
             del self._claims[claim.key][claim.ticket]
             self.unverified.add(claim.key)
         else:
             claim.verdict = "lost"
+            self._record("lost", claim, token)
 
     def answers(self, key: SessionKey) -> dict[int, LockAnswer]:
         """What a reply has to say to a session, by ticket."""
@@ -141,11 +159,17 @@ class LockTable:
         """The session is over: it holds nothing any more, and waits for nothing."""
         self.unverified.discard(key)
         for claim in self._claims.pop(key, {}).values():
-            self._forget(claim)
+            self._forget(claim, "lost")
 
-    def _forget(self, claim: LockClaim) -> None:
+    def _forget(self, claim: LockClaim, ended: LockChangeKind = "released") -> None:
+        if claim.token and claim.verdict is None:
+            self._record(ended, claim)
         self._drop(claim)
         self._note(claim)
+
+    def _record(self, what: LockChangeKind, claim: LockClaim, token: int = 0) -> None:
+        if self._changes is not None:
+            self._changes.append(LockChange(what, claim, token or claim.token))
 
     def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
         """Give the locks that are due to the next in turn who `may_hold` one, and refuse those who do not wait."""
@@ -161,6 +185,7 @@ class LockTable:
                 lock.waiters.remove(claim)
                 lock.holders.append(claim)
                 claim.token = fencing_token(next_epoch())
+                self._record("granted", claim)
                 self._note(claim)
                 self._news.add(claim.key)
             if name not in self.due:
@@ -177,7 +202,9 @@ class LockTable:
         """
         holders = self.holders(name)
         for claim in holders:
-            claim.broken_at = now if claim.broken_at is None else claim.broken_at
+            if claim.broken_at is None:
+                claim.broken_at = now
+                self._record("broken", claim)
             self._note(claim)
             self._news.add(claim.key)
         return holders

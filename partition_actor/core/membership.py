@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from partition_actor.core.epochs import COUNTER_BITS, Epoch
+from partition_actor.core.events import Cause, Events, Where, Why, why
 from partition_actor.core.group import Group, Report, ReportState
 from partition_actor.core.group_watchers import GroupWatchers
 from partition_actor.core.handoff import Participant
-from partition_actor.core.lock_table import LockClaim, LockTable
+from partition_actor.core.lock_table import LockChange, LockClaim, LockTable
 from partition_actor.core.messages import (
     WHOLE,
     GroupEntry,
@@ -26,12 +27,13 @@ from partition_actor.core.messages import (
     ShortRequest,
     ViewMessage,
     check_same_mode,
+    leader_name,
 )
 from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
-STEP = 500
+STEP = 250
 """Participants of the groups whose epochs one `tick` publishes, about: some milliseconds of work."""
 TOLD_AT_ONCE = 64
 """Groups of which one reply tells. The next reply, which comes at once, tells of others."""
@@ -78,6 +80,9 @@ class SessionRecord:
     """Its latest request is held, to be answered when there is news."""
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
+    where: Where = field(default_factory=Where)
+    ending: set[str] = field(default_factory=set)
+    """Groups whose ring it left because its process is about to end."""
 
     def watches(self, group: str) -> bool:
         """Whether it follows a group without being a member."""
@@ -162,7 +167,9 @@ class Membership:
         """It has withdrawn every lease, and grants none any more: rule 11."""
         self._out: list[SessionKey] = []
         """While ending: the sessions whose lease may be out, or has ended since."""
-        self.locks = LockTable(self._news)
+        self.events = Events(incarnation, self._where)
+        self._lock_changes: list[LockChange] = []
+        self.locks = LockTable(self._news, self._lock_changes)
         self._changed: dict[str, Group] = {}
         self._timers: Timers[str] = Timers()
         """When a group has an epoch to publish or something to tell."""
@@ -170,6 +177,15 @@ class Membership:
         self._recovery_end = None if first and not restarted else now + wait
         self._waited_at: float | None = None
         """When the wait of rule 7 was found to be over."""
+        if self._recovery_end is None:
+            started: Why = ("no lease of a former partition actor can be out",)
+        else:
+            started = ("it waits {:.1f} s for leases that a former partition actor may have granted", wait)
+        self.events.record(now, Cause("started", started))
+
+    def _where(self, key: SessionKey) -> Where | None:
+        session = self.sessions.get(key)
+        return None if session is None else session.where
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -195,6 +211,8 @@ class Membership:
         self._set_timers(now)
         if self.locks.due and self._recovery_end is None:
             self.locks.grant(self._may_hold, self._next_epoch)
+        if self._lock_changes:
+            self._record_locks(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self.settings.ttl
             self._sweep(now)
@@ -211,6 +229,8 @@ class Membership:
 
     def _set_timers(self, now: float) -> None:
         for group in self._changed.values():
+            if group.handed_over:
+                group.record_handoffs(now)
             group.tell_waiting(now)
             self._timers.set(group.name, group.due)
         self._changed.clear()
@@ -304,8 +324,10 @@ class Membership:
         for group in self.groups.values():
             if group.recovering and (proven or not group.exclusive):
                 group.recovered(now)
-        if proven:
+        if proven and self._recovery_end is not None:
             self._recovery_end = None
+            over = ("every lease of a former partition actor is over",)
+            self.events.record(now, Cause("recovered", over, now - self.started_at))
 
     # -- rule 11: the end in good order ---------------------------------------------------------------------------
 
@@ -313,6 +335,8 @@ class Membership:
         """Withdraw every lease, and grant none any more. May be repeated."""
         if not self.is_ending:
             self.is_ending = True
+            told = ("it was told to end, and has withdrawn the leases of {} sessions", len(self.sessions))
+            self.events.record(now, Cause("ending", told))
             self._out = [key for key in self.sessions if self._is_out(key)]
             for session in self.sessions.values():
                 session.lease, session.steady = 0.0, None
@@ -349,7 +373,7 @@ class Membership:
         # A join that names no mode may mean an exclusive group that has outlived the former partition actor.
         may_be_exclusive = exclusive or (exclusive is None and self._waited_at is None)
         waits = self._recovery_end is not None and (may_be_exclusive or (self.restarted and self._waited_at is None))
-        group = self.groups[name] = Group(name, exclusive, self.settings, self._note, self._changed, now)
+        group = self.groups[name] = Group(name, exclusive, self.settings, self._note, self._changed, now, self.events)
         group.recovering = waits
         return group
 
@@ -405,6 +429,9 @@ class Membership:
         for name in late - session.fenced:
             session.fenced.add(name)
             self._fences.set((key, name), self._leases.end(key) if key in self._leases else self._run(now))
+            group, seconds = self.groups[name], now - lagging[name]
+            late_by = ("it has held up a hand-off for {:.1f} s, so its lease here is renewed no more", seconds)
+            self.events.record(now, Cause("fenced", late_by, seconds), key, name, group.epoch)
 
     def _lagging_since(self, key: SessionKey, session: SessionRecord, name: str) -> float | None:
         if name not in self.groups:
@@ -430,7 +457,10 @@ class Membership:
                 self._end(key, now)
         for (key, name), since in list(self._overdue_fences.items()):
             if self.proven_since(since):
-                self._leave_group(now, key, self.sessions[key], name)
+                session = self.sessions[key]
+                held_up = ("it held up a hand-off for too long, and its lease here is over",)
+                cause = Cause("expired", held_up, now - session.received, session.where)
+                self._leave_group(now, key, session, name, cause)
 
     def _admit(self, key: SessionKey, now: float, *, has_place: bool = False) -> SessionRecord:
         """A new session; one that `has_place` had it from a former partition actor, and newcomers do not take it."""
@@ -443,21 +473,56 @@ class Membership:
         self._set_pace()
         return session
 
-    def _end(self, key: SessionKey, now: float) -> None:
-        session = self.sessions.pop(key, None)
+    def _end(self, key: SessionKey, now: float, cause: Cause | None = None) -> None:
+        """End a session; if no `cause` is given, because its lease is over."""
+        session = self.sessions.get(key)
         if session is None:
             return
+        cause = (cause or self._expiry(now, session))._replace(where=session.where)
         session.needs_resync, session.steady = True, None
-        self._set_pace()
         self._leases.drop(key)
         self._overdue.pop(key, None)
+        self._record_locks(now)
         self.locks.end(key)
+        self._record_locks(now, cause)
         self._ended[key] = now
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
-            self._leave_group(now, key, session, name)
+            if name in session.ending and name in self.groups and key not in self.groups[name].participants:
+                self.events.record(now, cause, key, name, self.groups[name].epoch)
+            self._leave_group(now, key, session, name, cause)
+        del self.sessions[key]
+        self._set_pace()
         self._news.add(key)
+
+    def _expiry(self, now: float, session: SessionRecord) -> Cause:
+        age = now - session.received
+        if session.barred:
+            return Cause("expired", ("an operator had forgotten it, so its lease was not renewed",), age)
+        if session.lease <= 0.0 and self.locks.broken_since(session.key) is not None:
+            return Cause("expired", ("it has not confirmed that it lost a broken lock, so its lease has ended",), age)
+        return Cause("expired", ("no heartbeat for {:.1f} s", age), age)
+
+    def _record_locks(self, now: float, end: Cause | None = None) -> None:
+        """Record what has happened to locks; `end`: because a session has ended."""
+        for what, claim, token in self._lock_changes:
+            group = claim.name.removeprefix(leader_name("")) if claim.name.startswith(leader_name("")) else None
+            cause: Cause | None = None
+            if what in ("granted", "known"):
+                text = "it holds the lock, with token {}" + (", since before the start" if what == "known" else "")
+                cause = Cause("lock_granted" if group is None else "leader", (text, token))
+            elif what == "broken":
+                cause = Cause("lock_broken", ("an operator broke its hold",))
+            elif what == "lost" and claim.broken_at is None:
+                reason = "the lease ended under which it held it" if end is None else why(end)
+                cause = Cause("lock_lost", ("{}", reason))
+            if cause is not None:
+                self.events.record(now, cause, claim.key, group, None, claim.name)
+            if group is not None and what in ("released", "lost"):
+                no_more = Cause("leader", ("{} does not lead any more", claim.key[0]))
+                self.events.record(now, no_more, None, group, None, claim.name)
+        self._lock_changes.clear()
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
 
@@ -611,12 +676,16 @@ class Membership:
             return any(member == key[0] and session != key[1] for member, session in group.participants)
         return group.session_of(key[0]) not in (None, key[1])
 
-    def _leave_group(self, now: float, key: SessionKey, session: SessionRecord, name: str) -> None:
+    def _leave_group(
+        self, now: float, key: SessionKey, session: SessionRecord, name: str, cause: Cause | None = None
+    ) -> None:
         """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
         session.groups.discard(name)
         if name in session.fenced:
             self._unfence(key, session, name)
         if name in self.groups:
+            cause = cause or Cause("left", ("it left the group",), None, session.where)
+            self.groups[name].goes(key, cause, now)
             self.groups[name].remove(key, now)
 
     def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:
@@ -865,17 +934,29 @@ class Membership:
     def ending(self, now: float, key: SessionKey) -> None:
         """The process of this session is about to end: let it hand over what it still can."""
         session = self.sessions.get(key)
-        for group in sorted(session.groups if session else ()):
+        if session is None:
+            return
+        cause = Cause("ending", ("Ray says that its process is about to end",), None, session.where)
+        for group in sorted(session.groups):
             if group in self.groups and self.groups[group].is_on_ring(key):
-                self.drain(now, group, key[0])
+                session.ending.add(group)
+                self._drain(now, self.groups[group], key, cause)
 
     def close(self, now: float, key: SessionKey) -> None:
         """The session says that it has stopped working, and will not come back."""
-        self.died(now, key)
+        self._finish(now, key, Cause("left", ("it said that it has stopped",)))
 
-    def died(self, now: float, key: SessionKey) -> None:
-        """The process of this session is known to be dead (never: its node is silent). Rule 5."""
-        self._end(key, now)
+    def died(
+        self, now: float, key: SessionKey, reason: Why = ("its process is dead",), seconds: float | None = None
+    ) -> None:
+        """The process of this session is known to be dead (never: its node is silent). Rule 5.
+
+        `reason` tells who said so, and `seconds` how long it took to be certain.
+        """
+        self._finish(now, key, Cause("died", reason, seconds))
+
+    def _finish(self, now: float, key: SessionKey, cause: Cause) -> None:
+        self._end(key, now, cause)
         self._ended[key] = now
         self._ended.move_to_end(key)
         self.dead.add(key)
@@ -886,12 +967,16 @@ class Membership:
     def drain(self, now: float, group: str, member: str) -> None:
         """Let a member hand its keys over and then leave. Raises ``GroupNotFound``, ``MemberNotFound``."""
         found, key = self._find_member(group, member)
+        self._drain(now, found, key, Cause("drained", ("an operator drained it",), None, self.sessions[key].where))
+
+    def _drain(self, now: float, group: Group, key: SessionKey, cause: Cause) -> None:
         session = self.sessions[key]
-        session.drained[group] = session.seq
-        if group in session.states:
-            session.states[group].wants_in = False
-            session.unsettled.setdefault(group)
-        found.take_off_ring(key, now)
+        session.drained[group.name] = session.seq
+        if group.name in session.states:
+            session.states[group.name].wants_in = False
+            session.unsettled.setdefault(group.name)
+        group.goes(key, cause, now)
+        group.take_off_ring(key, now)
         self.tick(now)
 
     def forget(self, now: float, group: str, member: str) -> None:
@@ -901,6 +986,7 @@ class Membership:
         """
         found, key = self._find_member(group, member)
         session = self.sessions[key]
+        found.goes(key, Cause("forgotten", ("an operator forgot it",), None, session.where), now)
         if found.exclusive:
             session.barred, session.steady = True, None
             found.take_off_ring(key, now)

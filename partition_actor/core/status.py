@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from partition_actor.core.group import Group
 from partition_actor.core.lock_table import LockRecord
-from partition_actor.core.membership import Membership
+from partition_actor.core.membership import Membership, SessionRecord
+from partition_actor.core.messages import SessionKey, leader_name
 
 
 def status_of(membership: Membership, now: float) -> dict[str, Any]:
@@ -19,8 +21,10 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "sessions": len(membership.sessions),
         "interval": membership.interval,
         "ttl": membership.ttl,
+        "max_members": membership.settings.max_members,
+        "events": membership.events.next,
         "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items())},
-        "groups": {name: _summary(membership, group) for name, group in sorted(membership.groups.items())},
+        "groups": {name: _summary(membership, group, now) for name, group in sorted(membership.groups.items())},
     }
 
 
@@ -40,37 +44,65 @@ def _lock(lock: LockRecord) -> dict[str, Any]:
     }
 
 
-def _summary(membership: Membership, group: Group) -> dict[str, Any]:
+def _leader(membership: Membership, group: str) -> str | None:
+    lock = membership.locks.locks.get(leader_name(group))
+    holders = () if lock is None else lock.holders
+    return next((claim.key[0] for claim in holders if claim.broken_at is None), None)
+
+
+def _summary(membership: Membership, group: Group, now: float) -> dict[str, Any]:
     return {
         "exclusive": group.exclusive,
         "recovering": group.recovering,
         "epoch": group.epoch,
         "members": len(group.members),
-        "watchers": len(list(membership.watchers.of(group.name))),
+        "watchers": len(membership.watchers.of(group.name)),
         "waiting": len(group.joiners),
+        "leader": _leader(membership, group.name) if membership.locks.locks else None,
+        "handoff": group.handoff(now) if group.hands_over else None,
     }
 
 
 def group_status_of(membership: Membership, group: Group, now: float) -> dict[str, Any]:
-    """Everything about a group and its members; times in seconds, ages counted back from `now`."""
-    share = group.ring().share()
+    """Everything about a group and its members but `add_shares`; times in seconds, ages counted back from `now`."""
     return {
-        **_summary(membership, group),
+        "name": group.name,
+        **_summary(membership, group, now),
         "members": [
             {
-                "id": member,
-                "session": session,
-                "has_place": group.sessions.get(member) == session,
+                "id": key[0],
+                "session": key[1],
+                "has_place": group.sessions.get(key[0]) == key[1],
                 "weight": participant.weight,
-                "share": share.get(member, 0.0) if group.sessions.get(member) == session else 0.0,
                 "metadata": participant.metadata,
-                "age": now - membership.sessions[member, session].joined_at,
-                "lease": membership.lease_left(now, (member, session)),
+                "lease": membership.lease_left(now, key),
                 "acknowledged": participant.acked,
+                "lag": _lag(group, key, now),
                 "leaving": participant.leaving,
-                "waits_for": group.waits_for((member, session)),
+                "waits_for": group.waits_for(key),
+                **_life(membership.sessions[key], now),
             }
-            for (member, session), participant in sorted(group.participants.items())
+            for key, participant in sorted(group.participants.items())
         ],
         "waiting": sorted(member for member, _ in group.joiners),
+    }
+
+
+def add_shares(details: dict[str, Any], shares: Mapping[str, float]) -> None:
+    """Add to what is known of a group each member's share of its ring."""
+    for member in details["members"]:
+        member["share"] = shares.get(member["id"], 0.0) if member["has_place"] else 0.0
+
+
+def _lag(group: Group, key: SessionKey, now: float) -> float:
+    since = group.lagging_since(key, once_told=False)
+    return 0.0 if since is None else now - since
+
+
+def _life(session: SessionRecord, now: float) -> dict[str, Any]:
+    return {
+        "age": now - session.joined_at,
+        "heartbeat_age": now - session.received,
+        "node": session.where.node,
+        "pid": session.where.pid,
     }

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from typing import NoReturn
 
 from partition_actor.core.epochs import Epoch
+from partition_actor.core.events import BEGINS, ENDS
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
-from partition_actor.testing.partition_actors import Client
+from partition_actor.core.messages import SessionKey
+from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of
 from partition_actor.testing.world import Process, World
 
 
 class Violation(AssertionError):
     """The simulated cluster broke a rule; the message has the trace and the command that reruns it."""
+
+
+@dataclass
+class _Told:
+    events: int = 0
+    """The id of the next event."""
+    members: dict[str, set[SessionKey]] = field(default_factory=dict)
+    epochs: dict[str, Epoch] = field(default_factory=dict)
+    """By group, the epoch for which that was compared."""
 
 
 class Checker:
@@ -36,9 +48,13 @@ class Checker:
         """By lock, and whether the hold was shared: the highest token seen."""
         self._holds: dict[tuple[str, int], tuple[Worker, int]] = {}
         """By lock and token: who had it, and its ticket."""
+        self._told: dict[SimulatedPartitionActor, _Told] = {}
+        """What each partition actor has told by its events."""
 
     def check(self, process: Process) -> None:
         """Raises ``Violation`` when `process`, which has just handled an event, may do what it must not."""
+        if isinstance(process, SimulatedPartitionActor):
+            self._check_events(process)
         if not isinstance(process, Client):
             return
         if mine := process.working_on():
@@ -55,6 +71,33 @@ class Checker:
                 self._check_stopped(process)
         if isinstance(process, ForkedChild) and process.holds_anything():
             self._fail(f"{process} holds a lock of its parent, or leads in its place")
+
+    def _check_events(self, actor: SimulatedPartitionActor) -> None:
+        """By its events the members of each group are those of the published epoch, and hand-offs end when they do."""
+        told, known = self._told.setdefault(actor, _Told()), actor.membership.groups
+        first, events = actor.membership.events.since(told.events)
+        told.events = first + len(events)
+        for event in events:
+            members = told.members.setdefault(event.group or "", set())
+            if event.cause.what == "recovered" and event.group is not None:
+                members |= set(known[event.group].sessions.items())  # and what follows tells of newcomers
+            elif event.cause.what in BEGINS and event.member is not None and event.session is not None:
+                members.add((event.member, event.session))
+            elif event.cause.what in ENDS and event.member is not None and event.session is not None:
+                members.discard((event.member, event.session))
+        for name, group in known.items():
+            if group.epoch is not None and group.epoch != told.epochs.get(name):
+                told.epochs[name] = group.epoch
+                members, published = told.members.get(name, set()), set(group.sessions.items())
+                if members != published:
+                    self._fail(
+                        f"the members of {name} are {sorted(members)} by events, and {sorted(published)} by epoch"
+                    )
+            if group.exclusive and not group.recovering:
+                late = [key for key, each in group.participants.items() if each.acked not in (None, group.epoch)]
+                handoff = group.handoff(actor.clock.now())
+                if len(late) != (handoff or {"members": 0})["members"]:
+                    self._fail(f"{late} have to acknowledge an epoch of {name}, and its hand-off is {handoff}")
 
     def _others_running(self, process: Process) -> list[Client]:
         return [other for other in self._clients if other is not process and other.alive and not other.paused]

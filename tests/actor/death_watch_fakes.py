@@ -38,7 +38,7 @@ class Ray:
         self.watch = DeathWatch(
             "never",
             self.ending.append,
-            self.dead.append,
+            lambda key, death: self.dead.append(key),
             self.nodes,
             self.process_ended,
             self.process_here,
