@@ -68,13 +68,14 @@ class PlayedPartitionActor:
             "heartbeat_age": self.random.uniform(0.0, 2.0),
             **fields,
         }
-        self._change("joined", group, member, ago=ago, why="a new session")
+        session = self.groups[group]["members"][member]["session"]
+        self._change("joined", group, member, ago=ago, session=session, why="a new session")
 
     def end(
         self, group, member, what="died", why="killed: the kernel of its node said so 6 ms after", ago=0.0, **fields
     ):
-        del self.groups[group]["members"][member]
-        self._change(what, group, member, ago=ago, why=why, **fields)
+        session = self.groups[group]["members"].pop(member)["session"]
+        self._change(what, group, member, ago=ago, why=why, session=session, **fields)
 
     def elect(self, group, member):
         self.groups[group]["leader"] = member

@@ -33,6 +33,8 @@ class ServedPage:
         self._made.set()
         await self._ended.wait()
         await runner.cleanup()
+        if hasattr(self.source, "close"):
+            await self.source.close()
 
     @property
     def url(self):

@@ -22,20 +22,29 @@ function consequences(what, member, group, settings) {
   ];
 }
 
-/** Ask, and then do it; says how it went. `focus` gets the focus afterwards. */
+/** Ask in a dialog of its own; whether the answer was yes. The focus then goes back to where it was. */
+async function confirmed(what, memberId, short, points) {
+  const cancel = el("button", { type: "submit", value: "" }, "Cancel");
+  const dialog = el("dialog", { "aria-labelledby": "confirm-title", "aria-describedby": "confirm-text" },
+    el("form", { method: "dialog" },
+      el("h2", { id: "confirm-title" }, `${what} `, id(memberId), "?"),
+      el("ul", { id: "confirm-text" }, ...points.map((point) => el("li", {}, point))),
+      el("div", { class: "buttons" }, cancel, el("button", { type: "submit", value: "yes", class: "danger" }, `${what} ${short}`)),
+    ));
+  document.body.append(dialog);
+  const closed = new Promise((close) => dialog.addEventListener("close", close, { once: true }));
+  dialog.showModal();
+  cancel.focus();
+  await closed;
+  dialog.remove();
+  return dialog.returnValue === "yes";
+}
+
+/** Ask, and then do it; says how it went. */
 export async function change(what, memberId, group, settings, csrf) {
   const member = group.members.find((one) => one.id === memberId);
-  const dialog = $("confirm");
-  $("confirm-title").replaceChildren(`${what} `, id(memberId), "?");
-  const points = consequences(what, member, group, settings).filter(Boolean);
-  $("confirm-text").replaceChildren(el("ul", {}, ...points.map((point) => el("li", {}, point))));
   const short = memberId.length > 24 ? `${memberId.slice(0, 23)}…` : memberId;
-  say($("confirm-yes"), `${what} ${short}`);
-  dialog.returnValue = "";
-  dialog.showModal();
-  $("confirm-cancel").focus();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "yes") return;
+  if (!await confirmed(what, memberId, short, consequences(what, member, group, settings).filter(Boolean))) return;
   tell(`${what === "Drain" ? "Draining" : "Forgetting"} ${short}…`);
   try {
     const answer = await fetch(what.toLowerCase(), {

@@ -40,9 +40,9 @@ const WORDS = {
 };
 export const word = (what) => WORDS[what] ?? what;
 
-export const MARKED = ["joined", "left", "died", "expired", "drained", "forgotten", "superseded", "rejoined", "fenced"];
-/** The kinds after which the member is no longer in. */
-export const OUT = new Set(["left", "died", "expired", "drained", "forgotten"]);
+export const MARKED = ["joined", "left", "died", "expired", "drained", "forgotten", "superseded", "ending", "rejoined", "fenced"];
+/** The kinds after which the session is no longer in; it may still die or expire. */
+export const OUT = new Set(["left", "died", "expired", "drained", "forgotten", "superseded", "ending"]);
 export const IN = new Set(["joined", "rejoined"]);
 
 // Told apart by shape, so that colour is only a help.
@@ -50,6 +50,7 @@ const SHAPES = {
   joined: "M-4-5L5 0L-4 5Z",
   rejoined: "M-4-5L5 0L-4 5Z",
   left: "M4-5L-5 0L4 5Z",
+  ending: "M4-5L-5 0L4 5Z",
   died: "M-4.5-4.5L4.5 4.5M4.5-4.5L-4.5 4.5",
   expired: "M-4.5-4.5L4.5 4.5M4.5-4.5L-4.5 4.5M0-6V6",
   drained: "M0-6L6 0L0 6L-6 0Z",

@@ -36,7 +36,9 @@ export class Timeline {
 
   /** For each member [from, to] spans, and the group's size after each moment, newest first. */
   past(from) {
-    const present = new Map(this.group.members.filter((member) => member.has_place).map((member) => [member.id, this.now]));
+    // A session that is in, by when it was no more.
+    const present = new Map();
+    for (const member of this.group.members) if (member.has_place) present.set(keyOf(member.id, member.session), this.now);
     const spans = new Map();
     const span = (member, start, end) => {
       if (!spans.has(member)) spans.set(member, []);
@@ -44,15 +46,17 @@ export class Timeline {
     };
     const sizes = [[this.now, present.size]];
     for (let at = this.events.length - 1; at >= 0 && this.events[at].time >= from; at--) {
-      const { what, member, time: when } = this.events[at];
-      if (IN.has(what) && present.has(member)) {
-        span(member, when, present.get(member));
-        present.delete(member);
-      } else if (OUT.has(what) && !present.has(member)) present.set(member, when);
+      const { what, member, session, time: when } = this.events[at];
+      const key = keyOf(member, session);
+      const until = present.get(key);
+      if (IN.has(what) && until !== undefined) {
+        span(member, when, until);
+        present.delete(key);
+      } else if (OUT.has(what) && until !== this.now) present.set(key, when);
       else continue;
       sizes.push([when, present.size]);
     }
-    for (const [member, until] of present) span(member, from, until);
+    for (const [key, until] of present) span(JSON.parse(key)[0], from, until);
     return { spans, sizes };
   }
 
@@ -152,6 +156,8 @@ export class Timeline {
     return `Who was in since ${time(from)}: ${what}. The events below have each change.`;
   }
 }
+
+const keyOf = (member, session) => JSON.stringify([member, session]);
 
 function label(text, x, y, kind = "", anchor = "start") {
   const node = svg("text", { x, y, "text-anchor": anchor }, text);
