@@ -181,7 +181,7 @@ def test_a_bar_that_is_pressed_stands_out_on_the_ring(serve, browse):
     bar.press("Enter")
     expect(bar).to_have_attribute("aria-pressed", "true")
     expect(tab.locator("#centre strong")).to_have_text("b")
-    wait_until(lambda: len(colours_of_the_ring(tab)) == 2)  # its own, and a pale one for all others
+    wait_until(lambda: len(colours_of_the_ring(tab)) == 1)  # those of the others are pale
 
 
 def test_what_happens_is_seen(serve, actor, browse):
@@ -264,8 +264,7 @@ def test_a_group_that_is_not_there_comes_when_it_is(serve, actor, browse):
 # -- hostile text -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [400, 1000])
-def test_text_of_members_is_only_ever_text(serve, actor, browse, width):
+def test_text_of_members_is_only_ever_text(serve, actor, browse):
     for name in HOSTILE:
         actor.group(name, exclusive=False)
         for member in HOSTILE:
@@ -275,7 +274,7 @@ def test_text_of_members_is_only_ever_text(serve, actor, browse, width):
     actor.lock(HOSTILE[0], HOSTILE[1], *HOSTILE)
     actor.note("died", HOSTILE[0], HOSTILE[1], why=HOSTILE[0], session=HOSTILE[1])
     page = serve(allow_changes=True)
-    tab = browse(page.url, width)
+    tab = browse(page.url, width=400)
     for name in HOSTILE:
         tab.goto(page.url)
         link = tab.locator("#groups a", has_text=name.replace("\n", " ")).first
@@ -430,8 +429,17 @@ def shown(actor):
     actor.group("empty")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/group?name=agents", "/group?name=empty", "/group?name=none"])
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("/", "light"),
+        ("/", "dark"),
+        ("/group?name=agents", "light"),
+        ("/group?name=agents", "dark"),
+        ("/group?name=empty", "light"),
+        ("/group?name=none", "dark"),
+    ],
+)
 def test_axe_finds_nothing(serve, actor, browse, path, scheme):
     axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     shown(actor)
@@ -512,7 +520,7 @@ def test_dark_and_light(serve, browse):
 def test_a_group_of_a_thousand_members_stays_smooth(serve, actor, browse, record_property):
     """An update takes less than 50 ms of the main thread: of its CPU time, so that other programs do not count."""
     actor.group("many", [f"member-{number:04}" for number in range(1000)])
-    tab = browse(f"{serve(allow_changes=True, period=0.5).url}/group?name=many")
+    tab = browse(f"{serve(allow_changes=True, period=0.25).url}/group?name=many")
     expect(tile(tab, "Members")).to_have_text("1,000")
     tab.get_by_role("textbox", name="Who owns a key?").fill("k")
     client = tab.context.new_cdp_session(tab)
@@ -528,7 +536,7 @@ def test_a_group_of_a_thousand_members_stays_smooth(serve, actor, browse, record
         return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
     costs = []
-    for number in range(12):
+    for number in range(8):
         before, updates, calls = spent(), tab.evaluate("updates"), len(actor.calls)
         if number % 2:  # with every second one the ring changes too
             actor.end("many", f"member-{number:04}")
@@ -564,7 +572,7 @@ def pid_of(worker):
 
 
 def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse, group, spawn):
-    workers = {name: spawn(ExclusiveWorker, *steady.worker_arguments(name, group)) for name in ("one", "two", "three")}
+    workers = {name: spawn(ExclusiveWorker, *steady.worker_arguments(name, group)) for name in ("first", "second", "third")}
     pids = {name: pid_of(worker) for name, worker in workers.items()}
     tab = browse(page_of(steady).url)
     tab.get_by_role("link", name=group).first.click()
@@ -575,18 +583,18 @@ def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse,
     owners = tab.locator("#key-answer li .id")
     expect(owners).to_have_text(Ring(list(pids)).owners("key", 3))
 
-    os.kill(pids["one"], signal.SIGKILL)
+    os.kill(pids["first"], signal.SIGKILL)
     expect(tab.locator("#timeline .mark.died")).to_have_count(1, timeout=LIMIT * 1000)
-    assert "one died" in tab.locator("#timeline .mark.died title").text_content()
+    assert "first died" in tab.locator("#timeline .mark.died title").text_content()
     expect(rows(tab, "members")).to_have_count(2)
-    expect(owners).to_have_text(Ring(["two", "three"]).owners("key", 2))
+    expect(owners).to_have_text(Ring(["second", "third"]).owners("key", 2))
 
-    tab.get_by_role("button", name="Drain two").click()
-    tab.get_by_role("dialog").get_by_role("button", name="Drain two").click()
-    expect(tab.locator("#said")).to_have_text("two was drained.", timeout=LIMIT * 1000)
+    tab.get_by_role("button", name="Drain second").click()
+    tab.get_by_role("dialog").get_by_role("button", name="Drain second").click()
+    expect(tab.locator("#said")).to_have_text("second was drained.", timeout=LIMIT * 1000)
     expect(tab.locator("#timeline .mark.drained")).to_have_count(1, timeout=LIMIT * 1000)
     expect(rows(tab, "members")).to_have_count(1)
-    assert steady.members(group) == ["three"]
+    assert steady.members(group) == ["third"]
 
 
 def test_a_real_partition_actor_is_lost_and_is_back(hasty, page_of, browse, group):

@@ -17,6 +17,14 @@ from partition_actor.operate.page import run
 from partition_actor.operate.page.asking_process import AskingProcess
 from partition_actor.operate.page.source import Away
 
+RAY = """
+import sys, ray, partition_actor
+context = ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+partition_actor.deploy(name="gone", namespace="gone")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
 SERVE = """
 import asyncio
 from played_actor import PlayedPartitionActor
@@ -45,6 +53,24 @@ def start():
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def run_ray():
+    """Start a Ray with a partition actor in a process; returns its address, and a function that ends it."""
+    started = []
+
+    def run_ray():
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen([sys.executable, "-c", RAY], stdin=pipe, stdout=pipe, text=True))
+        return started[-1].stdout.readline().strip(), end
+
+    def end():
+        for process in started:
+            process.communicate()
+
+    yield run_ray
+    end()
 
 
 def free_port():
@@ -131,3 +157,24 @@ def test_when_its_ray_is_gone_it_says_so_and_goes_on_trying():
     first, *others = asyncio.run(asked())
     assert "no Ray" in first
     assert others == [first, first]  # at once: it does not start a process each second
+
+
+def test_when_its_ray_ends_it_says_that_ray_is_gone_and_does_not_end_itself(run_ray):
+    address, end = run_ray()
+
+    async def asked():
+        source = AskingProcess(address, "gone", "gone")
+        try:
+            assert (await source.observe([], 0))["status"]["groups"] == {}
+            await asyncio.to_thread(end)
+            until = asyncio.get_running_loop().time() + LIMIT
+            while asyncio.get_running_loop().time() < until:
+                with pytest.raises(Away) as raised:
+                    await source.observe([], 0)
+                if address in str(raised.value):
+                    return str(raised.value)
+            return str(raised.value)
+        finally:
+            await source.close()
+
+    assert asyncio.run(asked()) in (f"the Ray at {address} is gone", f"there is no Ray at {address}")

@@ -60,6 +60,8 @@ class Asker:
             kind, why = "refused", str(getattr(error, "cause", error))
         except Exception as error:
             kind, why = "away", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if kind == "away" and not _is_reachable(ray.get_runtime_context().gcs_address):
+            why = f"the Ray at {ray.get_runtime_context().gcs_address} is gone"
         return {"id": request["id"], "error": why, "kind": kind}
 
     def _ask(self, method: str, *arguments: Any) -> Any:

@@ -50,7 +50,7 @@ export class EventLog {
     return el("tr", {},
       el("td", { class: "time" }, event.time ? el("time", { datetime: moment(event.time), title: moment(event.time) }, time(event.time)) : ""),
       el("td", { class: "what" }, el("span", {}, sign(event.what), word(event.what))),
-      this.withGroup ? el("td", { class: "where" }, where) : null,
+      this.withGroup ? el("td", { class: "subject" }, where) : null,
       el("td", { class: "member" }, event.member ? memberOf(event) : !this.withGroup && event.lock ? where : ""),
       el("td", { class: "number", title: wholeEpoch(event.epoch), }, epoch(event.epoch)),
       el("td", { class: "why muted" }, why.filter(Boolean).join(", ")),

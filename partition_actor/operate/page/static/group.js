@@ -81,7 +81,7 @@ function drawTiles() {
     ["Epoch", epoch(group.epoch), changed ? `since ${time(changed.time)}` : ""],
     ["Balance", times(group.balance), worst ? `the most: ${worst.id}` : ""],
     ["Hand-off", hand ? seconds(hand.seconds) : "none", hand ? handoff(hand).split(": ")[1] ?? "" : "", hand ? "warn" : ""],
-    ["Longest lag", lag > 0 ? seconds(lag) : "none", late ? late.id : "all have acknowledged", lag > 2 ? "warn" : ""],
+    ["Longest lag", lag > 0 ? seconds(lag) : "none", late ? late.id : "all are up to date", lag > 2 ? "warn" : ""],
     ["Leader", group.leader ?? "none", ""],
   ]);
   const badges = [el("span", { class: "badge", title: group.exclusive ? "A key never has two owners" : "For a moment two members may work on one key" }, group.exclusive ? "exclusive" : "not exclusive")];

@@ -22,7 +22,7 @@ function drawTiles({ actor }) {
   const full = actor.max_members ? actor.sessions / actor.max_members : 0;
   const trouble = actor.recovering ? ["recovering", "members report"] : actor.stalled ? ["stalled", "no lease is granted"] : ["running", `for ${seconds(actor.uptime)}`];
   tiles([
-    ["Groups", number(actor.groups), `${number(actor.locks)} locks`],
+    ["Groups", number(actor.groups), `${number(actor.locks)} ${actor.locks === 1 ? "lock" : "locks"}`],
     ["Sessions", number(actor.sessions), actor.max_members ? `of ${number(actor.max_members)} at most` : "", full > 0.9 ? "warn" : ""],
     ["Heartbeats", actor.heartbeat_rate === null ? "–" : `${Math.round(actor.heartbeat_rate)}/s`, `every ${seconds(actor.interval)}, lease ${seconds(actor.ttl)}`],
     ["Heartbeats late by", seconds(actor.late), "in the last 10 s", actor.late > actor.interval ? "warn" : ""],
@@ -65,7 +65,7 @@ function makeRow(group) {
     el("td", { class: "number", "data-label": "Members" }),
     el("td", { class: "number", "data-label": "Epoch" }),
     balance,
-    el("td", { "data-label": "Hand-off" }, el("span")),
+    el("td", { "data-label": "Hand-off", class: "wide handoff" }, el("span")),
     el("td", { "data-label": "Leader" }),
   );
   return Object.assign(row, { recovering, shared });

@@ -16,7 +16,7 @@ function draw(now) {
   const state = silent ? "lost" : connection?.state ?? "connecting";
   name(pill, "data-live", state);
   const lost = silent ? (Date.now() - (reached || opened)) / 1000 : connection ? now - connection.since : 0;
-  const words = { live: "Live", connecting: "Connecting", lost: `Lost for ${seconds(Math.max(0, lost))}` };
+  const words = { live: "Live", connecting: "Connecting", lost: `Lost for ${seconds(Math.round(Math.max(0, lost)))}` };
   say(pill.lastElementChild, words[state]);
   document.body.classList.toggle("stale", state === "lost");
   const banner = $("banner");

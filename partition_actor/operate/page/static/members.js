@@ -64,6 +64,7 @@ export class Members {
     show($("members-more"), found.length > rows.length);
     say($("members-more"), `Show ${number(Math.min(MORE, found.length - rows.length))} more`);
     show($("members-empty"), !rows.length);
+    show($("members-table"), rows.length > 0);
     say($("members-empty"), group.members.length ? "No member's id or metadata contains this." : "This group has no member now.");
     keep($("members"), rows, (member) => `${member.id}\n${member.session}`, (member) => this.row(member), (row, member) => this.fill(row, member));
   }

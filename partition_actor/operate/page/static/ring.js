@@ -68,8 +68,8 @@ export class RingView {
     const { places, members } = this.ring;
     const colours = members.map((id) => {
       const at = this.chosen.indexOf(id);
-      if (this.chosen.length && at < 0) return `1 ${theme().soft}`;
-      return `${at > 0 ? 0.45 : 1} ${colourOf(this.members.get(id))}`;
+      const alpha = !this.chosen.length || at === 0 ? 1 : at > 0 ? 0.5 : 0.15;
+      return `${alpha} ${colourOf(this.members.get(id))}`;
     });
     const found = new Map();
     for (let from = 0; from < places.length; ) {

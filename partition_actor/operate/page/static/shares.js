@@ -18,6 +18,7 @@ function chosenFew(members) {
 export function drawShares(members, pressed, press, pointed) {
   const placed = members.filter((member) => member.has_place);
   show($("shares-empty"), !placed.length);
+  show($("shares-legend"), placed.length > 0);
   const widest = Math.max(...placed.map((member) => Math.max(member.share, member.fair_share)), 1e-9) * 1.02;
   keep($("shares"), chosenFew(placed), (member) => member.id ?? "", (member) => make(member, press, pointed), (item, member) => {
     if (member.gap) { say(item, member.gap); return; }

@@ -60,11 +60,19 @@ export class Timeline {
     return { spans, sizes };
   }
 
+  /** Where the drawing begins: as far back as is wished, but not long before the group began. */
+  from() {
+    const first = this.epochs.reduce((least, event) => Math.min(least, event.time), this.now);
+    const all = Math.min(first - 0.03 * (this.now - first), this.now - 20);
+    const began = this.epochs.length > 0 && this.epochs[0].epoch[1] === 1;
+    if (!this.window) return all;
+    return began ? Math.max(all, this.now - this.window) : this.now - this.window;
+  }
+
   draw() {
     const width = Math.floor(this.root.clientWidth);
     if (!width || !this.group) return;
-    const first = this.epochs.reduce((least, event) => Math.min(least, event.time), this.now);
-    const from = this.window ? this.now - this.window : Math.min(first - 0.01 * (this.now - first), this.now - 60);
+    const from = this.from();
     const { spans, sizes } = this.past(from);
     const inside = this.events.filter((event) => event.time >= from);
     const lanes = this.lanes(spans, inside);
