@@ -72,7 +72,13 @@ class PlayedPartitionActor:
         self._change("joined", group, member, ago=ago, session=session, why="it asked to join")
 
     def end(
-        self, group, member, what="died", why="the kernel of its node closed its connection to Ray, 1 ms after the first word of it", ago=0.0, **fields
+        self,
+        group,
+        member,
+        what="died",
+        why="the kernel of its node closed its connection to Ray, 1 ms after the first word of it",
+        ago=0.0,
+        **fields,
     ):
         session = self.groups[group]["members"].pop(member)["session"]
         self._change(what, group, member, ago=ago, why=why, session=session, **fields)

@@ -572,7 +572,9 @@ def pid_of(worker):
 
 
 def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse, group, spawn):
-    workers = {name: spawn(ExclusiveWorker, *steady.worker_arguments(name, group)) for name in ("first", "second", "third")}
+    workers = {
+        name: spawn(ExclusiveWorker, *steady.worker_arguments(name, group)) for name in ("first", "second", "third")
+    }
     pids = {name: pid_of(worker) for name, worker in workers.items()}
     tab = browse(page_of(steady).url)
     tab.get_by_role("link", name=group).first.click()

@@ -100,7 +100,8 @@ def test_beyond_this_machine_the_address_has_a_token(start):
     _, (where, what) = start(f"'0.0.0.0', 0, True, {token!r}")
     assert where.endswith(f"/?token={token}")
     assert what.startswith("members can be drained and forgotten")
-    here = where.replace("0.0.0.0", "127.0.0.1")
+    assert httpx.URL(where).host == socket.gethostname()
+    here = str(httpx.URL(where).copy_with(host="127.0.0.1"))
     assert httpx.get(here.partition("?")[0]).status_code == 401
     with httpx.Client(follow_redirects=True) as browser:
         assert browser.get(here).status_code == 200

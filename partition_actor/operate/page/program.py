@@ -85,7 +85,8 @@ async def serve(source: Source, host: str, port: int, allow_changes: bool = Fals
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
-        at = f"[{host}]" if ":" in host else host
+        named = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        at = f"[{named}]" if ":" in named else named
         print(f"http://{at}:{port}/{'' if token is None else f'?token={quote(token)}'}", flush=True)
         print("members can be drained and forgotten" if allow_changes else "read-only", "· Ctrl-C ends it", flush=True)
         await _until_signalled()

@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
+from partition_actor.arguments import check_text
+from partition_actor.errors import InvalidArgument
 from partition_actor.operate.page.access import HEADERS, Access
 from partition_actor.operate.page.feed import Feed
 from partition_actor.operate.page.picture import RingPicture
@@ -83,7 +85,8 @@ class _Page:
         return await self._as_json(None, request.query.get("find", ""))
 
     async def _group(self, request: web.Request) -> web.StreamResponse:
-        return await self._as_json(_named(request)) if _wants_json(request) else self._file("group.html")
+        name = _named(request)
+        return await self._as_json(name) if _wants_json(request) else self._file("group.html")
 
     async def _as_json(self, group: str | None, find: str = "") -> web.Response:
         with self._feed.look(group):
@@ -108,7 +111,8 @@ class _Page:
     # -- the stream of states -----------------------------------------------------------------------------------
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        group, find = request.query.get("group"), request.query.get("find", "")
+        group = _named(request, "group") if "group" in request.query else None
+        find = request.query.get("find", "")
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
@@ -191,11 +195,11 @@ async def _send(response: web.StreamResponse, message: bytes) -> None:
     await asyncio.wait_for(response.write(message), SLOW)
 
 
-def _named(request: web.Request) -> str:
-    name = request.query.get("name", "")
-    if not name:
-        raise web.HTTPBadRequest(text="name: expected the name of a group, as in ?name=agents")
-    return name
+def _named(request: web.Request, parameter: str = "name") -> str:
+    try:
+        return check_text(parameter, request.query.get(parameter, ""))
+    except InvalidArgument as error:  # the partition actor would refuse it, together with what others ask for
+        raise web.HTTPBadRequest(text=f"{error}") from None
 
 
 def _wants_json(request: web.Request) -> bool:

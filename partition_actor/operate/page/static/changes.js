@@ -1,6 +1,7 @@
 // Drain and Forget: what follows is said first.
 import { $, el, id, say } from "./dom.js";
 import { percent, seconds } from "./format.js";
+import { session } from "./live.js";
 
 function consequences(what, member, group, settings) {
   const share = member ? `${percent(member.share)} of the keys` : "Its keys";
@@ -41,12 +42,13 @@ async function confirmed(what, memberId, short, points) {
 }
 
 /** Ask, and then do it; says how it went. */
-export async function change(what, memberId, group, settings, csrf) {
+export async function change(what, memberId, group, settings) {
   const member = group.members.find((one) => one.id === memberId);
   const short = memberId.length > 24 ? `${memberId.slice(0, 23)}…` : memberId;
   if (!await confirmed(what, memberId, short, consequences(what, member, group, settings).filter(Boolean))) return;
   tell(`${what === "Drain" ? "Draining" : "Forgetting"} ${short}…`);
   try {
+    const { csrf } = await session(); // anew, as the server may have been restarted
     const answer = await fetch(what.toLowerCase(), {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },

@@ -15,10 +15,10 @@ say($("title"), groupName);
 name($("title"), "title", groupName);
 document.title = `${groupName} · partition actor`;
 
-const { allow_changes: allowed, csrf } = await session();
+const { allow_changes: allowed } = await session();
 const log = new EventLog({ withGroup: false });
 const timeline = new Timeline();
-const members = new Members(allowed ? (what, member) => change(what, member, group, settings, csrf) : null);
+const members = new Members(allowed ? (what, member) => change(what, member, group, settings) : null);
 const ring = new RingView((pointed) => point(pointed));
 
 let group = null;

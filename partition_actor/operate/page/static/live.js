@@ -99,8 +99,7 @@ export function tiles(items) {
 }
 
 export async function session() {
-  const answer = await fetch("session");
-  const found = await answer.json();
+  const found = await fetch("session").then((answer) => answer.json()).catch(() => ({ allow_changes: false, csrf: "" }));
   show($("mode"), !found.allow_changes);
   name($("mode"), "title", "Start it with --allow-changes to drain and forget members here.");
   return found;

@@ -30,7 +30,7 @@ export class Timeline {
 
   show(group, now) {
     this.group = group;
-    this.now = now;
+    this.now = Math.max(now, this.events.at(-1)?.time ?? 0); // their clock is that of the partition actor
     this.redraw();
   }
 
