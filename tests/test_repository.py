@@ -56,8 +56,8 @@ def test_contributing_describes_every_make_target():
 
 def test_contributing_names_every_room_and_no_other():
     rooms = {path.parent.name for path in (ROOT / "partition_actor").glob("*/__init__.py")}
-    drawing = CONTRIBUTING.partition("```\nactor/")[2].partition("```")[0]
-    assert set(re.findall(r"\b([a-z]+)/", "actor/" + drawing)) == rooms
+    drawing = re.search(r"```\n(\s*operate/.*?)```", CONTRIBUTING, re.DOTALL).group(1)
+    assert set(re.findall(r"\b([a-z]+)/", drawing)) == rooms
     table = CONTRIBUTING.partition("| to change | look in |")[2].partition("\n\n")[0]
     for path in re.findall(r"`([a-zA-Z_/]+(?:\.\w+)?)`", table):
         assert any((base / path).exists() for base in (ROOT, ROOT / "partition_actor")) or path.isidentifier(), path
