@@ -65,6 +65,8 @@ def run(wheel, tmp_path_factory):
 def test_the_wheel_has_the_package_its_types_marker_and_its_licence_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "partition_actor/py.typed" in names
+    static = Path("partition_actor/operate/page/static")
+    assert {str(static / file.name) for file in (ROOT / static).iterdir()} <= set(names)
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"partition_actor"}
 

@@ -9,6 +9,6 @@ Private: what users import is in ``partition_actor``, ``.errors``, ``.settings``
 
 from partition_actor.ring.hash_space import Arcs
 from partition_actor.ring.key_index import KeyIndex
-from partition_actor.ring.ring import Ring, arcs_of, handovers, ring_of
+from partition_actor.ring.ring import Ring, arcs_of, handovers, owners_at_even_places, place_of, ring_of
 
-__all__ = ["Arcs", "KeyIndex", "Ring", "arcs_of", "handovers", "ring_of"]
+__all__ = ["Arcs", "KeyIndex", "Ring", "arcs_of", "handovers", "owners_at_even_places", "place_of", "ring_of"]

@@ -353,6 +353,22 @@ def _handovers_of(old: Ring, new: Ring) -> frozenset[tuple[str, str]]:
     return frozenset((old._ids[before], new._ids[after]) for before, after in pairs)
 
 
+def owners_at_even_places(ring: Ring, count: int) -> npt.NDArray[np.int32]:
+    """The owners of ``count`` hashes at even distances, in the order of the hashes: what a drawing of the ring needs.
+
+    Each is an index into ``list(ring.members)``. Empty for an empty ring.
+    """
+    if not ring.members:
+        return np.empty(0, np.int32)
+    places = np.array([((2 * step + 1) << 63) // count for step in range(count)], np.uint64)
+    return ring._owners.take(leading_64_bits(ring._points).searchsorted(places, side="right"), mode="wrap")
+
+
+def place_of(ring: Ring, key: object) -> float:
+    """Where ``key`` lies on the ring: its hash as a fraction of the hash space, from 0 up to 1."""
+    return ring._of_text(str(key)) / 2.0 ** (8 * ring._function.dtype.itemsize)
+
+
 def ring_of(members: Iterable[tuple[str, int]], vnodes: int = 160, hash_function: HashName = "xxh3") -> Ring:
     """The ring of ``members``, which are pairs of id and weight. Thread-safe.
 
