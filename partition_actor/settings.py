@@ -147,6 +147,22 @@ class Settings(BaseModel):
         """Return the fields as a dict of builtins, for a Ray call."""
         return self.model_dump()
 
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with `changes`, which a partition actor that runs can follow without moving a key.
+
+        Raises ``InvalidSettings`` as the class does, and for each field that cannot change while it runs.
+        """
+        after = self.from_dict({**self.to_dict(), **changes} if isinstance(changes, Mapping) else changes)
+        fixed = [name for name in FIXED if getattr(after, name) != getattr(self, name)]
+        if fixed:
+            problems = (
+                f"{name}: got {getattr(after, name)!r}, expected {getattr(self, name)!r} until the next deploy(): "
+                f"{FIXED[name]}"
+                for name in fixed
+            )
+            raise InvalidSettings("\n".join(problems))
+        return after
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
         """Return the settings of a dict from ``to_dict``; missing fields get their defaults.
@@ -170,6 +186,15 @@ class Settings(BaseModel):
         document.refuse(fill(settings, document.values, _RULES))
         return settings
 
+
+FIXED = {
+    "vnodes": "keys would move",
+    "hash_function": "keys would move",
+    "max_members": "Ray fixes how many calls an actor holds when it starts it",
+    "pin_to_head": "Ray places an actor when it starts it",
+    "call_timeout": "each member has its own",
+}
+"""The fields that cannot change while a partition actor runs, and why."""
 
 _RULES = (
     Rule("ttl", "hold", lambda ttl, hold: ttl > 2 * hold, "more than 2 * hold"),

@@ -80,7 +80,8 @@ class Death(NamedTuple):
 
     def why(self) -> Why:
         """The same in a sentence; asked for as soon as it is certain."""
-        return ("{}, {:.0f} ms after the first word of it", self.said, 1000 * self.seconds())
+        after = 1000 * self.seconds()
+        return ("{}", self.said) if after < 1.0 else ("{}, {:.0f} ms after the first word of that", self.said, after)
 
 
 WatchKind = Literal["actor", "connection", "process", "lease"]

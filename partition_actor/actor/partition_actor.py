@@ -23,6 +23,7 @@ import ray
 from partition_actor import arguments, clock
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
+from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import Records, was_restarted
@@ -38,7 +39,7 @@ from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessa
 from partition_actor.core.share import Share
 from partition_actor.core.status import add_shares, group_status_of, status_of
 from partition_actor.core.views import View
-from partition_actor.errors import PartitionError
+from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
 from partition_actor.processes import ProcessIdentity
 from partition_actor.settings import Settings
@@ -74,6 +75,7 @@ class PartitionActor:
     _watch: DeathWatch
     _handles: MemberHandles
     _callers: BareCallers
+    _event_log: EventLog
 
     def __init__(
         self, name: str | None = None, settings: dict[str, Any] | None = None, namespace: str | None = None
@@ -104,6 +106,9 @@ class PartitionActor:
         self._recorded = 0.0
         """Seconds: the longest lease of which there is a record."""
         self._former_settled = False
+        self._configuring = asyncio.Lock()
+        self._settings_version = 0
+        """How often the settings have changed."""
         self._ends = False
         """Whether it has been asked to end in good order."""
 
@@ -337,9 +342,39 @@ class PartitionActor:
     async def hello(self) -> dict[str, Any]:
         """Version, protocol and settings: what `connect` checks."""
         self._start()
-        return {"version": __version__, "protocol": PROTOCOL, "settings": self._settings.to_dict()}
+        return {
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "settings": self._settings.to_dict(),
+            "settings_version": self._start().membership.settings_version,
+        }
 
     # -- operators ----------------------------------------------------------------------------------------------
+
+    async def configure(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change some settings while it runs; returns all of them. No key moves, and no lease that runs gets shorter.
+
+        Members hear of it by their next heartbeat. The change outlasts a crash of the partition actor, and ends with
+        it: the next ``deploy()`` brings its own settings. A caller of ``get_subset`` in an exclusive group keeps a
+        lease of the longest `ttl` that there was.
+
+        Raises ``InvalidSettings``, which names each field that cannot change while it runs, and
+        ``PartitionActorUnavailable`` when the GCS does not confirm the record, or while it is being shut down.
+        """
+        driver = self._start()
+        async with self._configuring:
+            settings = self._settings.changed(changes)
+            if settings != self._settings:
+                self._settings_version += 1
+                if not self._records.are_kept and settings.ttl > driver.membership.longest_allowed:
+                    raise PartitionActorUnavailable("the ttl cannot grow: the GCS keeps no record of longer leases")
+                if self._records.are_kept and not await self._records.add_settings(
+                    self._settings_version, settings.to_dict()
+                ):
+                    raise PartitionActorUnavailable("the settings were not changed: the GCS does not answer; try again")
+                await self._call(driver.configure(settings, self._settings_version))
+                self._settings = settings
+        return settings.to_dict()
 
     async def forget(self, group: str, member_id: str) -> Epoch | None:
         """Take a member off the ring now, whatever its lease; returns the new epoch. If it is alive, it rejoins.
@@ -411,6 +446,10 @@ class PartitionActor:
             longest = self._records.longest_lease()
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
+            changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
+            deployed, self._settings_version = self._settings, max(changed, default=0)
+            if changed:
+                self._settings = Settings.from_dict(changed[self._settings_version])
             membership = Membership(
                 self._settings,
                 incarnation,
@@ -419,12 +458,15 @@ class PartitionActor:
                 restarted=longest != 0 and was_restarted(),
                 longest=longest,
                 records=self._records.are_kept,
+                settings_version=self._settings_version,
+                longest_told=max(deployed.ttl, *(each["ttl"] for each in changed.values()), 0.0),
             )
             self._handles = MemberHandles(incarnation)
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, self._settings.ttl / 2)
             self._driver = MembershipDriver(membership)
+            self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
             self._act()
@@ -440,6 +482,7 @@ class PartitionActor:
         await self._call(self._start().settled())
         if await self._records.settle():
             log.info("the partition actor %r has ended in good order", self._name)
+        self._event_log.flush()
         # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -546,6 +589,7 @@ class PartitionActor:
                 waiter.set_result(result)
         if actions.prove:
             self._proof_wanted.set()
+        self._event_log.follow()
         if actions.wake_at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()

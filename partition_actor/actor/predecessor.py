@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 GCS_TIMEOUT = 5.0
 """Seconds that a question to the GCS may take."""
 KV_NAMESPACE = b"partition_actor"
+KV_SETTINGS = b"partition_actor_settings"
 SETTLED = "settled"
 
 Life = tuple[str, str]
@@ -81,6 +82,33 @@ class Records:
     async def settle(self) -> bool:
         """Record that this process has ended in good order. Call it as the last act: from then on it grants nothing."""
         return self.are_kept and await self.settle_former() and await self._write([(*self._life(), SETTLED)])
+
+    def settings(self) -> dict[int, dict[str, Any]]:
+        """The settings that this actor has changed to, by version: Ray restarts it with those it began with."""
+        try:
+            prefix = self._settings_key()
+            keys = _gcs().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            return {
+                int(key.removeprefix(prefix)): json.loads(_gcs().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                for key in keys
+            }
+        except Exception:
+            log.error("cannot tell whether the settings have changed: those of deploy() apply", exc_info=True)
+            return {}
+
+    async def add_settings(self, version: int, settings: dict[str, Any]) -> bool:
+        """Record that the settings change to these; returns whether that is confirmed."""
+        try:
+            key = self._settings_key() + str(version).encode()
+            value = json.dumps(settings).encode()
+            await _gcs().async_internal_kv_put(key, value, True, KV_SETTINGS, timeout=GCS_TIMEOUT)
+        except Exception as error:
+            log.warning("the GCS has not confirmed a record of settings: %r", error)
+            return False
+        return True
+
+    def _settings_key(self) -> bytes:
+        return json.dumps([*self._where, self._life()[0]]).encode()
 
     async def _write(self, records: list[tuple[str, str, float | str]]) -> bool:
         try:

@@ -16,6 +16,7 @@ from partition_actor.core.events import Why
 from partition_actor.core.group import Group
 from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
+from partition_actor.settings import Settings
 
 
 @dataclass(slots=True)
@@ -217,7 +218,7 @@ class MembershipDriver:
             view = self.membership.use(self._now, group, key)
             if view is not None:
                 # A call in another group, received later, may have been answered before this one.
-                until = max(self.membership.lease_over(received), self._last_answer_over(key, process))
+                until = max(self.membership.bare_lease_over(received), self._last_answer_over(key, process))
                 self._answers[key] = _Answer(process, until)
             return view
         return self.membership.use(self._now, group, key)
@@ -301,6 +302,13 @@ class MembershipDriver:
         name = leader_name(group)
         yield self._lock_known(name)
         return next((claim.key for claim in self.membership.locks.holders(name) if claim.broken_at is None), None)
+
+    def configure(self, settings: Settings, version: int) -> Steps[None]:
+        """Change the settings, once a lease as long as their ttl is recorded; see ``Membership.configure``."""
+        if settings.ttl > self.membership.longest_allowed:
+            self.membership.want_lease(settings.ttl)
+            yield _Wait(object(), lambda _: self.membership.longest_allowed >= settings.ttl)
+        self.membership.configure(self._now, settings, version)
 
     def end(self, now: float) -> float:
         """Begin the end in good order: see ``Membership.end``. Returns the seconds that it takes at most."""

@@ -119,7 +119,7 @@ class Events:
         """The changes from the one with this id on, and the id of the first of them."""
         oldest = self.next - len(self._kept)
         start = max(oldest, min(number, self.next))
-        return start, list(islice(self._kept, start - oldest, None))
+        return start, list(islice(reversed(self._kept), self.next - start))[::-1]  # few of many, as a rule
 
     def read(self, since: int = 0, group: str | None = None, limit: int = AT_ONCE, zero: float = 0.0) -> dict[str, Any]:
         """The changes numbered `since` or later, of one `group` or of all, oldest first and at most `limit`::

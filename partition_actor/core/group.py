@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from partition_actor.core.epochs import Epoch
-from partition_actor.core.events import Cause, Events
+from partition_actor.core.events import BEGINS, Cause, Events
 from partition_actor.core.handoff import Handoff, Participant
 from partition_actor.core.messages import (
     WHOLE,
@@ -148,12 +148,18 @@ class Group:
             self._displaced.add(other)
             self._forget_if_free(other)
 
-    def goes(self, key: SessionKey, cause: Cause, now: float) -> None:
-        """Note why a session is about to be taken off the ring, or has it recorded at once if it is off the ring."""
+    def goes(self, key: SessionKey, cause: Cause, now: float, *, was_ending: bool = False) -> None:
+        """Note why a session is about to be taken off the ring, or record that one has ended that was off it.
+
+        `was_ending`: it was off the ring because its process was about to end.
+        """
         entry = self.next_ring.get(key[0])
         if entry is not None and entry[1] == key[1]:
             self._causes[key] = cause
-        elif key in self.participants and cause.what in ("died", "expired"):
+        elif self.sessions.get(key[0]) == key[1]:  # the next epoch is to show that it has gone
+            if was_ending and cause.what == "died":
+                self._causes[key] = cause
+        elif (key in self.participants or was_ending) and cause.what in ("died", "expired"):
             self._events.record(now, cause, key, self.name, self.epoch)
 
     def take_off_ring(self, key: SessionKey, now: float) -> None:
@@ -314,7 +320,7 @@ class Group:
             if was and is_now and weights[key[0]] != self.members[key[0]]:
                 why = ("it weighs {} instead of {}", self.members[key[0]], weights[key[0]])
                 self._events.record(now, _WEIGHT._replace(why=why), key, self.name, epoch)
-            elif was != is_now:
+            elif was != is_now or (was and cause.what in BEGINS):  # it has gone and come back
                 self._events.record(now, cause, key, self.name, epoch)
         self._causes.clear()
 

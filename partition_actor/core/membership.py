@@ -81,7 +81,7 @@ class SessionRecord:
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
     where: Where = field(default_factory=Where)
-    ending: set[str] = field(default_factory=set)
+    ending: frozenset[str] = frozenset()
     """Groups whose ring it left because its process is about to end."""
 
     def watches(self, group: str) -> bool:
@@ -109,6 +109,7 @@ class Membership:
     so nobody is admitted for one longest lease (rule 7). `first` says that there was none for certain. A partition
     actor that is neither waits in exclusive groups only. `longest` is the longest lease that one before may have
     granted, in seconds; None: nobody knows. `records`: the longest lease is recorded before it is granted; see `prove`.
+    `settings_version`: how often the settings have changed. `longest_told`: the longest ttl of all settings before.
     """
 
     def __init__(
@@ -121,24 +122,32 @@ class Membership:
         restarted: bool = False,
         longest: float | None = None,
         records: bool = False,
+        settings_version: int = 0,
+        longest_told: float = 0.0,
     ) -> None:
         self.settings = settings
+        self.settings_version = settings_version
+        self._longest_told = max(settings.ttl, longest_told)
+        """Seconds: the longest ttl by which a bare caller may work; nobody tells it that it has become shorter."""
         self.incarnation = incarnation
         self.started_at = now
         self.restarted = restarted
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = GroupWatchers()
-        self.longest_allowed = settings.ttl if records else settings.max_ttl
+        self.longest_allowed = self._longest_told if records else max(self._longest_told, settings.max_ttl)
         """Seconds: no lease is longer. A longer one has first to be recorded, and the record to be proven."""
         self.longest_wanted: float
         """Seconds: the lease for the present number of members, to be recorded if it is longer than is allowed."""
+        self._least_wanted = 0.0
         self.interval: float
         """Seconds between two heartbeats of a member, at about the present number of members."""
         self.ttl: float
         """Length in seconds of a lease granted now."""
         self._lease: float
         """The same, with the margin for clock rates."""
+        self._bare_lease: float
+        """The same of a bare caller."""
         self._set_pace()
         self._ended: OrderedDict[SessionKey, float] = OrderedDict()
         """When each session ended; a late message of theirs must not take a successor's id over."""
@@ -256,7 +265,7 @@ class Membership:
         return now - self.stalled
 
     def _sweep(self, now: float) -> None:
-        keep = 2 * self._grace(self.settings.max_ttl)
+        keep = 2 * self._grace(max(self.settings.max_ttl, self.longest_allowed))
         while self._ended and next(iter(self._ended.values())) + keep < now:
             self.dead.discard(self._ended.popitem(last=False)[0])
         for name, group in list(self.groups.items()):
@@ -389,15 +398,43 @@ class Membership:
         step = 1 << max(0, members.bit_length() - 5)
         members = min(-(-members // step) * step, self.settings.max_members)
         self.interval = self.settings.interval_for(members)
-        self.ttl = self.longest_wanted = self.settings.ttl_for(members)
+        self.ttl = self.settings.ttl_for(members)
+        self.longest_wanted = max(self.ttl, self._least_wanted)
         if self.ttl > self.longest_allowed:
             self.ttl = self.longest_allowed
             self.interval = self.settings.hold * (self.ttl / self.settings.ttl)
         self._lease = self._grace(self.ttl)
+        self._bare_lease = self._grace(max(self.ttl, self._longest_told))
 
-    def lease_over(self, received: float) -> float:
-        """When the lease that a request of then was worth is over for certain, on the partition actor's clock."""
-        return received + self._lease
+    def want_lease(self, seconds: float) -> None:
+        """Have a lease of so many seconds recorded, whether or not one is granted."""
+        self._least_wanted = max(self._least_wanted, seconds)
+        self._set_pace()
+
+    def configure(self, now: float, settings: Settings, version: int) -> None:
+        """Go on with other settings, which ``Settings.changed`` allows: leases granted before run on as they were.
+
+        Their ttl must be allowed by now: bare callers are told of it. `version`: how often the settings have changed.
+        Raises ``PartitionActorUnavailable`` while it ends.
+        """
+        self._refuse_if_ending()
+        assert settings.ttl <= self.longest_allowed
+        before, self.settings, self.settings_version = self.settings.to_dict(), settings, version
+        for group in self.groups.values():
+            group.settings = settings
+        changes = ", ".join(
+            f"{name} from {before[name]} to {value}"
+            for name, value in settings.to_dict().items()
+            if value != before[name]
+        )
+        self.events.record(now, Cause("settings", ("{}", changes)))
+        self._longest_told = max(self._longest_told, settings.ttl)
+        self._set_pace()
+        self.tick(now)
+
+    def bare_lease_over(self, received: float) -> float:
+        """When the lease that a bare caller's call of then was worth is over for certain, on this actor's clock."""
+        return received + self._bare_lease
 
     def _grace(self, lease: float) -> float:
         return lease * (1 + self.settings.clock_rate_margin)
@@ -413,7 +450,7 @@ class Membership:
         if not refused:
             self._overdue.pop(key, None)
         if not refused or (key not in self._leases and key not in self._overdue):
-            self._leases.renew(key, self._run(now), self._lease)
+            self._leases.renew(key, self._run(now), self._bare_lease if session.whole is None else self._lease)
 
     def _fence(self, now: float, key: SessionKey, session: SessionRecord) -> None:
         """Rule 6: a hand-off that takes too long ends the lease, in that group, of the one that holds it up."""
@@ -489,8 +526,6 @@ class Membership:
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
         for name in sorted(session.groups):
-            if name in session.ending and name in self.groups and key not in self.groups[name].participants:
-                self.events.record(now, cause, key, name, self.groups[name].epoch)
             self._leave_group(now, key, session, name, cause)
         del self.sessions[key]
         self._set_pace()
@@ -498,6 +533,8 @@ class Membership:
 
     def _expiry(self, now: float, session: SessionRecord) -> Cause:
         age = now - session.received
+        if self.is_ending:
+            return Cause("expired", ("the partition actor ends, and it has not confirmed that it let go",), age)
         if session.barred:
             return Cause("expired", ("an operator had forgotten it, so its lease was not renewed",), age)
         if session.lease <= 0.0 and self.locks.broken_since(session.key) is not None:
@@ -685,7 +722,7 @@ class Membership:
             self._unfence(key, session, name)
         if name in self.groups:
             cause = cause or Cause("left", ("it left the group",), None, session.where)
-            self.groups[name].goes(key, cause, now)
+            self.groups[name].goes(key, cause, now, was_ending=name in session.ending)
             self.groups[name].remove(key, now)
 
     def _is_steady(self, key: SessionKey, session: SessionRecord, request: Request | ShortRequest) -> bool:
@@ -745,6 +782,8 @@ class Membership:
             "views": False,
             "groups": {},
         }
+        if self.settings_version:
+            reply["settings"] = self.settings_version
         if self.is_ending:
             reply["withdrawn"] = True
         if session.needs_resync:
@@ -937,10 +976,10 @@ class Membership:
         if session is None:
             return
         cause = Cause("ending", ("Ray says that its process is about to end",), None, session.where)
-        for group in sorted(session.groups):
-            if group in self.groups and self.groups[group].is_on_ring(key):
-                session.ending.add(group)
-                self._drain(now, self.groups[group], key, cause)
+        session.ending |= {name for name in session.groups if name in self.groups and self.groups[name].is_on_ring(key)}
+        for name in sorted(session.ending):
+            if name in self.groups and self.groups[name].is_on_ring(key):
+                self._drain(now, self.groups[name], key, cause)
 
     def close(self, now: float, key: SessionKey) -> None:
         """The session says that it has stopped working, and will not come back."""

@@ -182,6 +182,7 @@ class Reply(_Reply, total=False):
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
     wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
+    settings: int  # how often its settings have changed; `hello` tells the present ones
 
 
 def check_request(value: object) -> Request | ShortRequest:

@@ -80,6 +80,8 @@ class _Exchange:
     """The fields of a ``ProcessIdentity``, by which the partition actor watches this process."""
     lent: list[Any] | None = None
     """The pending reference that the partition actor lent for it."""
+    settings_version: int = 0
+    """How often the partition actor's settings had changed, when it last told them."""
     watched_by: int = 0
     """The incarnation of the partition actor that watches this process; 0 if none does."""
 
@@ -206,10 +208,14 @@ class RayTransport(Transport):
         hello = await _answer(_call(handle, "hello"))
         check_protocol(hello["protocol"], f"the partition actor runs version {hello['version']}")
         await self._prepare_death_watch(exchange, handle)
-        settings = Settings.from_dict(hello["settings"])
         with exchange.session.lock:  # `start` returns when it is connected, and the settings apply by then
             exchange.handle, exchange.ray_life, exchange.connected = handle, life, True
-            exchange.session.connect(exchange.member_state, settings)
+            self._take_settings(exchange, hello)
+
+    @staticmethod
+    def _take_settings(exchange: _Exchange, hello: dict[str, Any]) -> None:
+        exchange.settings_version = hello.get("settings_version", 0)
+        exchange.session.connect(exchange.member_state, Settings.from_dict(hello["settings"]))
 
     async def _prepare_death_watch(self, exchange: _Exchange, handle: Any) -> None:
         """Make what the partition actor watches. A task or a driver needs a reference that dies with its process."""
@@ -255,6 +261,8 @@ class RayTransport(Transport):
             log.info("member %r has reached the partition actor again", member_state.member_id)
         if death_watch is not None and member_state.incarnation == request["incarnation"] and not reply["resync"]:
             exchange.watched_by = member_state.incarnation
+        if reply.get("settings", 0) != exchange.settings_version:
+            self._take_settings(exchange, await _answer(_call(exchange.handle, "hello")))
         if any(change.rejoined for change in changes):
             exchange.watched_by = 0  # the death watch has ended with the expired session
         if changes and not (reply["resync"] or reply.get("more")):

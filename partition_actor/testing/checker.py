@@ -93,7 +93,7 @@ class Checker:
                     self._fail(
                         f"the members of {name} are {sorted(members)} by events, and {sorted(published)} by epoch"
                     )
-            if group.exclusive and not group.recovering:
+            if group.exclusive and not group.recovering and group.epoch is not None:
                 late = [key for key, each in group.participants.items() if each.acked not in (None, group.epoch)]
                 handoff = group.handoff(actor.clock.now())
                 if len(late) != (handoff or {"members": 0})["members"]:

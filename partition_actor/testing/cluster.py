@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from partition_actor.core.messages import lock_name
+from partition_actor.errors import InvalidSettings
 from partition_actor.settings import Settings
 from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
@@ -114,7 +115,9 @@ class SimulatedCluster:
     @property
     def settling_time(self) -> float:
         """Seconds after the last fault by which every key has an owner: three longest leases and two hand-offs."""
-        return 3 * self.settings.max_ttl + 2 * self.settings.handoff_timeout + 1.0
+        latest = self.partition_actors[-1].membership
+        lease = max(self.settings.max_ttl, latest.settings.max_ttl, *(life.recorded for life in self.partition_actors))
+        return 3 * lease + 2 * max(self.settings.handoff_timeout, latest.settings.handoff_timeout) + 1.0
 
     def explain(self, what: str) -> str:
         """`what`, with the seed, the time, and the trace if one is kept."""
@@ -423,6 +426,20 @@ def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bo
     return cluster.conditions.locks > 0
 
 
+def _configure(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
+    """An operator changes the settings, the ttl too: of that nobody tells those who call by a bare handle."""
+    other = cluster.rng.choice(some_settings())
+    names = ("hold", "handoff_timeout", "publish_window", "node_proof_interval", "max_heartbeats_per_second")
+    changes = {name: getattr(other, name) for name in names}
+    changes["ttl"] = cluster.settings.ttl * cluster.rng.choice((0.6, 0.8, 1.0, 1.5))
+    try:
+        settings = actor.membership.settings.changed(changes)
+    except InvalidSettings:
+        return False
+    cluster.world.later(0.0, actor, actor.configure, settings)
+    return True
+
+
 def _call(cluster: SimulatedCluster) -> bool:
     """A process begins to call by a bare handle: one of a new actor, or the next one of an actor that Ray restarts."""
     former = _alive(cluster, [caller for caller in cluster.callers if not caller.has_next])
@@ -460,5 +477,6 @@ FAULTS: dict[str, Fault] = {
     "forget": _to(_client, partial(_dismiss, "forget")),
     "bare caller": _call,
     "lock broken": _to(_actor, _break_lock, running=True),
+    "settings change": _to(_actor, _configure, running=True),
     "partition actor shutdown": _to(_any_actor, _shut_down_actor, running=True),
 }

@@ -13,6 +13,7 @@ from partition_actor.core.messages import Reply, Request, SessionKey, ShortReque
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
+from partition_actor.settings import Settings
 from partition_actor.testing.world import Handler, Process, World
 
 TIMER_DELAY = 1e-6
@@ -69,14 +70,18 @@ class SimulatedPartitionActor(Process):
     def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, restarted: bool) -> None:
         super().__init__(world, f"partition-actor-{len(lives)}")
         incarnation, longest = 1000 * (len(lives) + 1), longest_lease(lives)
+        self.configured: list[Settings] = lives[-1].configured[:] if restarted else [world.settings]
+        """Of all records of settings in the GCS, those that count for this life, oldest first."""
         self.membership = Membership(
-            world.settings,
+            self.configured[-1],
             incarnation,
             self.clock.now(),
             first=not longest,
             restarted=restarted and longest > 0,
             longest=longest,
             records=True,
+            settings_version=len(self.configured) - 1,
+            longest_told=max(settings.ttl for settings in self.configured),
         )
         self.recorded = 0.0
         """The longest lease that this one may grant, by its record in the GCS."""
@@ -159,6 +164,12 @@ class SimulatedPartitionActor(Process):
         steps = driver.break_lock(*arguments) if name == "break_lock" else driver.change(name, *arguments)
         driver.begin(self.clock.now(), name, steps)
 
+    def configure(self, settings: Settings) -> None:
+        """An operator changes the settings: they are recorded before they apply."""
+        self.configured.append(settings)
+        steps = self.driver.configure(settings, len(self.configured) - 1)
+        self.driver.begin(self.clock.now(), "configure", steps)
+
     def shut_down(self) -> None:
         """End in good order."""
         self.driver.end(self.clock.now())
@@ -228,7 +239,7 @@ class SimulatedPartitionActor(Process):
     def keep_proving(self) -> None:
         """Ask the GCS whether it still counts this node alive, every `node_proof_interval`."""
         self._ask_gcs()
-        self.world.later(self.world.settings.node_proof_interval, self, self.keep_proving)
+        self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:
         self._asking = True

@@ -9,7 +9,7 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.messages import Reply
 from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
-from partition_actor.testing.partition_actors import TIMER_DELAY, Client
+from partition_actor.testing.partition_actors import TIMER_DELAY, Client, SimulatedPartitionActor
 
 
 class _NoWait(Wakeups):
@@ -29,6 +29,8 @@ class SimulatedExchange:
     """Whether the last request was answered in time."""
     waits: bool = False
     """Whether a request has had no reply yet."""
+    settings_version: int = 0
+    """How often the partition actor's settings had changed, when it last told them."""
     generation: int = 0
     """Of the next request: one that was put off is not sent."""
 
@@ -112,10 +114,17 @@ class SimulatedTransport(Transport):
         changes = exchange.session.receive(exchange.member_state, reply)
         if changes is None or session not in self._exchanges:
             return
+        if reply.get("settings", 0) != exchange.settings_version:
+            self._take_settings(exchange, self._member.route)
         if reply["resync"] or reply.get("more") or self._world.conditions.holds:
             self._send_in(exchange, 0.0)
         elif exchange.generation == generation:
             self._send_in(exchange, exchange.member_state.interval * self._world.rng.uniform(0.9, 1.0))
+
+    def _take_settings(self, exchange: SimulatedExchange, actor: SimulatedPartitionActor) -> None:
+        """Ask a partition actor for its settings; it answers without delay."""
+        exchange.settings_version = actor.membership.settings_version
+        exchange.session.connect(exchange.member_state, actor.membership.settings)
 
     def _send_in(self, exchange: SimulatedExchange, seconds: float) -> None:
         exchange.generation += 1

@@ -30,7 +30,7 @@ class Ray:
 
     def __init__(self, alive=(NODE,), failure=None, here=False):
         self.alive, self.failure, self.ending, self.dead, self.asked = set(alive), failure, [], [], 0
-        self.cancelled = []
+        self.cancelled, self.witnesses = [], []
         self.process = asyncio.get_running_loop().create_future()
         self.kernel = asyncio.get_running_loop().create_future()
         if not here:
@@ -38,12 +38,16 @@ class Ray:
         self.watch = DeathWatch(
             "never",
             self.ending.append,
-            lambda key, death: self.dead.append(key),
+            self.on_death,
             self.nodes,
             self.process_ended,
             self.process_here,
             self.cancelled.append,
         )
+
+    def on_death(self, key, death):
+        self.dead.append(key)
+        self.witnesses.append(death.said)
 
     async def process_ended(self, life):
         assert life.node == NODE

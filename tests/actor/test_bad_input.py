@@ -51,8 +51,10 @@ GOOD = {
     "actor": None,
     "request": None,
     "key": "key",
-    "since": -1,
+    "since": 0,
     "name": "lock",
+    "limit": 1,
+    "groups": [],
 }
 BAD = {
     "group": BAD_TEXTS,
@@ -67,6 +69,8 @@ BAD = {
     "key": {},
     "since": {"None": None, "-2": -2, "1.5": 1.5, "True": True, "text": "1"},
     "name": BAD_TEXTS,
+    "limit": {"None": None, "0": 0, "501": 501, "1.5": 1.5, "True": True},
+    "groups": {"None": None, "text": "group", "int": 7, "21 groups": ["g"] * 21},
 }
 CALLS = {
     "get_subset": ["group", "member_id", "items", "weight", "session", "actor"],
@@ -85,6 +89,8 @@ CALLS = {
     "get_leader": ["group"],
     "get_actors": ["group", "since"],
     "break_lock": ["name"],
+    "events": ["since", "limit"],
+    "observe": ["groups", "since"],
 }
 CASES = [
     pytest.param(method, name, value, id=f"{method}-{name}-{kind}")
@@ -135,7 +141,8 @@ def test_every_argument_of_every_call_is_tried():
     }
     taken = {name: [*signature.parameters][1:] for name, signature in methods.items()}
     taken["sync"].remove("watch")  # these have a test of their own
-    taken["status"].remove("group")
+    for name in ("status", "events"):
+        taken[name].remove("group")
     for names in taken.values():
         if "_ray_trace_ctx" in names:  # Ray's, from when it made an actor of the class
             names.remove("_ray_trace_ctx")

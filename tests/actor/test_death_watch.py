@@ -235,3 +235,34 @@ def test_two_sessions_of_one_process_live_side_by_side():
         assert len(ray.watch) == 2
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [(killed(), "closed its connection"), (died("exit_actor() is called."), "Ray has given it up")],
+)
+def test_a_death_names_its_witness(error, word):
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        ray.watch.watch(KEY, life(actor))
+        await settle()
+        ray.process.set_result(True)
+        actor.life.set_exception(error)
+        await settle()
+        (said,) = ray.witnesses
+        assert word in said
+
+    run(scenario)
+
+
+def test_how_a_death_would_be_learnt_is_told():
+    async def scenario():
+        ray, actor = Ray(), FakeActor()
+        assert ray.watch.kind(KEY) == "lease"
+        ray.watch.watch(KEY, life(actor))
+        assert ray.watch.kind(KEY) == "actor"
+        actor.life.set_result(None)
+        await settle()
+        assert ray.watch.kind(KEY) == "lease"
+
+    run(scenario)

@@ -99,3 +99,19 @@ def test_the_end_of_what_an_owner_waits_for_is_not_its_own():
         assert len(ray.watch) == 0
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("here", "kind"), [(True, "process"), (False, "connection")])
+def test_how_the_death_of_a_process_without_an_actor_would_be_learnt(here, kind):
+    async def scenario():
+        ray, owned = Ray(here=here), asyncio.get_running_loop().create_future()
+        ray.watch.watch(KEY, owner(owned))
+        await settle()
+        assert ray.watch.kind(KEY) == kind
+        ray.kernel.done() or ray.kernel.set_result(True)
+        ray.process.set_result(True)
+        owned.done() or owned.set_exception(OwnerDiedError("id", None, ""))
+        await settle()
+        assert "the kernel of its node says" in ray.witnesses[0]
+
+    run(scenario)

@@ -10,6 +10,7 @@ import pytest
 from partition_actor import clock
 from partition_actor.actor import partition_actor as module
 from partition_actor.actor.bare_callers import BareCallers
+from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.core.driver import MembershipDriver
@@ -31,6 +32,7 @@ class Shell:
         self.actor._watch = SimpleNamespace(forget=lambda key: None)
         self.actor._callers = BareCallers(self.actor._watch, MemberHandles(1), lambda *_: None, LIMIT)
         self.actor._driver = MembershipDriver(Membership(settings, 1000, clock.now(), **started))
+        self.actor._event_log = EventLog(self.actor._driver.membership.events)
         self.driver, self.settings = self.actor._driver, settings
         self.answers = []
         """What the GCS does, one after another; then it counts the node as alive."""

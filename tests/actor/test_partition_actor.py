@@ -129,7 +129,7 @@ def test_status_has_what_an_operator_asks(steady, group):
     assert 0 < member["lease"] <= steady.settings.ttl * (1 + steady.settings.clock_rate_margin)
     (summary, details) = (status["groups"][group], steady.call("status", group))
     assert (summary["members"], summary["waiting"]) == (1, 0)
-    assert summary == {**details, "members": 1, "waiting": 0}
+    assert {"name": group, **summary} == {**details, "members": 1, "waiting": 0}
 
 
 @pytest.mark.parametrize("asked", ["", 5, b"group"])

@@ -161,6 +161,21 @@ def test_a_process_that_is_ending_is_told_and_then_dead(exclusive):
     assert the_one(world, "died")["member"] == "a"
 
 
+def test_one_that_is_dead_before_the_next_epoch_has_died():
+    world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0}))
+    a, b = world.member("a"), world.member("b")
+    for _ in range(3):
+        beat(a, b)
+        world.wait(2.0)
+    c = world.member("c")
+    c.beat()
+    world.driver.ending(world.now, a.key)
+    world.driver.died(world.now, a.key)
+    world.wait(2.0)
+    assert the_one(world, "died")["epoch"] == world.membership.groups["g"].epoch
+    assert told(world, "ending") == []
+
+
 def test_one_that_stops_has_left():
     world = World()
     a = world.member("a")
@@ -244,6 +259,18 @@ def test_one_that_comes_and_goes_before_the_next_epoch_is_no_event():
     world.wait(3.0)
     assert [event["member"] for event in told(world, "joined")] == ["a"]
     assert told(world, "left") == []
+
+
+def test_one_that_goes_and_comes_back_before_the_next_epoch_has_joined_again():
+    world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0}))
+    world.member("a").beat()
+    world.wait(3.0)
+    world.membership.join(world.now, "g", ("b", ""), 1, None, None)
+    world.membership.leave(world.now, "g", ("a", world.membership.groups["g"].sessions["a"]))
+    world.membership.join(world.now, "g", ("a", world.membership.groups["g"].sessions["a"]), 1, None, None)
+    world.wait(3.0)
+    assert [event["member"] for event in told(world, "joined")] == ["a", "b", "a"]
+    assert members_by_events(world, "g") == published(world)
 
 
 # -- hand-offs ---------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from partition_actor.core.group import Group
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.member import MemberState
-from partition_actor.core.membership import Membership
+from partition_actor.core.membership import Membership, SessionRecord
 from partition_actor.core.views import View
 from partition_actor.settings import Settings
 
@@ -226,12 +226,16 @@ class Model:
 LEFT_OUT: dict[type, frozenset[str]] = {
     Model: frozenset({"now", "keys"}),  # `steps` tells the time; the keys never change
     MemberState: frozenset({"settings"}),  # the settings never change
-    Membership: frozenset({"settings"}),
+    Membership: frozenset({"settings", "events", "_lock_changes"}),  # what is told to operators decides nothing
+    SessionRecord: frozenset({"where", "ending"}),
     MembershipDriver: frozenset({"_now"}),  # the moment of a step that is over
-    Group: frozenset({"settings", "_note", "_changed"}),  # a method and a field of the Membership
-    # A field of the Group; a ring of known members, and how they differ from earlier ones.
-    Handoff: frozenset({"_settings", "_participants", "_published", "_only_left"}),
-    LockTable: frozenset({"_news"}),  # a reference to a field of the Membership
+    # A method and a field of the Membership; what is told to operators.
+    Group: frozenset({"settings", "_note", "_changed", "_events", "_causes", "handed_over", "opened_at", "_survivors"}),
+    # A field of the Group; a ring of known members, and how they differ from earlier ones; what is told to operators.
+    Handoff: frozenset(
+        {"_settings", "_participants", "_published", "_only_left", "laggards", "unfinished", "finished"}
+    ),
+    LockTable: frozenset({"_news", "_changes"}),  # references to fields of the Membership
     View: frozenset({"_rings", "_former", "shares"}),  # worked out from `members`, `laggards` and `rings`
 }
 """What `Model.identity` leaves out of each class. All else counts, whatever fields the classes may get."""

@@ -27,6 +27,8 @@ _init = Membership.__init__
 _on_death = SimulatedPartitionActor.on_death
 _use = Membership.use
 _take = LockTable.take
+_set_pace = Membership._set_pace
+_configure = MembershipDriver.configure
 
 
 def lease_from_the_reply(patch: Any) -> None:
@@ -760,6 +762,35 @@ def let_go_before_callbacks_have_returned(patch: Any) -> None:
 def withdrawn_lease_goes_on(patch: Any) -> None:
     """Rule 11: a member acknowledges that its leases were withdrawn, and acts on."""
     patch.setattr(MemberState, "_withdraw", lambda self: setattr(self, "withdrawn", True))
+
+
+def bare_caller_told_of_a_shorter_ttl(patch: Any) -> None:
+    """Rule 12: a shorter ttl is taken to hold for bare callers too."""
+
+    def set_pace(self):
+        _set_pace(self)
+        self._bare_lease = self._lease
+
+    patch.setattr(Membership, "_set_pace", set_pace)
+
+
+def former_ttl_forgotten_by_a_restart(patch: Any) -> None:
+    """Rule 12: a partition actor that Ray restarts knows only the latest settings."""
+
+    def init(self, *arguments, **options):
+        _init(self, *arguments, **{**options, "longest_told": 0.0})
+
+    patch.setattr(Membership, "__init__", init)
+
+
+def ttl_grown_before_the_record(patch: Any) -> None:
+    """Rule 12: a longer ttl applies before there is a record of such a lease."""
+
+    def configure(self, settings, version):
+        self.membership.longest_allowed = max(self.membership.longest_allowed, settings.ttl)
+        return _configure(self, settings, version)
+
+    patch.setattr(MembershipDriver, "configure", configure)
 
 
 MUTANTS = [

@@ -49,6 +49,11 @@ FOCUS |= dict.fromkeys(
     ),
     ENDS,
 )
+FOCUS |= {
+    "bare_caller_told_of_a_shorter_ttl": ("settings change", "bare caller", "join"),
+    "former_ttl_forgotten_by_a_restart": ("bare caller", "join", "pause"),
+    "ttl_grown_before_the_record": ("join",),
+}
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -120,7 +125,12 @@ def conditions(seed: int, mutant: str) -> Conditions:
 
 def cluster(seed: int, mutant: str) -> SimulatedCluster:
     if mutant not in LONGER:
-        return SimulatedCluster(seed, conditions=conditions(seed, mutant))
+        made = SimulatedCluster(seed, conditions=conditions(seed, mutant))
+        if mutant == "ttl_grown_before_the_record":
+            configure_while_cut_off(made)
+        if mutant == "former_ttl_forgotten_by_a_restart":
+            configure_and_crash(made)
+        return made
     made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=1)
     if mutant == "longer_lease_without_a_later_proof":
         grow_while_cut_off(made)
@@ -136,6 +146,25 @@ def grow_while_cut_off(made: SimulatedCluster) -> None:
         made.start_worker(name)
     made.run_for(0.05)
     cut_off.counted_alive = False
+    made.start_partition_actor()
+
+
+def configure_while_cut_off(made: SimulatedCluster) -> None:
+    """The ttl grows on a partition actor that is cut off from the GCS, which counts it dead."""
+    made.run_for(1.0)
+    cut_off = made.partition_actors[-1]
+    cut_off.cut_off, cut_off.writes_when_cut_off = True, False
+    cut_off.configure(made.settings.changed({"ttl": 1.5}))
+    made.run_for(0.05)
+    cut_off.counted_alive = False
+    made.start_partition_actor()
+
+
+def configure_and_crash(made: SimulatedCluster) -> None:
+    """The ttl becomes shorter, and then the partition actor crashes."""
+    made.partition_actors[-1].configure(made.settings.changed({"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}))
+    made.run_for(0.1)
+    made.kill(made.partition_actors[-1])
     made.start_partition_actor()
 
 

@@ -1,0 +1,79 @@
+"""The log lines of the partition actor, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from partition_actor.actor import event_log
+from partition_actor.actor.event_log import EventLog
+from partition_actor.core.events import Cause, Events, Where
+
+KEY = ("m", "s")
+
+
+@pytest.fixture
+def lines(caplog):
+    """Records events, and returns the lines that are written."""
+    caplog.set_level(logging.INFO, logger=event_log.__name__)
+
+    def written(*recorded, steps=1):
+        async def run():
+            events = Events(1)
+            log = EventLog(events)
+            for each in recorded:
+                events.record(0.0, *each)
+                log.follow()
+            before = len(caplog.records)
+            while len(caplog.records) == before:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+
+        asyncio.run(asyncio.wait_for(run(), 20.0))
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    return written
+
+
+def test_a_change_is_a_sentence_with_a_tail_of_keys_and_values(lines):
+    cause = Cause("died", ("killed, said {}", "the kernel"), 0.0042, Where("abc", 7))
+    ((level, line),) = lines((cause, ("m", "s 1"), "g", (1, 2)))
+    assert level == "WARNING"
+    assert line == (
+        "m in g: died: killed, said the kernel event=died id=1024 member=m "
+        'session="s 1" node=abc pid=7 group=g groups=1 epoch=1.2 seconds=0.004'
+    )
+
+
+def test_a_death_in_many_groups_is_one_line(lines):
+    cause = Cause("died", ("killed",))
+    ((_, line),) = lines(*((cause, KEY, f"g{number}", (1, number)) for number in range(2000)))
+    assert line.startswith("m in 2000 groups: died: killed event=died ")
+    assert "group=g0,g1,g2 groups=2000 epoch=1.0" in line
+
+
+def test_changes_of_several_sessions_are_a_line_each(lines):
+    left = Cause("left", ("it left",))
+    told = lines((left, ("a", "s"), "g"), (left, ("b", "s"), "g"))
+    assert [(level, line.split(":")[0]) for level, line in told] == [("INFO", "a in g"), ("INFO", "b in g")]
+
+
+def test_what_no_logger_wants_is_not_written(lines):
+    told = lines((Cause("handed_over", ("it was the last",)), KEY, "g"), (Cause("started", ("the first",)),))
+    assert [line for _, line in told] == ["the partition actor: started: the first event=started id=1025"]
+
+
+def test_what_is_pending_at_the_end_is_written_then(caplog):
+    caplog.set_level(logging.INFO, logger=event_log.__name__)
+
+    async def run():
+        events = Events(1)
+        log = EventLog(events)
+        events.record(0.0, Cause("ending", ("told to end",)))
+        log.follow()
+        log.flush()
+
+    asyncio.run(run())
+    assert "event=ending" in caplog.text
