@@ -57,8 +57,8 @@ class Host:
     """Members of many groups; they release lost keys at once."""
 
     def __init__(self, handle: Any, members: dict[str, list[tuple[str, bool]]]) -> None:
-        for thread in os.listdir("/proc/self/task"):  # the others go first: members of a cluster have their own cores
-            os.setpriority(os.PRIO_PROCESS, int(thread), 19)
+        for thread in os.listdir("/proc/self/task"):  # only when the others wait: members have their own machines
+            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
         self._handle = handle
         self._members = {name: self._member(name, groups) for name, groups in members.items()}
         self._tasks: list[asyncio.Task[None]] = []
