@@ -1,5 +1,6 @@
 """What the server of the page answers, without a browser, and what that costs the partition actor."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,6 +12,7 @@ from deployments import wait_until
 from played_actor import PlayedPartitionActor
 from served_page import ServedPage
 
+from partition_actor.operate.page import feed
 from partition_actor.ring import Ring
 
 TOKEN = "a-token-of-many-characters"
@@ -378,10 +380,10 @@ def test_a_browser_that_reads_nothing_makes_nothing_wait_and_nothing_grow(serve,
     page = serve()
     stuck = socket.create_connection(("127.0.0.1", page.port))
     stuck.sendall(b"GET /live?group=many HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    unsent = wait_until(lambda: max(page.unsent(), default=0))
+    wait_until(lambda: max(page.unsent(), default=0))
     browser = Browser(page)
     wait_until(lambda: len(browser.of("state")) > 10)
-    assert max(page.unsent()) <= unsent
+    assert max(page.unsent()) < 3 * len(json.dumps(page.call(lambda: page.feed.state("many"))))
     stuck.close()
     browser.close()
 
@@ -405,7 +407,8 @@ def test_more_groups_than_one_call_may_ask_for_are_asked_for_in_turn(serve, acto
         browser.close()
 
 
-def test_balances_are_worked_out_only_for_what_has_changed(serve, actor):
+def test_balances_are_worked_out_only_for_what_has_changed(serve, actor, monkeypatch):
+    monkeypatch.setattr(feed, "BALANCE_AFTER", 0.0)
     for number in range(45):
         actor.group(f"g{number:02}", ["m", "n"])
     page = serve()
@@ -416,6 +419,24 @@ def test_balances_are_worked_out_only_for_what_has_changed(serve, actor):
     before = len(actor.calls)
     wait_until(lambda: len(actor.calls) > before + 5)
     assert actor.calls[before + 1 :] == [[]] * len(actor.calls[before + 1 :])
+    browser.close()
+
+
+def test_a_partition_actor_that_does_not_answer_counts_as_lost_until_it_does(serve, actor, monkeypatch):
+    monkeypatch.setattr(feed, "PATIENCE", 0.1)
+    answers, observe = threading.Event(), actor.observe
+
+    async def hang(groups, since):
+        while not answers.is_set():
+            await asyncio.sleep(0.01)
+        return await observe(groups, since)
+
+    actor.observe = hang
+    browser = Browser(serve())
+    wait_until(lambda: browser.of("state"))
+    assert browser.of("state")[-1]["connection"]["why"] == "it has not answered yet"
+    answers.set()
+    wait_until(lambda: browser.of("state")[-1]["connection"]["state"] == "live")
     browser.close()
 
 

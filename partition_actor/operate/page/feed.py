@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PERIOD = 1.0
 """Seconds between two calls of the partition actor."""
+PATIENCE = 4.0
+"""Seconds without an answer after which the partition actor counts as lost, though the call goes on."""
 GROUPS_AT_ONCE = 20
 """Groups that one call may ask for."""
 BALANCE_AFTER = 5.0
@@ -156,14 +158,27 @@ class Feed:
                 return
             self._asked_at = time.monotonic()
             try:
-                await self._ask()
+                await self._ask_and_say_if_it_takes_long()
             except Away as away:
                 self.connection.turn("lost", str(away))
             except Exception as error:  # an answer that this version does not understand must not end the page
                 log.exception("the page could not take in an answer of the partition actor")
                 self.connection.turn("lost", f"its answer cannot be read: {type(error).__name__}: {error}")
-            self._version += 1
-            self._wake()
+            self._publish()
+
+    async def _ask_and_say_if_it_takes_long(self) -> None:
+        asking = asyncio.get_running_loop().create_task(self._ask())
+        try:
+            while not (await asyncio.wait({asking}, timeout=PATIENCE))[0]:
+                self.connection.turn("lost", "it has not answered yet")
+                self._publish()
+            await asking
+        finally:
+            asking.cancel()
+
+    def _publish(self) -> None:
+        self._version += 1
+        self._wake()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
