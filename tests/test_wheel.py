@@ -24,6 +24,12 @@ print(importlib.metadata.version("partition-actor"))
 print(partition_actor.__file__)
 """
 
+COMMAND_LINE = """
+import pathlib, subprocess, sys
+program = pathlib.Path(sys.executable).with_name("partition-actor")
+print(subprocess.check_output([program, "--version"], text=True), end="")
+"""
+
 DEPLOY = """
 import ray, partition_actor
 ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
@@ -76,6 +82,10 @@ def test_every_module_imports_with_the_declared_dependencies_alone(wheel, run):
     assert wheel.name.split("-")[1] == version
     assert "site-packages" in origin
     assert not Path(origin).is_relative_to(ROOT)
+
+
+def test_the_command_line_comes_with_the_wheel(wheel, run):
+    assert run(COMMAND_LINE) == [f"partition-actor, version {wheel.name.split('-')[1]}"]
 
 
 def test_the_partition_actor_deploys_from_the_wheel(run):

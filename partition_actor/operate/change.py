@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import yaml
+from ray.exceptions import RayActorError
 
 import partition_actor
 from partition_actor import deployment
@@ -45,7 +46,7 @@ def deploy(file: str | None) -> None:
     try:
         handle, is_new = deployment.connect(chosen.name, chosen.namespace, LOOK), False
     except PartitionActorNotFound:
-        handle, is_new = partition_actor.deploy(chosen.name, chosen.namespace, wanted), True
+        handle, is_new = _start(chosen, wanted), True
     reply = ask(handle, "hello")
     has = reply["settings"]
     differing = sorted(name for name, value in wanted.to_dict().items() if has.get(name) != value) if file else []
@@ -55,6 +56,14 @@ def deploy(file: str | None) -> None:
         lines.append(f"  {name} is {has.get(name)}, not {wanted.to_dict()[name]}: see `settings set`")
     result = {"name": chosen.name, "namespace": chosen.namespace, "created": is_new, "differing": differing, **reply}
     show(result, "\n".join(map(text.printable, lines)))
+
+
+def _start(chosen: Chosen, settings: Settings) -> Any:
+    try:
+        return partition_actor.deploy(chosen.name, chosen.namespace, settings)
+    except RayActorError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise Failure(f"it does not start ({last}): is this library installed on the cluster's nodes?") from None
 
 
 @click.command(cls=Operation, epilog=example("forget pollers agent-3"))

@@ -59,7 +59,7 @@ class Program(Operations):
             line = str(error).partition(": ")[0]
             raise Failure(f"{line}: `{PROGRAM} deploy` starts one, --name and --namespace choose another", 3) from None
         except PartitionActorUnavailable as error:
-            raise Failure(f"{error}: `{PROGRAM} doctor` tells more", UNREACHABLE) from None
+            raise Failure(f"{error} (`{PROGRAM} doctor` tells more)", UNREACHABLE) from None
         except (InvalidArgument, InvalidSettings) as error:
             raise Failure(str(error), USAGE) from None
         except PartitionError as error:

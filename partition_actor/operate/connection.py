@@ -19,10 +19,11 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import ray
 from ray._private import services
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
 
 from partition_actor import deployment
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
@@ -89,7 +90,7 @@ def join_ray(address: str | None) -> None:
             )
     with _within(JOIN, f"the Ray at {gcs} did not let this process in within {JOIN:.0f} s"):
         try:
-            # An explicit address would turn off Ray's token authentication, which it finds out about by itself.
+            # Given an address, Ray does not look for a token by itself, so none is given that was only found.
             ray.init(
                 address=address or "auto",
                 log_to_driver=False,
@@ -103,7 +104,17 @@ def join_ray(address: str | None) -> None:
 def check_ray(address: str | None) -> str:
     """``host:port`` of the GCS to join at `address`, which answers. Raises ``Failure`` if it does not."""
     gcs = find_gcs(address)
-    if problem := gcs_problem(gcs):
+    if address in (None, "auto") and not os.environ.get("RAY_ADDRESS"):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
+    try:
+        problem = gcs_problem(gcs)
+    except AuthenticationError:
+        raise Failure(
+            f"the Ray at {gcs} wants its token: set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here "
+            "or its content in RAY_AUTH_TOKEN",
+            UNREACHABLE,
+        ) from None
+    if problem:
         raise Failure(f"no Ray answers at {gcs} ({problem}): {_advice(address)}", UNREACHABLE)
     return gcs
 
@@ -135,7 +146,10 @@ def find_gcs(address: str | None) -> str:
 
 
 def gcs_problem(gcs: str) -> str | None:
-    """Why nothing that speaks as a GCS does answers at an address; None if it does."""
+    """Why nothing that speaks as a GCS does answers at an address; None if it does.
+
+    Raises Ray's ``AuthenticationError`` if it refuses this process for the want of a token.
+    """
     host, _, port = gcs.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
@@ -147,7 +161,7 @@ def gcs_problem(gcs: str) -> str | None:
             stub.CheckAlive(CheckAliveRequest(), timeout=ANSWER_OF_GCS)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                return None  # a GCS that wants a token: ray.init has it, or says what is missing
+                raise AuthenticationError(f"the Ray at {gcs} wants its token") from None
             return "what listens there does not answer as Ray does"
     return None
 

@@ -247,14 +247,17 @@ def _groups(handle: Any, status: dict[str, Any]) -> Iterator[Finding]:
     seen = ask(handle, "observe", names, status["events"])["groups"]
     members = [member for group in seen.values() if group for member in group["members"]]
     unwatched = [member["id"] for member in members if member["watched_by"] == "lease"]
+    of = "" if len(names) == len(status["groups"]) else f" (of the first {len(names)} groups)"
     if not members:
-        yield Finding("members", OK, "none")
+        yield Finding("members", OK, f"none{of}")
     elif unwatched:
-        what = f"{len(unwatched)} of {text.plural(len(members), 'member')} are watched by their leases only: "
+        what = f"{len(unwatched)} of {text.plural(len(members), 'member')} are watched by their leases only{of}: "
         advice = "their deaths are learnt when leases end; workers with only the handle pass actor=, as in the README"
         yield Finding("members", WARN, what + text.some(unwatched, 3), advice)
     else:
-        yield Finding("members", OK, f"the death of each of {text.plural(len(members), 'member')} is learnt at once")
+        yield Finding(
+            "members", OK, f"the death of each of {text.plural(len(members), 'member')} is learnt at once" + of
+        )
 
 
 def _first_line(error: Exception) -> str:

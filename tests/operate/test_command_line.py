@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
+import grpc
 import pytest
 import ray
 from click.testing import CliRunner
 from deployments import HASTY, LIMIT, QUICK, STEADY, wait_until
+from ray.exceptions import AuthenticationError
 
 from partition_actor import Settings
-from partition_actor.operate import connection
+from partition_actor.operate import change, connection
 from partition_actor.operate.command_line import program
 from partition_actor.operate.observer import Observer
 from partition_actor.operate.options import Chosen, Failure
@@ -279,6 +282,23 @@ def test_settings_are_shown_and_wrong_ones_are_refused(terminal):
     assert "ttl" in refusal(terminal("settings", "set", "ttl=0.1", "--yes", expected=2))
 
 
+def test_settings_are_changed_as_a_whole(monkeypatch):
+    before, asked = Settings(ttl=20.0).to_dict(), []
+
+    def ask(_handle, method, *arguments):
+        asked.append((method, *arguments))
+        return {"settings": before} if method == "hello" else arguments[0]
+
+    monkeypatch.setattr(change, "connect", lambda: None)
+    monkeypatch.setattr(change, "ask", ask)
+    result = CliRunner().invoke(program, ["settings", "set", "ttl=5", "hash_function=md5", "--yes"])
+    assert result.stdout.splitlines() == ["hash_function: xxh3 -> md5", "ttl: 20.0 -> 5.0"]
+    assert asked[-1] == ("configure", {**before, "ttl": 5.0, "hash_function": "md5"})
+    asked.clear()
+    assert "nothing to change" in CliRunner().invoke(program, ["settings", "set", "ttl=20", "--yes"]).stdout
+    assert [method for method, *_ in asked] == ["hello"]
+
+
 @pytest.mark.parametrize(
     "command",
     ["forget g m", "drain g m", "break-lock l", "shutdown", "settings set ttl=5"],
@@ -360,6 +380,24 @@ def run(*arguments, **options):
 @pytest.fixture
 def where(cluster, steady):
     return ["--address", cluster.address_info["gcs_address"], "--name", steady.name, "--namespace", steady.namespace]
+
+
+def test_a_server_of_another_kind_is_no_ray():
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    assert connection.gcs_problem(address) == "what listens there does not answer as Ray does"
+    server.stop(None)
+
+
+def test_a_ray_that_wants_a_token_is_no_riddle(monkeypatch):
+    def refuse(_gcs):
+        raise AuthenticationError("no token")
+
+    monkeypatch.setattr(connection, "gcs_problem", refuse)
+    with pytest.raises(Failure, match="RAY_AUTH_MODE=token") as failure:
+        connection.check_ray("head:6379")
+    assert failure.value.exit_code == 3
 
 
 @pytest.mark.parametrize("kind", ["closed", "silent"])
