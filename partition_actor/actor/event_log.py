@@ -39,6 +39,19 @@ _LEVELS: dict[What, int] = {
     "lock_broken": logging.WARNING,
 }
 """Of all others: INFO."""
+_VERBS: dict[What, str] = {
+    "weight": "changed its weight",
+    "drained": "was drained",
+    "forgotten": "was forgotten",
+    "superseded": "was superseded",
+    "ending": "is ending",
+    "fenced": "was fenced",
+    "lock_granted": "got",
+    "lock_lost": "lost",
+    "lock_broken": "was made to let go of",
+    "leader": "leads",
+    "settings": "has new settings",
+}
 _PLAIN = re.compile(r"[A-Za-z0-9._:/,+@-]+")
 
 
@@ -112,13 +125,16 @@ class EventLog:
 def sentence(number: int, event: Event, groups: Iterable[str], count: int) -> str:
     """The line of a change that happens in `count` groups, of which `groups` are some."""
     cause, names = event.cause, list(groups)
+    what = _VERBS.get(cause.what, cause.what.replace("_", " "))
     where = f" in {names[0]}" if count == 1 else f" in {count} groups" if count else ""
-    who = event.member or event.lock or "the partition actor"
+    if cause.what in ("lock_granted", "lock_lost", "lock_broken"):
+        where = f" {event.lock}"
+    who = event.member or ("nobody" if cause.what == "leader" else "the partition actor")
     tail = {
         "event": cause.what,
         "id": number,
         "member": event.member,
-        "session": event.session,
+        "session": event.session or None,
         "node": None if event.where is None else event.where.node,
         "pid": None if event.where is None else event.where.pid,
         "group": ",".join(names) or None,
@@ -128,7 +144,7 @@ def sentence(number: int, event: Event, groups: Iterable[str], count: int) -> st
         "seconds": None if cause.seconds is None else f"{cause.seconds:.3f}",
     }
     pairs = " ".join(f"{key}={_value(value)}" for key, value in tail.items() if value is not None)
-    return f"{who}{where}: {cause.what.replace('_', ' ')}: {why(cause)} {pairs}"
+    return f"{who} {what}{where}: {why(cause)} {pairs}"
 
 
 def _value(value: object) -> str:

@@ -216,7 +216,8 @@ class Group:
         if not self._handoff.finished:
             return
         for epoch, at, waited_for in self._handoff.finished:
-            why = ("it was the last of {} that held it up, until it {}", waited_for, end)
+            who = "it alone held it up" if waited_for == 1 else "it was the last of {} that held it up"
+            why = (who + ", until it {}", waited_for, end) if waited_for > 1 else (who + ", until it {}", end)
             self.handed_over.append((epoch, key, Cause("handed_over", why, at, self._events.where_of(key))))
             self._changed[self.name] = self
         self._handoff.finished.clear()

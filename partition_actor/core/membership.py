@@ -16,7 +16,7 @@ from partition_actor.core.events import Cause, Events, Where, Why, why
 from partition_actor.core.group import Group, Report, ReportState
 from partition_actor.core.group_watchers import GroupWatchers
 from partition_actor.core.handoff import Participant
-from partition_actor.core.lock_table import LockChange, LockClaim, LockTable
+from partition_actor.core.lock_table import LockChange, LockChangeKind, LockClaim, LockTable
 from partition_actor.core.messages import (
     WHOLE,
     GroupEntry,
@@ -542,23 +542,24 @@ class Membership:
         return Cause("expired", ("no heartbeat for {:.1f} s", age), age)
 
     def _record_locks(self, now: float, end: Cause | None = None) -> None:
-        """Record what has happened to locks; `end`: because a session has ended."""
+        """Record what has happened to locks and leaders; `end`: because a session has ended."""
         for what, claim, token in self._lock_changes:
-            group = claim.name.removeprefix(leader_name("")) if claim.name.startswith(leader_name("")) else None
-            cause: Cause | None = None
+            leads = claim.name.startswith(leader_name(""))
+            group, lock = (claim.name.removeprefix(leader_name("")), None) if leads else (None, claim.name)
             if what in ("granted", "known"):
                 text = "it holds the lock, with token {}" + (", since before the start" if what == "known" else "")
-                cause = Cause("lock_granted" if group is None else "leader", (text, token))
+                cause = Cause("leader" if leads else "lock_granted", (text, token))
+                self.events.record(now, cause, claim.key, group, None, lock)
             elif what == "broken":
                 cause = Cause("lock_broken", ("an operator broke its hold",))
+                self.events.record(now, cause, claim.key, None, None, claim.name)
+            elif leads:
+                self.events.record(
+                    now, Cause("leader", ("{} led: {}", claim.key[0], _lost(claim, what, end))), None, group
+                )
             elif what == "lost" and claim.broken_at is None:
-                reason = "the lease ended under which it held it" if end is None else why(end)
-                cause = Cause("lock_lost", ("{}", reason))
-            if cause is not None:
-                self.events.record(now, cause, claim.key, group, None, claim.name)
-            if group is not None and what in ("released", "lost"):
-                no_more = Cause("leader", ("{} does not lead any more", claim.key[0]))
-                self.events.record(now, no_more, None, group, None, claim.name)
+                cause = Cause("lock_lost", ("{}", _lost(claim, what, end)))
+                self.events.record(now, cause, claim.key, None, None, lock)
         self._lock_changes.clear()
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
@@ -1082,3 +1083,12 @@ def _survives(request: Request) -> bool:
     reports, locks = request["groups"].values(), request.get("locks", {}).values()
     has_view = any(report is not None and report["have"] is not None for report in reports)
     return has_view or any(lock is not None and lock["token"] for lock in locks)
+
+
+def _lost(claim: LockClaim, what: LockChangeKind, end: Cause | None) -> str:
+    """Why a lock is held no more."""
+    if claim.broken_at is not None:
+        return "an operator broke its hold"
+    if what == "released":
+        return "it has let go"
+    return "the lease under which it held it had ended" if end is None else why(end)

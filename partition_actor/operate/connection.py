@@ -155,6 +155,8 @@ def gcs_problem(gcs: str) -> str | None:
 def silence() -> None:
     """Keep Ray's log lines away from this terminal. Those of its C++ core go to the standard error of the process."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # It prints the cluster's errors to standard output, whatever `log_to_driver` says (Ray 2.60).
+    setattr(ray._private.worker, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010
     warnings.simplefilter("ignore")
     try:
         is_ours = sys.stderr.fileno() == 2

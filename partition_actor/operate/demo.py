@@ -64,8 +64,8 @@ class DemoWorker:
         """Take a lock now and then, as something that only one member does."""
         while self._coordinator.is_active():
             with contextlib.suppress(Exception), self._coordinator.lock(LOCK):
-                time.sleep(1.0)
-            time.sleep(random.uniform(1.0, 3.0))
+                time.sleep(2.0)
+            time.sleep(random.uniform(10.0, 40.0))
 
 
 class _Stop(Exception):

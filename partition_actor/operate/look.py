@@ -107,7 +107,7 @@ def _rate(before: dict[str, Any] | None, now: dict[str, Any]) -> float:
 def _with_loss(screen: RenderableType, observer: Observer) -> RenderableType:
     if not observer.lost_for:
         return screen
-    lost = f"LOST for {text.seconds(observer.lost_for)}: {observer.reason}. What follows is from before; still looking."
+    lost = f"LOST for {text.seconds(observer.lost_for)} ({observer.reason}); what follows is from before"
     return Lines(Text(lost, "bold white on red"), screen)
 
 
@@ -251,7 +251,7 @@ def subset(group: str, member: str, file: BinaryIO) -> None:
         raise MemberNotFound(f"group {group!r} has no member {member!r} on its ring")
     _warn_of_handoff(found, {member})
     as_json, write = Chosen.now().as_json, sys.stdout.write
-    for key in read_keys(file, file.name):
+    for key in read_keys(file, getattr(file, "name", "<stdin>")):
         if ring.owner(key) == member:
             write(f"{text.to_json(key, line=True) if as_json else key}\n")
 

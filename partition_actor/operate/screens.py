@@ -309,7 +309,10 @@ def _meaning(name: str) -> str:
 
 def event_line(event: Reply) -> Text:
     """An event in one line: when, what, where, who, and why."""
-    where = f"lock {event['lock']}" if event.get("lock") else event["group"] or ""
+    where = event["group"] or ""
+    if event["lock"] is not None:
+        name, kind = _kind(event["lock"])
+        where = f"leader of {name}" if kind == "leader" else f"lock {name}"
     line = Text(text.clock(event["time"]), "dim", no_wrap=True, end="")
     line.append(f"  {event['what'].replace('_', ' '):<13}", f"not dim {_COLOURS.get(event['what'], '')}".strip())
     parts = [text.printable(each) for each in (where, event["member"]) if each]

@@ -42,7 +42,7 @@ def test_a_change_is_a_sentence_with_a_tail_of_keys_and_values(lines):
     ((level, line),) = lines((cause, ("m", "s 1"), "g", (1, 2)))
     assert level == "WARNING"
     assert line == (
-        "m in g: died: killed, said the kernel event=died id=1024 member=m "
+        "m died in g: killed, said the kernel event=died id=1024 member=m "
         'session="s 1" node=abc pid=7 group=g groups=1 epoch=1.2 seconds=0.004'
     )
 
@@ -50,19 +50,19 @@ def test_a_change_is_a_sentence_with_a_tail_of_keys_and_values(lines):
 def test_a_death_in_many_groups_is_one_line(lines):
     cause = Cause("died", ("killed",))
     ((_, line),) = lines(*((cause, KEY, f"g{number}", (1, number)) for number in range(2000)))
-    assert line.startswith("m in 2000 groups: died: killed event=died ")
+    assert line.startswith("m died in 2000 groups: killed event=died ")
     assert "group=g0,g1,g2 groups=2000 epoch=1.0" in line
 
 
 def test_changes_of_several_sessions_are_a_line_each(lines):
     left = Cause("left", ("it left",))
     told = lines((left, ("a", "s"), "g"), (left, ("b", "s"), "g"))
-    assert [(level, line.split(":")[0]) for level, line in told] == [("INFO", "a in g"), ("INFO", "b in g")]
+    assert [(level, line.split(":")[0]) for level, line in told] == [("INFO", "a left in g"), ("INFO", "b left in g")]
 
 
 def test_what_no_logger_wants_is_not_written(lines):
     told = lines((Cause("handed_over", ("it was the last",)), KEY, "g"), (Cause("started", ("the first",)),))
-    assert [line for _, line in told] == ["the partition actor: started: the first event=started id=1025"]
+    assert [line for _, line in told] == ["the partition actor started: the first event=started id=1025"]
 
 
 def test_what_is_pending_at_the_end_is_written_then(caplog):
@@ -77,3 +77,14 @@ def test_what_is_pending_at_the_end_is_written_then(caplog):
 
     asyncio.run(run())
     assert "event=ending" in caplog.text
+
+
+def test_locks_and_leaders_are_named(lines):
+    told = lines(
+        (Cause("lock_lost", ("killed",)), KEY, None, None, "lock:l"),
+        (Cause("leader", ("m does not lead any more",)), None, "g", None, "leader:g"),
+    )
+    assert [line.split(" event=")[0] for _, line in told] == [
+        "m lost lock:l: killed",
+        "nobody leads in g: m does not lead any more",
+    ]

@@ -41,7 +41,7 @@ def test_a_loop_that_is_held_up_is_told():
         load = Load()
         load.watch_loop()
         await asyncio.sleep(0)
-        time.sleep(0.2)
+        time.sleep(0.4)
         while load.longest_step() < 0.1:
             await asyncio.sleep(0.01)
 

@@ -394,6 +394,19 @@ def test_leaders_come_and_go():
         ("g", None),
         ("g", "b"),
     ]
+    assert told(world, "leader")[1]["why"] == "a led: its process is dead"
+    assert told(world, "lock_lost") == []
+
+
+def test_a_leader_whose_hold_is_broken_leads_no_more_when_it_knows():
+    world = World()
+    a = world.member("a")
+    a.member_state.locks.add(leader_name("g"))
+    beat(a)
+    world.membership.break_lock(world.now, leader_name("g"))
+    assert the_one(world, "lock_broken")["lock"] == leader_name("g")
+    beat(a)
+    assert told(world, "leader")[-1]["why"] == "a led: an operator broke its hold"
 
 
 # -- the partition actor itself ----------------------------------------------------------------------------------------

@@ -135,7 +135,12 @@ def test_an_event_is_one_line_that_says_why():
     assert all(part in line for part in ("died", "pollers", "agent-3", "epoch 17", why))
     handed_over = str(screens.event_line(event(what="handed_over", member=None, why="held up by agent-3", seconds=2.1)))
     assert "took 2.1 s: held up by agent-3" in handed_over
-    assert "lock migrate" in str(screens.event_line(event(what="lock_granted", group=None, epoch=None, lock="migrate")))
+    assert "lock migrate" in str(
+        screens.event_line(event(what="lock_granted", group=None, epoch=None, lock="lock:migrate"))
+    )
+    assert "leader of pollers  agent-1" in str(
+        screens.event_line(event(what="leader", group=None, lock="leader:pollers"))
+    )
 
 
 def test_a_gap_in_the_events_is_said():
