@@ -608,6 +608,6 @@ def test_a_real_partition_actor_is_lost_and_is_back(hasty, page_of, browse, grou
     expect(tab.locator("#connection")).to_have_attribute("data-live", "live", timeout=LIMIT * 1000)
     hasty.stop_members()
     hasty.shutdown()
-    expect(tab.get_by_role("alert")).to_contain_text("it was shut down", timeout=LIMIT * 1000)
+    expect(tab.get_by_role("alert")).to_contain_text("there is no partition actor", timeout=LIMIT * 1000)
     hasty.deploy()
     expect(tab.locator("#connection")).to_have_attribute("data-live", "live", timeout=LIMIT * 1000)

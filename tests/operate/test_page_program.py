@@ -137,7 +137,7 @@ def test_a_bad_argument_is_named(arguments, named):
 
 
 def test_without_ray_it_does_not_begin_and_says_what_to_do():
-    with pytest.raises(PartitionActorUnavailable, match=r"no Ray.*deploy") as raised:
+    with pytest.raises(PartitionActorUnavailable, match="no Ray answers at") as raised:
         run(f"127.0.0.1:{free_port()}", "partition_actor", "partition-actor", port=0)
     assert "\n" not in str(raised.value)
 
@@ -156,7 +156,7 @@ def test_when_its_ray_is_gone_it_says_so_and_goes_on_trying():
             await source.close()
 
     first, *others = asyncio.run(asked())
-    assert "no Ray" in first
+    assert "no Ray answers at" in first
     assert others == [first, first]  # at once: it does not start a process each second
 
 
@@ -178,4 +178,5 @@ def test_when_its_ray_ends_it_says_that_ray_is_gone_and_does_not_end_itself(run_
         finally:
             await source.close()
 
-    assert asyncio.run(asked()) in (f"the Ray at {address} is gone", f"there is no Ray at {address}")
+    told = asyncio.run(asked())
+    assert told == f"the Ray at {address} is gone" or told.startswith(f"no Ray answers at {address}")

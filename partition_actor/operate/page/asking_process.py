@@ -11,7 +11,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
 from typing import Any
 
-from partition_actor.operate.page.source import Away, Refused
+from partition_actor.operate.page.source import Absent, Away, Refused
 
 CONNECT_WITHIN = 30.0
 """Seconds for the process to start, to import Ray and to connect. Where there is no Ray it says so much sooner."""
@@ -22,6 +22,7 @@ START_AFTER = 3.0
 STALE_AFTER = 15.0
 """Seconds without a good answer after which the process is replaced: another Ray may run at its address."""
 MAX_LINE = 1 << 28
+_ERRORS: dict[str, type[Exception]] = {"away": Away, "absent": Absent, "refused": Refused}
 
 
 class AskingProcess:
@@ -126,8 +127,7 @@ class AskingProcess:
             if "error" not in answer:
                 waiter.set_result(answer["value"])
             else:
-                error = Refused if answer["kind"] == "refused" else Away
-                waiter.set_exception(error(answer["error"]))
+                waiter.set_exception(_ERRORS[answer["kind"]](answer["error"]))
         for waiter in self._waiting.values():
             if not waiter.done():
                 waiter.set_exception(Away(self._why))

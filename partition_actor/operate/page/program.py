@@ -12,12 +12,12 @@ from urllib.parse import quote
 from aiohttp import web
 
 from partition_actor.arguments import check_flag, check_text, refuse
-from partition_actor.errors import PartitionActorUnavailable
+from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable
 from partition_actor.operate.page.access import Access, is_loopback
 from partition_actor.operate.page.asking_process import AskingProcess
 from partition_actor.operate.page.feed import Feed
 from partition_actor.operate.page.server import make_app
-from partition_actor.operate.page.source import Away, Source
+from partition_actor.operate.page.source import Absent, Away, Source
 
 TOKEN_LENGTH = 16
 """Characters of a token, at least."""
@@ -47,7 +47,8 @@ def run(
 
     Raises:
         InvalidArgument: an argument has the wrong type or value, or the port is taken.
-        PartitionActorUnavailable: there is no Ray or no partition actor to begin with.
+        PartitionActorNotFound: there is no such partition actor to begin with.
+        PartitionActorUnavailable: there is no Ray, or the partition actor does not answer.
     """
     for argument, value in (("namespace", namespace), ("name", name), ("host", host)):
         check_text(argument, value)
@@ -72,8 +73,10 @@ async def _run(source: AskingProcess, host: str, port: int, allow_changes: bool,
 async def _look_once(source: Source) -> None:
     try:
         await source.observe([], 0)
+    except Absent as absent:
+        raise PartitionActorNotFound(str(absent)) from None
     except Away as away:
-        raise PartitionActorUnavailable(f"{away}. Start it first: partition-actor deploy") from None
+        raise PartitionActorUnavailable(str(away)) from None
 
 
 async def serve(source: Source, host: str, port: int, allow_changes: bool = False, token: str | None = None) -> None:

@@ -10,6 +10,10 @@ class Away(Exception):
     """The partition actor cannot be asked now; the message says why, in one sentence."""
 
 
+class Absent(Away):
+    """There is no such partition actor, but the Ray that would have it answers."""
+
+
 class Refused(Exception):
     """The partition actor has answered that it will not do this; the message is its own."""
 
