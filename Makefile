@@ -24,6 +24,7 @@ pipelines: $(STAMP) ## pipelines split across agents, over 200,000 samples of th
 	$(BIN)/python -m jobs.pipelines --kill 1 --stop 1 --compare
 
 # Two processes, as many tests wait for Ray most of the time; a module's tests share one cluster.
+# Tests of what only some machines have are skipped: `apt-get install redis-server chromium prometheus` (for promtool).
 test: $(STAMP) ## every test that CI runs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

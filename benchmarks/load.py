@@ -6,12 +6,17 @@ expired. The peers: an async Ray actor with an empty method, called as often by 
 method that returns at once; one that is held as long as a heartbeat is shown too); and tooz with redis, whose members
 heartbeat and poll their group as often, so that a crash is seen as soon.
 
-Takes about a quarter of an hour.
+Then what it costs to be watched: the CPU of a heartbeat with metrics, and with `top` and the page, which each ask for
+everything once a second, over that with none of them.
+
+Takes about twenty minutes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -48,15 +53,31 @@ class Plan:
     main: int
     peer_seconds: float
     tooz: tuple[int, ...]
+    watched: tuple[int, float, int]
+    """Members, seconds of a steady period, and periods."""
 
 
-FULL = Plan({100: 20.0, 1000: 30.0, 5000: 300.0, 10_000: 40.0}, 5000, 20.0, (100, 1000))
-QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,))
+FULL = Plan({100: 20.0, 1000: 30.0, 5000: 300.0, 10_000: 40.0}, 5000, 20.0, (100, 1000), (1000, 30.0, 3))
+QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,), (50, 5.0, 1))
 
 
-def heartbeats(count: int, seconds: float) -> dict[str, Any]:
+class Screen:
+    """Asks the partition actor for what it shows once a second, as `top` and the page do."""
+
+    def __init__(self, handle: Any, group: str) -> None:
+        self._handle, self._group = handle, group
+
+    async def run(self) -> None:
+        since = 0
+        while True:
+            told = await self._handle.observe.remote([self._group], since)
+            since = told["events"]["next"]
+            await asyncio.sleep(1.0)
+
+
+def heartbeats(count: int, seconds: float, *, metrics: bool = True, screens: int = 0) -> dict[str, Any]:
     """Measure the partition actor of `count` idle members for so many seconds."""
-    with deployed_for(count) as (handle, _, settings):
+    with deployed_for(count, metrics=metrics) as (handle, _, settings):
         guest = Guest(handle, "guest", "group-0")
         guest.join()
         pid = ray.get(handle.status.remote())["pid"]
@@ -66,6 +87,9 @@ def heartbeats(count: int, seconds: float) -> dict[str, Any]:
         crowd.start(count / JOINS_PER_SECOND)
         crowd.wait_for_size(min(count, GROUP_SIZE))
         interval = ray.get(handle.status.remote())["interval"]
+        shown: list[Any] = [ray.remote(Screen).options(num_cpus=0).remote(handle, "group-0") for _ in range(screens)]
+        for screen in shown:
+            screen.run.remote()
         time.sleep(interval)  # until all know the final interval
         joining, taken, started = crowd.tally(), processor_seconds([pid]), time.monotonic()
         probes = probe(handle, seconds)
@@ -73,6 +97,8 @@ def heartbeats(count: int, seconds: float) -> dict[str, Any]:
         resident = resident_bytes(pid)
         status = ray.get(handle.status.remote())
         crowd.end()
+        for screen in shown:
+            ray.kill(screen)
     calls = tally.heartbeats + len(probes)
     return {
         "members": count,
@@ -119,6 +145,32 @@ def measure(count: int, seconds: float, plan: Plan) -> dict[str, Any]:
     row["over_empty"] = row["seconds_per_heartbeat"] / row["empty"]["seconds_per_call"]
     row["over_held"] = row["seconds_per_heartbeat"] / row["empty_held"]["seconds_per_call"]
     return row
+
+
+def watched(plan: Plan) -> dict[str, Any]:
+    """CPU seconds of a heartbeat, by what watches the partition actor, in each of some periods."""
+    count, seconds, periods = plan.watched
+    kinds: dict[str, dict[str, Any]] = {
+        "nothing": {"metrics": False},
+        "metrics": {"metrics": True},
+        "metrics, top and page": {"metrics": True, "screens": 2},
+    }
+    found: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(periods):  # in turns, because a machine's speed changes
+        for name, options in kinds.items():
+            found[name].append(heartbeats(count, seconds, **options)["seconds_per_heartbeat"])
+    return {"members": count, **found}
+
+
+def show_watched(found: dict[str, Any]) -> None:
+    without = statistics.median(found["nothing"])
+    rows = [
+        [name, 1e6 * statistics.median(each), statistics.median(each) / without, *(f"{1e6 * one:.0f}" for one in each)]
+        for name, each in found.items()
+        if name != "members"
+    ]
+    periods = [f"period {at + 1}, µs" for at in range(len(found["nothing"]))]
+    show(f"A heartbeat of {found['members']:,} members", ["watched by", "median, µs", "/ nothing", *periods], rows)
 
 
 def tooz_peer(count: int, plan: Plan) -> dict[str, Any] | str:
@@ -180,17 +232,19 @@ def show_tooz(rows: list[dict[str, Any] | str]) -> None:
         print(f"left out: {why}")
 
 
-def promises(rows: list[dict[str, Any]], main_size: int) -> list[Target]:
+def promises(rows: list[dict[str, Any]], main_size: int, found: dict[str, Any]) -> list[Target]:
     chosen = next(row for row in rows if row["members"] == main_size)
     # With fewer members, most of both costs is the process's own idling.
     busy = [row for row in rows if row["members"] >= 1000] or [chosen]
     late = max(chosen["lateness"]["p99"], chosen["probes"]["p99"])
     who = f"{main_size:,} members"
+    all_on = statistics.median(found["metrics, top and page"]) / statistics.median(found["nothing"])
     return [
         Target("a heartbeat over an empty call", 1.3, max(row["over_empty"] for row in busy), at_least=False),
         Target(f"{who}: false expiries", 0, chosen["false_expiries"], "", at_least=False),
         Target(f"{who}: lateness p99, held or not", 1, late, "s", at_least=False),
         Target(f"{who}: memory per member", 70, chosen["bytes_per_member"] / 1000, "kB", at_least=False),
+        Target(f"{found['members']:,} members: a watched heartbeat over one that is not", 1.05, all_on, at_least=False),
     ]
 
 
@@ -200,13 +254,15 @@ def main() -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     rows = [measure(count, seconds, plan) for count, seconds in plan.sizes.items()]
     tooz = [tooz_peer(count, plan) for count in plan.tooz]
+    watching = watched(plan)
     ray.shutdown()
     show_costs(rows)
     show_lateness(rows)
     show_tooz(tooz)
-    targets = promises(rows, plan.main)
+    show_watched(watching)
+    targets = promises(rows, plan.main, watching)
     show_targets(targets)
-    save("load", options.out, options.quick, PACKAGES, targets, {"load": rows, "tooz": tooz})
+    save("load", options.out, options.quick, PACKAGES, targets, {"load": rows, "tooz": tooz, "watched": watching})
 
 
 if __name__ == "__main__":

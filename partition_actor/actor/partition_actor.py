@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import ray
 
 from partition_actor import arguments, clock
+from partition_actor.actor.actor_metrics import ActorMetrics
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
 from partition_actor.actor.event_log import EventLog
@@ -41,6 +42,7 @@ from partition_actor.core.status import add_shares, group_status_of, status_of
 from partition_actor.core.views import View
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
+from partition_actor.metrics import Recorder
 from partition_actor.processes import ProcessIdentity
 from partition_actor.settings import Settings
 from partition_actor.version import __version__
@@ -469,6 +471,8 @@ class PartitionActor:
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
+            metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
+            self._spawn(metrics.keep_recording())
             self._act()
         return self._driver
 

@@ -128,6 +128,7 @@ class Batches:
         elif actor.take_place():
             sent = actor.send(self.method, (batch.items,), {})
             self._sent[first(sent)] = batch, actor, table, sent
+            self.follower.counts.calls += batch.state.is_first_try
         elif any(other.member_id == actor.member_id for _, other, _, _ in self._sent.values()):
             self._delay(batch, CHECK_INTERVAL)  # at no cost of search time: it waits for calls of its own
         else:

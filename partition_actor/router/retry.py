@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayEr
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.errors import CallMayHaveRun, MemberHasNoActor, NoOwner, NotOwner, PartitionError
+from partition_actor.router.call_counts import CallCounts
 from partition_actor.router.routing_table import MemberActor, RoutingTable
 
 PAUSES = (0.005, 0.25)
@@ -42,6 +43,8 @@ class RetryState:
     """How often it may be sent to another member, or repeated after an owner's death."""
     repeatable: bool
     """Whether it may run twice."""
+    counts: CallCounts = field(default_factory=CallCounts)
+    """Where to count what becomes of it."""
     sent_to: str | None = None
     """The member that the last try failed at; None: there was no try, or the next one is counted already."""
     _waited: float = 0.0
@@ -64,7 +67,9 @@ class RetryState:
         elif owner is None:
             self._problem = "the group has no members" if table.epoch else "this router knows of no such group"
         elif actor is None and table.complete:
-            raise MemberHasNoActor(f"{self}: its owner {owner!r} is a task or a driver, not an actor")
+            raise self.counts.failed(
+                MemberHasNoActor(f"{self}: its owner {owner!r} is a task or a driver, not an actor")
+            )
         elif actor is None:
             self._problem = f"the handle of its owner {owner!r} has not arrived yet"
         elif actor.dead:
@@ -79,8 +84,9 @@ class RetryState:
         """Raise the last error when no retry is left."""
         if self._retried >= self.retries and self._cause is not None:
             if isinstance(self._cause, PartitionError):
-                raise self._cause
-            raise CallMayHaveRun(f"{self}: its owner failed, after {self.retries} retries") from self._cause
+                raise self.counts.failed(self._cause)
+            error = CallMayHaveRun(f"{self}: its owner failed, after {self.retries} retries")
+            raise self.counts.failed(error) from self._cause
 
     def failed(
         self, error: RayError, reference: ray.ObjectRef[Any], actor: MemberActor | None, table: RoutingTable
@@ -98,6 +104,8 @@ class RetryState:
         refused = refusal(error, reference, self.method)
         if refused is not None:
             self._cause = refused
+            self.counts.refusals += 1
+            self.counts.retries += 1
             self._problem = f"the hand-off to its owner {self.sent_to!r} is still in progress"
             if refused.epoch is not None and (table.epoch is None or refused.epoch > table.epoch):
                 self._needed_epoch = refused.epoch
@@ -108,11 +116,12 @@ class RetryState:
         if actor is not None and isinstance(error, ActorDiedError):
             actor.dead = True
         if not self.repeatable:
-            raise CallMayHaveRun(f"{self}: its owner failed during the call: {error}") from error
+            raise self.counts.failed(CallMayHaveRun(f"{self}: its owner failed during the call: {error}")) from error
         self._cause = error
         self._problem = f"its owner {self.sent_to!r} cannot be reached"
         self._check_retries()
         self._retried += 1
+        self.counts.retries += 1
         self.sent_to = None
         return self._next_pause()
 
@@ -125,13 +134,22 @@ class RetryState:
     def time_to_wait(self, seconds: float | None = None) -> float:
         """`seconds`, or less if less search time is left; None: all that is left. Raises ``NoOwner`` if none is."""
         if self.is_out_of_time:
-            raise NoOwner(f"{self}: {self._problem} (waited {self.search_time:g} s)") from self._cause
+            error = NoOwner(f"{self}: {self._problem} (waited {self.search_time:g} s)")
+            raise self.counts.failed(error) from self._cause
         left = self.search_time - self._waited
         return left if seconds is None else min(left, seconds)
 
     def spend(self, seconds: float) -> None:
         """Count so many seconds of waiting."""
+        if seconds > 0:
+            self.counts.waits += not self._waited
+            self.counts.wait_seconds += seconds
         self._waited += seconds
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether no try has failed."""
+        return self._cause is None
 
     @property
     def is_out_of_time(self) -> bool:

@@ -83,6 +83,7 @@ class Router:
         self._sent = SentCalls()
         forget = self._sent.forget_released
         self._follower = GroupFollower(self.group, actor, namespace, settings or Settings(), limit, forget)
+        self._counts = self._follower.counts
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +155,7 @@ class Router:
         retried; do not change the arguments until then. Raises ``NoOwner``, ``MemberHasNoActor``, ``TooManyCalls``,
         ``NotStarted``, and ``InvalidArgument`` when the actor has no such method, or one that returns nothing.
         """
+        self._counts.calls += 1
         actor = self._follower.table.ready_actor(key)
         if actor is None or not actor.take_place():
             actor = self._find(self._retry_state(key, method))[0]
@@ -204,7 +206,7 @@ class Router:
             call = SentCall((reference,), None, *refused.call)
         elif call is None:
             call = SentCall((reference,), None, None, "call", (), {})
-        state = RetryState(self.group, call.key, call.method, self._timeout, self._retries, repeatable)
+        state = RetryState(self.group, call.key, call.method, self._timeout, self._retries, repeatable, self._counts)
         table = self._follower.table
         try:
             pause = state.failed(error, reference, call.actor, table)
@@ -221,6 +223,7 @@ class Router:
         actor has no such method, or one that returns nothing or is a generator, and the errors that the class
         describes.
         """
+        self._counts.calls += 1
         table = self._follower.table
         actor = table.ready_actor(key)
         if actor is not None and not actor.take_place():
@@ -277,7 +280,8 @@ class Router:
 
     def _retry_state(self, key: object, method: str) -> RetryState:
         self._check_started()
-        return RetryState(self.group, key, method, self._timeout, self._retries, method in self._repeatable)
+        repeatable = method in self._repeatable
+        return RetryState(self.group, key, method, self._timeout, self._retries, repeatable, self._counts)
 
     def _check_started(self) -> None:
         if not self._follower.is_active:
@@ -327,9 +331,11 @@ class Router:
 
     def _time_for_place(self, state: RetryState, actor: MemberActor) -> float:
         if not self._waits or state.is_out_of_time:
-            raise TooManyCalls(
-                f"{state}: its owner {actor.member_id!r} has {len(actor.calls)} calls of this router under way, "
-                f"and {actor.limit} are allowed"
+            raise self._counts.failed(
+                TooManyCalls(
+                    f"{state}: its owner {actor.member_id!r} has {len(actor.calls)} calls of this router under way, "
+                    f"and {actor.limit} are allowed"
+                )
             )
         return state.time_to_wait()
 

@@ -27,6 +27,7 @@ from partition_actor.member.ray_transport import RayTransport
 from partition_actor.member.session import Session
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.ring import Ring
+from partition_actor.router.call_counts import CallCounts, CallMetrics
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class GroupFollower:
         self.table = RoutingTable()
         self._limit, self._on_returned = limit, on_returned
         transport = RayTransport(actor, namespace)
+        self.counts = CallCounts()
+        self._metrics = CallMetrics(self.counts, group, actor)
         self._session = Session(f"router-{uuid.uuid4().hex}", transport, settings, self._on_changes)
         self._wakeups = Wakeups()
         self._known_upto = -1
@@ -213,6 +216,11 @@ class GroupFollower:
             self._on_returned(None)
         except Exception:
             log.exception("router of group %r: cannot count the calls that have returned", self.group)
+        self._record()
+
+    def _record(self, *, at_once: bool = False) -> None:
+        if self._session.member_state.settings.metrics:
+            self._metrics.record(at_once=at_once)
 
     def _take_view(self, view: View | None) -> None:
         if view is None:
@@ -268,3 +276,4 @@ class GroupFollower:
             self._fetching.cancel()
         self._known_upto = -1
         self._publish(RoutingTable())
+        self._record(at_once=True)
