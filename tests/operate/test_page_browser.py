@@ -33,6 +33,7 @@ HOSTILE = [
 ]
 WIDTHS = (400, 1000, 1600)
 expect = sync_api.expect
+expect.set_options(timeout=1000 * LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +368,7 @@ def test_it_says_when_the_server_of_the_page_is_gone_and_finds_it_again(actor, b
         expect(rows(tab, "members")).to_have_count(3)
     expect(tab.get_by_role("alert")).to_contain_text("server of this page does not answer")
     with ServedPage(actor, port=page.port):
-        expect(tab.locator("#connection")).to_have_attribute("data-live", "live", timeout=30_000)
+        expect(tab.locator("#connection")).to_have_attribute("data-live", "live")
         expect(tab.get_by_role("alert")).to_be_empty()
 
 
@@ -578,7 +579,7 @@ def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse,
     pids = {name: pid_of(worker) for name, worker in workers.items()}
     tab = browse(page_of(steady).url)
     tab.get_by_role("link", name=group).first.click()
-    expect(rows(tab, "members")).to_have_count(3, timeout=LIMIT * 1000)
+    expect(rows(tab, "members")).to_have_count(3)
     for name, pid in pids.items():
         expect(rows(tab, "members").filter(has_text=name)).to_contain_text(f"pid {pid} ")
     tab.get_by_role("textbox", name="Who owns a key?").fill("key")
@@ -586,15 +587,15 @@ def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse,
     expect(owners).to_have_text(Ring(list(pids)).owners("key", 3))
 
     os.kill(pids["first"], signal.SIGKILL)
-    expect(tab.locator("#timeline .mark.died")).to_have_count(1, timeout=LIMIT * 1000)
+    expect(tab.locator("#timeline .mark.died")).to_have_count(1)
     assert "first died" in tab.locator("#timeline .mark.died title").text_content()
     expect(rows(tab, "members")).to_have_count(2)
     expect(owners).to_have_text(Ring(["second", "third"]).owners("key", 2))
 
     tab.get_by_role("button", name="Drain second").click()
     tab.get_by_role("dialog").get_by_role("button", name="Drain second").click()
-    expect(tab.locator("#said")).to_have_text("second was drained.", timeout=LIMIT * 1000)
-    expect(tab.locator("#timeline .mark.drained")).to_have_count(1, timeout=LIMIT * 1000)
+    expect(tab.locator("#said")).to_have_text("second was drained.")
+    expect(tab.locator("#timeline .mark.drained")).to_have_count(1)
     expect(rows(tab, "members")).to_have_count(1)
     assert steady.members(group) == ["third"]
 
@@ -602,12 +603,12 @@ def test_a_real_group_loses_a_member_and_drains_another(steady, page_of, browse,
 def test_a_real_partition_actor_is_lost_and_is_back(hasty, page_of, browse, group):
     hasty.member("m").join_group(group)
     tab = browse(f"{page_of(hasty).url}/group?name={group}", expected="Failed to load resource")
-    expect(rows(tab, "members")).to_have_count(1, timeout=LIMIT * 1000)
+    expect(rows(tab, "members")).to_have_count(1)
     os.kill(hasty.call("status")["pid"], signal.SIGKILL)
-    expect(tab.get_by_role("alert")).to_contain_text("is back. It was restarted", timeout=LIMIT * 1000)
-    expect(tab.locator("#connection")).to_have_attribute("data-live", "live", timeout=LIMIT * 1000)
+    expect(tab.get_by_role("alert")).to_contain_text("is back. It was restarted")
+    expect(tab.locator("#connection")).to_have_attribute("data-live", "live")
     hasty.stop_members()
     hasty.shutdown()
-    expect(tab.get_by_role("alert")).to_contain_text("there is no partition actor", timeout=LIMIT * 1000)
+    expect(tab.get_by_role("alert")).to_contain_text("there is no partition actor")
     hasty.deploy()
-    expect(tab.locator("#connection")).to_have_attribute("data-live", "live", timeout=LIMIT * 1000)
+    expect(tab.locator("#connection")).to_have_attribute("data-live", "live")

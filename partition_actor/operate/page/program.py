@@ -103,7 +103,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             refuse("port", port, f"one that is free on {host}: another program listens there; try --port {port + 1}")
-        refuse("host", host, f"an address of this machine ({error.strerror or error})")
+        refuse("host", host, f"an address of this machine ({str(error.strerror or error).partition(' (while')[0]})")
 
 
 async def _until_signalled() -> None:
