@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from partition_actor.core.epochs import COUNTER_BITS, Epoch
@@ -234,15 +235,18 @@ class Membership:
         moments += [at + self.stalled for at in (self._leases.next_end(), self._fences.next(), wait) if at is not None]
         if (timer := self._timers.next()) is not None:
             moments.append(timer)
+        if self._changed:
+            moments.append(self._last_tick)
         return min(moments)
 
     def _set_timers(self, now: float) -> None:
-        for group in self._changed.values():
+        """Take in what has changed in some groups; the next `tick` takes in others."""
+        for name in list(islice(self._changed, STEP)):
+            group = self._changed.pop(name)
             if group.handed_over:
                 group.record_handoffs(now)
             group.tell_waiting(now)
-            self._timers.set(group.name, group.due)
-        self._changed.clear()
+            self._timers.set(name, group.due)
 
     def _publish(self, group: Group, now: float) -> None:
         due = group.publish_due
