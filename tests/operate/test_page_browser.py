@@ -12,7 +12,6 @@ import pytest
 import ray
 from deployments import LIMIT, wait_until
 from members import ExclusiveWorker
-from played_actor import PlayedPartitionActor
 from served_page import ServedPage
 
 from partition_actor.operate.page.asking_process import AskingProcess
@@ -43,26 +42,6 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if root else [])
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def actor():
-    played = PlayedPartitionActor()
-    played.group("agents", ["a", "b", "c"])
-    return played
-
-
-@pytest.fixture
-def serve(actor):
-    pages = []
-
-    def serve(**options):
-        pages.append(ServedPage(actor, **options))
-        return pages[-1].__enter__()
-
-    yield serve
-    for page in pages:
-        page.__exit__()
 
 
 @pytest.fixture

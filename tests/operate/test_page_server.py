@@ -9,7 +9,6 @@ import time
 import httpx
 import pytest
 from deployments import wait_until
-from played_actor import PlayedPartitionActor
 from served_page import ServedPage
 
 from partition_actor.operate.page import feed
@@ -25,26 +24,6 @@ HOSTILE = [
     "new\nline\r\n\r\ndata: x",
     "x" * 1000,
 ]
-
-
-@pytest.fixture
-def actor():
-    played = PlayedPartitionActor()
-    played.group("agents", ["a", "b", "c"])
-    return played
-
-
-@pytest.fixture
-def serve(actor):
-    pages = []
-
-    def serve(**access):
-        pages.append(ServedPage(actor, **access))
-        return pages[-1].__enter__()
-
-    yield serve
-    for page in pages:
-        page.__exit__()
 
 
 def ask(page, method="GET", path="/", **options):
