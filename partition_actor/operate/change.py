@@ -248,14 +248,14 @@ def set_settings(changes: dict[str, Any], sure: bool) -> None:
     """
     handle = connect()
     before = ask(handle, "hello")["settings"]
-    wanted = Settings(**{**before, **changes}).to_dict()
+    wanted = Settings(**before).changed(changes).to_dict()
     differing = {name: value for name, value in wanted.items() if before.get(name) != value}
     if not differing:
         show(before, "nothing to change: these are the settings already")
         return
     lines = [f"{name}: {before.get(name)} -> {value}" for name, value in sorted(differing.items())]
     confirm("\n".join(["Change the settings of the running partition actor:", *lines]), sure)
-    show(ask(handle, "configure", wanted), "\n".join(lines))
+    show(ask(handle, "configure", differing), "\n".join(lines))  # another operator may change others meanwhile
 
 
 def _member(group: dict[str, Any], member: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from deployments import HASTY, LIMIT, QUICK, STEADY, wait_until
 from ray.exceptions import AuthenticationError
 
 from partition_actor import Settings
-from partition_actor.operate import change, connection
+from partition_actor.operate import connection
 from partition_actor.operate.command_line import program
 from partition_actor.operate.observer import Observer
 from partition_actor.operate.options import Chosen, Failure
@@ -282,21 +282,16 @@ def test_settings_are_shown_and_wrong_ones_are_refused(terminal):
     assert "ttl" in refusal(terminal("settings", "set", "ttl=0.1", "--yes", expected=2))
 
 
-def test_settings_are_changed_as_a_whole(monkeypatch):
-    before, asked = Settings(ttl=20.0).to_dict(), []
-
-    def ask(_handle, method, *arguments):
-        asked.append((method, *arguments))
-        return {"settings": before} if method == "hello" else arguments[0]
-
-    monkeypatch.setattr(change, "connect", lambda: None)
-    monkeypatch.setattr(change, "ask", ask)
-    result = CliRunner().invoke(program, ["settings", "set", "ttl=5", "hash_function=md5", "--yes"])
-    assert result.stdout.splitlines() == ["hash_function: xxh3 -> md5", "ttl: 20.0 -> 5.0"]
-    assert asked[-1] == ("configure", {**before, "ttl": 5.0, "hash_function": "md5"})
-    asked.clear()
-    assert "nothing to change" in CliRunner().invoke(program, ["settings", "set", "ttl=20", "--yes"]).stdout
-    assert [method for method, *_ in asked] == ["hello"]
+def test_settings_are_changed_while_it_runs(quick):
+    terminal = Terminal(quick)
+    told = terminal("settings", "set", "hold=0.3", "handoff_timeout=1", "--yes").stdout
+    assert told.splitlines() == ["handoff_timeout: 0.8 -> 1.0", "hold: 0.4 -> 0.3"]
+    assert terminal.json("settings")["hold"] == 0.3
+    assert "nothing to change" in terminal("settings", "set", "hold=0.3", "--yes").stdout
+    refused = refusal(terminal("settings", "set", "hash_function=md5", "hold=0.2", "--yes", expected=2))
+    assert "hash_function" in refused
+    assert "until the next deploy()" in refused
+    assert terminal.json("settings")["hold"] == 0.3
 
 
 @pytest.mark.parametrize(
