@@ -39,9 +39,9 @@ def resident_bytes(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
-def settings_for(members: int, *, metrics: bool = True) -> Settings:
+def settings_for(members: int) -> Settings:
     """The default settings, with room for so many members."""
-    return Settings(max_members=max(Settings().max_members, members + 10), metrics=metrics)
+    return Settings(max_members=max(Settings().max_members, members + 10))
 
 
 def session_of(member_id: str) -> str:
@@ -253,12 +253,12 @@ class Guest:
 
 
 @contextmanager
-def deployed_for(members: int, *, metrics: bool = True) -> Iterator[tuple[Any, str, Settings]]:
+def deployed_for(members: int) -> Iterator[tuple[Any, str, Settings]]:
     """A partition actor with room for so many members: its handle, its name and its settings.
 
     The name is new, because a second partition actor under a name waits for the members of the first (rule 7).
     """
-    name, settings = f"benchmark-{time.monotonic_ns()}", settings_for(members, metrics=metrics)
+    name, settings = f"benchmark-{time.monotonic_ns()}", settings_for(members)
     yield partition_actor.deploy(name, settings=settings), name, settings
     partition_actor.shutdown(name, force=True)
 

@@ -7,7 +7,7 @@ method that returns at once; one that is held as long as a heartbeat is shown to
 heartbeat and poll their group as often, so that a crash is seen as soon.
 
 Then what it costs to be watched: the CPU of a heartbeat with metrics, and with `top` and the page, which each ask for
-everything once a second, over that with none of them.
+everything once a second, over that with none of them; by turns on one partition actor, as a machine's speed changes.
 
 Takes about twenty minutes.
 """
@@ -54,11 +54,17 @@ class Plan:
     peer_seconds: float
     tooz: tuple[int, ...]
     watched: tuple[int, float, int]
-    """Members, seconds of a steady period, and periods."""
+    """Members, seconds of a turn, and turns. Metrics are recorded every ten seconds."""
 
 
-FULL = Plan({100: 20.0, 1000: 30.0, 5000: 300.0, 10_000: 40.0}, 5000, 20.0, (100, 1000), (1000, 30.0, 3))
-QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,), (50, 5.0, 1))
+FULL = Plan({100: 20.0, 1000: 30.0, 5000: 300.0, 10_000: 40.0}, 5000, 20.0, (100, 1000), (1000, 10.0, 8))
+QUICK = Plan({50: 5.0, 100: 5.0}, 100, 5.0, (50,), (50, 10.0, 1))
+WATCHED: dict[str, tuple[bool, bool]] = {
+    "nothing": (False, False),
+    "metrics": (True, False),
+    "metrics, top and page": (True, True),
+}
+"""By what watches the partition actor: whether metrics do, and whether `top` and the page do."""
 
 
 class Screen:
@@ -66,8 +72,16 @@ class Screen:
 
     def __init__(self, handle: Any, group: str) -> None:
         self._handle, self._group = handle, group
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    async def show(self, shows: bool) -> None:
+        """Begin to ask, or cease to."""
+        if shows:
+            self._task = asyncio.get_running_loop().create_task(self._ask())
+        elif self._task is not None:
+            self._task.cancel()
+
+    async def _ask(self) -> None:
         since = 0
         while True:
             told = await self._handle.observe.remote([self._group], since)
@@ -75,9 +89,9 @@ class Screen:
             await asyncio.sleep(1.0)
 
 
-def heartbeats(count: int, seconds: float, *, metrics: bool = True, screens: int = 0) -> dict[str, Any]:
+def heartbeats(count: int, seconds: float) -> dict[str, Any]:
     """Measure the partition actor of `count` idle members for so many seconds."""
-    with deployed_for(count, metrics=metrics) as (handle, _, settings):
+    with deployed_for(count) as (handle, _, settings):
         guest = Guest(handle, "guest", "group-0")
         guest.join()
         pid = ray.get(handle.status.remote())["pid"]
@@ -87,9 +101,6 @@ def heartbeats(count: int, seconds: float, *, metrics: bool = True, screens: int
         crowd.start(count / JOINS_PER_SECOND)
         crowd.wait_for_size(min(count, GROUP_SIZE))
         interval = ray.get(handle.status.remote())["interval"]
-        shown: list[Any] = [ray.remote(Screen).options(num_cpus=0).remote(handle, "group-0") for _ in range(screens)]
-        for screen in shown:
-            screen.run.remote()
         time.sleep(interval)  # until all know the final interval
         joining, taken, started = crowd.tally(), processor_seconds([pid]), time.monotonic()
         probes = probe(handle, seconds)
@@ -97,8 +108,6 @@ def heartbeats(count: int, seconds: float, *, metrics: bool = True, screens: int
         resident = resident_bytes(pid)
         status = ray.get(handle.status.remote())
         crowd.end()
-        for screen in shown:
-            ray.kill(screen)
     calls = tally.heartbeats + len(probes)
     return {
         "members": count,
@@ -148,29 +157,46 @@ def measure(count: int, seconds: float, plan: Plan) -> dict[str, Any]:
 
 
 def watched(plan: Plan) -> dict[str, Any]:
-    """CPU seconds of a heartbeat, by what watches the partition actor, in each of some periods."""
-    count, seconds, periods = plan.watched
-    kinds: dict[str, dict[str, Any]] = {
-        "nothing": {"metrics": False},
-        "metrics": {"metrics": True},
-        "metrics, top and page": {"metrics": True, "screens": 2},
-    }
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(periods):  # in turns, because a machine's speed changes
-        for name, options in kinds.items():
-            found[name].append(heartbeats(count, seconds, **options)["seconds_per_heartbeat"])
+    """CPU seconds of a heartbeat in each turn, by what watches the partition actor."""
+    count, seconds, turns = plan.watched
+    found: dict[str, list[float]] = {name: [] for name in WATCHED}
+    with deployed_for(count) as (handle, _, settings):
+        crowd = Crowd(handle, groups_of(count, GROUP_SIZE), settings)
+        crowd.start(count / JOINS_PER_SECOND)
+        crowd.wait_for_size(min(count, GROUP_SIZE))
+        status = ray.get(handle.status.remote())
+        screens: list[Any] = [ray.remote(Screen).options(num_cpus=0).remote(handle, "group-0") for _ in range(2)]
+        for turn in range(turns):
+            for name in list(WATCHED) if turn % 2 else reversed(WATCHED):
+                metrics, shows = WATCHED[name]
+                ray.get(handle.configure.remote({"metrics": metrics}))
+                ray.get([screen.show.remote(shows) for screen in screens])
+                time.sleep(2 * status["interval"])  # until all know of the settings
+                crowd.tally()
+                taken = processor_seconds([status["pid"]])
+                time.sleep(seconds)
+                heard = crowd.tally().heartbeats
+                found[name].append((processor_seconds([status["pid"]]) - taken) / heard)
+                ray.get([screen.show.remote(False) for screen in screens])
+        crowd.end()
+        for screen in screens:
+            ray.kill(screen)
     return {"members": count, **found}
 
 
+def over_nothing(found: dict[str, Any], name: str) -> float:
+    """How many times as much a heartbeat costs: the median of the turns, each over the same turn without."""
+    ratios: list[float] = [each / base for each, base in zip(found[name], found["nothing"], strict=True)]
+    return statistics.median(ratios)
+
+
 def show_watched(found: dict[str, Any]) -> None:
-    without = statistics.median(found["nothing"])
     rows = [
-        [name, 1e6 * statistics.median(each), statistics.median(each) / without, *(f"{1e6 * one:.0f}" for one in each)]
-        for name, each in found.items()
-        if name != "members"
+        [name, 1e6 * statistics.median(found[name]), over_nothing(found, name), 1e6 * min(found[name])]
+        for name in WATCHED
     ]
-    periods = [f"period {at + 1}, µs" for at in range(len(found["nothing"]))]
-    show(f"A heartbeat of {found['members']:,} members", ["watched by", "median, µs", "/ nothing", *periods], rows)
+    columns = ["watched by", "median, µs", "/ nothing, median of turns", "least, µs"]
+    show(f"A heartbeat of {found['members']:,} members", columns, rows)
 
 
 def tooz_peer(count: int, plan: Plan) -> dict[str, Any] | str:
@@ -237,8 +263,7 @@ def promises(rows: list[dict[str, Any]], main_size: int, found: dict[str, Any]) 
     # With fewer members, most of both costs is the process's own idling.
     busy = [row for row in rows if row["members"] >= 1000] or [chosen]
     late = max(chosen["lateness"]["p99"], chosen["probes"]["p99"])
-    who = f"{main_size:,} members"
-    all_on = statistics.median(found["metrics, top and page"]) / statistics.median(found["nothing"])
+    who, all_on = f"{main_size:,} members", over_nothing(found, "metrics, top and page")
     return [
         Target("a heartbeat over an empty call", 1.3, max(row["over_empty"] for row in busy), at_least=False),
         Target(f"{who}: false expiries", 0, chosen["false_expiries"], "", at_least=False),
