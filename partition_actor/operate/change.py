@@ -36,7 +36,7 @@ POLL = 0.25
 @click.command(cls=Operation, epilog=example("deploy", "deploy --settings partition_actor.yaml"))
 @click.option("--settings", "file", type=click.Path(exists=True, dir_okay=False), help="YAML: field names and values.")
 def deploy(file: str | None) -> None:
-    """Start the partition actor, or find the one that runs, and wait until it answers.
+    """Start the partition actor, or find the one that runs. Wait until it answers.
 
     Settings apply only to one that is started; a running one keeps its own, and the differences are named.
     """
@@ -152,7 +152,7 @@ def _wait_until_gone(handle: Any, group: str, key: tuple[str, str], timeout: flo
 @click.argument("lock")
 @yes
 def break_lock(lock: str, sure: bool) -> None:
-    """Take LOCK from whoever holds it, and wait until the holders know or have lost their leases.
+    """Take LOCK from whoever holds it. Wait until the holders know or have lost their leases.
 
     LOCK is a name as in `locks`; leader:GROUP is the lock of a group's leader. Work that was done under the lock is not
     undone, and storage that checks fencing tokens refuses what comes late.
@@ -210,7 +210,7 @@ def _consequences(handle: Any, chosen: Chosen, force: bool) -> str:
 @click.group(cls=Operations, invoke_without_command=True, epilog=example("settings", "settings set ttl=5 hold=1"))
 @click.pass_context
 def settings(ctx: click.Context) -> None:
-    """Show the partition actor's settings, or change some while it runs."""
+    """Show the settings, or change some while it runs."""
     if ctx.invoked_subcommand is None:
         found = ask(connect(), "hello")["settings"]
         show(found, screens.settings_table(found, text.console().width))

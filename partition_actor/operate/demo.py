@@ -81,7 +81,7 @@ class _Stop(Exception):
 @click.option("--group", default="demo", show_default=True, help="The group's name.")
 @click.option("--seed", type=int, help="For the same changes again.")
 def demo(members: int, every: float, seconds: float | None, group: str, seed: int | None) -> None:
-    """Start a group of workers that live, die, leave and hold hand-offs up, to look at from another terminal.
+    """Start workers that come, go and die, to look at from elsewhere.
 
     Needs a running Ray. It deploys the partition actor if there is none. At its end it ends its workers, and a
     partition actor that it has deployed itself.

@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 
 @click.command(cls=Operation, epilog=example("doctor", "doctor --json"))
 def doctor() -> None:
-    """Check Ray, the partition actor, its node, clocks and settings, and say what to do about what is wrong.
+    """Check everything, and say what to do. That is Ray, the partition actor, its node, clocks and settings.
 
     A line for each check. Exit code 1 if one of them is FAIL.
     """

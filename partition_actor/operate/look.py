@@ -39,7 +39,7 @@ LATEST = 200
 )
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="Groups or members shown; 0: all.")
 def status(group: str | None, sort: str, limit: int) -> None:
-    """Show the partition actor and its groups, or a GROUP and its members.
+    """Show all groups, or the members of GROUP.
 
     Of a member: its share of the ring and weight, the epoch that it has acknowledged and for how long it owes a later
     one (lag), what is left of its lease, when it was last heard, where it runs, and how its death would be learnt.
@@ -57,7 +57,7 @@ def status(group: str | None, sort: str, limit: int) -> None:
 @click.option("--once", is_flag=True, help="Look for one interval, print, and end.")
 @click.option("--interval", type=click.FloatRange(0.1), default=INTERVAL, show_default=True, help="Seconds.")
 def top(once: bool, interval: float) -> None:
-    """Watch the partition actor live: heartbeats, lateness, hand-offs and who holds them up, and what happens.
+    """Watch it live. Shows heartbeats, lateness, hand-offs and who holds them up, and what happens.
 
     Ctrl-C ends it. Without a terminal it prints one screen, as with --once; with --json, a line for each look.
     """
@@ -121,7 +121,7 @@ def _with_loss(screen: RenderableType, observer: Observer) -> RenderableType:
 @click.option("--group", help="Of this group only.")
 @click.option("--last", "-n", type=click.IntRange(0), default=100, show_default=True, help="Without --since; 0: all.")
 def events(follow: bool, since: str | None, group: str | None, last: int) -> None:
-    """Show what happened to members, groups and locks, a line for each event, and why.
+    """Show what happened to members and locks, and why. Each event is a line.
 
     The partition actor keeps the last 10,000 events. Where some are gone, a line says so. With --json each line is an
     object, and such a line is {"what": "missed", "missed": 12}.
@@ -209,7 +209,7 @@ def _print_gap(missed: int) -> None:
 
 @click.command(cls=Operation, epilog=example("locks"))
 def locks() -> None:
-    """Show the locks and leaders: who holds each, who waits, and the fencing token."""
+    """Show who holds locks, who leads, and who waits. Also each fencing token."""
     found = ask(connect(), "status")["locks"]
     show(found, screens.lock_table(found, text.console().width))
 
@@ -218,7 +218,7 @@ def locks() -> None:
 @click.argument("group")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 def owner(group: str, keys: tuple[str, ...]) -> None:
-    """Show which member of GROUP owns each KEY: a line for each, with a tab between key and owner.
+    """Show which member of GROUP owns each KEY. Each is a line, with a tab between key and owner.
 
     Computed here from the members and their weights: the answer is the partition actor's own. A key's identity is its
     text.
