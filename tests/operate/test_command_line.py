@@ -282,6 +282,14 @@ def test_settings_are_shown_and_wrong_ones_are_refused(terminal):
     assert "ttl" in refusal(terminal("settings", "set", "ttl=0.1", "--yes", expected=2))
 
 
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int x", "!!bool x", "!!timestamp x", "[" * 5000, "9" * 5000])
+def test_a_value_that_yaml_chokes_on_is_wrong_usage(value):
+    result = CliRunner().invoke(program, ["settings", "set", f"ttl={value}", "--yes"])
+    assert result.exit_code == 2
+    assert "is not YAML" in result.stderr
+    assert len(result.stderr) < 500
+
+
 def test_settings_are_changed_as_a_whole(monkeypatch):
     before, asked = Settings(ttl=20.0).to_dict(), []
 
