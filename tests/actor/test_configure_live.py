@@ -72,6 +72,7 @@ def test_a_newcomer_after_a_shorter_ttl_need_not_wait_for_the_former_interval_of
     deployment = make_deployment(Settings(ttl=6000.0, hold=1.0, node_proof_interval=2000.0))
     deployment.deploy()
     deployment.member("a").join_group("group", exclusive=True)
+    wait_until(lambda: deployment.call("status")["uptime"] > 3.0)  # then the first proof grants no lease of 3 s
     deployment.call("configure", {"ttl": 3.0, "node_proof_interval": 0.5})
     newcomer = deployment.member("b")
     newcomer.join_group("group", exclusive=True)
