@@ -212,6 +212,18 @@ def test_when_the_gcs_does_not_tell_nobody_knows_and_nothing_is_confirmed(kept, 
     assert not asyncio.run(kept().settle())
 
 
+def test_changed_settings_are_told_or_nothing_starts_without_them(kept, monkeypatch):
+    """A former life may have granted longer leases than those of `deploy`, and have told bare callers of them."""
+    first, longer = kept(), Settings(ttl=60.0)
+    assert first.settings() == {}
+    assert asyncio.run(first.add_settings(1, longer.to_dict()))
+    assert first.settings() == {1: longer}
+    assert kept().settings() == {}
+    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    with pytest.raises(PartitionActorUnavailable, match="does not tell its settings"):
+        first.settings()
+
+
 def test_shutdown_of_one_that_does_not_answer_raises_and_force_kills_it(impostor, monkeypatch):
     deployment = impostor(StuckPartitionActor)
     monkeypatch.setattr("partition_actor.deployment.ANSWER_WITHIN", 0.5)

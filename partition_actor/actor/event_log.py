@@ -3,7 +3,7 @@
 A line is a sentence with a stable tail of ``key=value``, as in logfmt: ``event``, ``id`` of the first change, and where
 there is one ``member``, ``session``, ``node``, ``pid``, ``group`` (the first three, with commas), ``groups`` (their
 number), ``lock``, ``epoch`` of the first change, ``seconds``. A value with other characters than ``A-Za-z0-9`` and
-``._:/,+@-`` is written as in JSON.
+``._:/,+@-`` is written as in JSON, in the sentence too: ids are anybody's choice, and must not forge a line.
 """
 
 from __future__ import annotations
@@ -126,10 +126,12 @@ def sentence(number: int, event: Event, groups: Iterable[str], count: int) -> st
     """The line of a change that happens in `count` groups, of which `groups` are some."""
     cause, names = event.cause, list(groups)
     what = _VERBS.get(cause.what, cause.what.replace("_", " "))
-    where = f" in {names[0]}" if count == 1 else f" in {count} groups" if count else ""
+    where = f" in {_value(names[0])}" if count == 1 else f" in {count} groups" if count else ""
     if cause.what in ("lock_granted", "lock_lost", "lock_broken"):
-        where = f" {event.lock}"
-    who = event.member or ("nobody" if cause.what == "leader" else "the partition actor")
+        where = f" {_value(event.lock)}"
+    who = _value(event.member) if event.member else "nobody" if cause.what == "leader" else "the partition actor"
+    reason = why(cause)
+    reason = reason if reason.isprintable() else json.dumps(reason)[1:-1]
     tail = {
         "event": cause.what,
         "id": number,
@@ -144,7 +146,7 @@ def sentence(number: int, event: Event, groups: Iterable[str], count: int) -> st
         "seconds": None if cause.seconds is None else f"{cause.seconds:.3f}",
     }
     pairs = " ".join(f"{key}={_value(value)}" for key, value in tail.items() if value is not None)
-    return f"{who} {what}{where}: {why(cause)} {pairs}"
+    return f"{who} {what}{where}: {reason} {pairs}"
 
 
 def _value(value: object) -> str:

@@ -86,9 +86,9 @@ class PartitionActor:
         self._failure: PartitionError | None = None
         self._name = name
         try:
-            self._settings = Settings.from_dict(settings or {})
+            self._deployed = Settings.from_dict(settings or {})
         except PartitionError as error:
-            self._failure, self._settings = error, Settings()
+            self._failure, self._deployed = error, Settings()
         self._driver: MembershipDriver | None = None
         self._held: dict[SessionKey, asyncio.Future[None]] = {}
         self._to_answer: dict[SessionKey, None] = {}
@@ -100,7 +100,7 @@ class PartitionActor:
         self._shares: dict[SessionKey, dict[str, tuple[tuple[Epoch, int], Share]]] = {}
         """Of bare callers, by group: the version of the latest view, and the share by it."""
         self._subsets = Subsets()
-        self._ring_shares = RingShares(self._settings)
+        self._ring_shares = RingShares(self._deployed)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
         self._namespace = namespace
@@ -375,7 +375,7 @@ class PartitionActor:
                 ):
                     raise PartitionActorUnavailable("the settings were not changed: the GCS does not answer; try again")
                 await self._call(driver.configure(settings, self._settings_version))
-                self._settings = settings
+                self._proof_wanted.set()  # leases may be shorter now than the interval between two proofs was
         return settings.to_dict()
 
     async def forget(self, group: str, member_id: str) -> Epoch | None:
@@ -445,15 +445,15 @@ class PartitionActor:
             raise self._failure
         if self._driver is None:
             gc.set_threshold(*COLLECT_AFTER)
+            changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
             longest = self._records.longest_lease()
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
-            changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
-            deployed, self._settings_version = self._settings, max(changed, default=0)
-            if changed:
-                self._settings = Settings.from_dict(changed[self._settings_version])
+            if longest is None:
+                longest = max(each.max_ttl for each in (self._deployed, *changed.values()))
+            self._settings_version = max(changed, default=0)
             membership = Membership(
-                self._settings,
+                changed.get(self._settings_version, self._deployed),
                 incarnation,
                 clock.now(),
                 first=longest == 0,
@@ -461,12 +461,12 @@ class PartitionActor:
                 longest=longest,
                 records=self._records.are_kept,
                 settings_version=self._settings_version,
-                longest_told=max(deployed.ttl, *(each["ttl"] for each in changed.values()), 0.0),
+                longest_told=max(each.ttl for each in (self._deployed, *changed.values())),
             )
             self._handles = MemberHandles(incarnation)
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
-            self._callers = BareCallers(self._watch, self._handles, self._on_replaced, self._settings.ttl / 2)
+            self._callers = BareCallers(self._watch, self._handles, self._on_replaced, membership.settings.ttl / 2)
             self._driver = MembershipDriver(membership)
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
@@ -475,6 +475,11 @@ class PartitionActor:
             self._spawn(metrics.keep_recording())
             self._act()
         return self._driver
+
+    @property
+    def _settings(self) -> Settings:
+        """Those that apply now."""
+        return self._start().membership.settings
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -22,6 +22,9 @@ from typing import Any
 
 import ray
 
+from partition_actor.errors import PartitionActorUnavailable
+from partition_actor.settings import Settings
+
 log = logging.getLogger(__name__)
 
 GCS_TIMEOUT = 5.0
@@ -83,18 +86,26 @@ class Records:
         """Record that this process has ended in good order. Call it as the last act: from then on it grants nothing."""
         return self.are_kept and await self.settle_former() and await self._write([(*self._life(), SETTLED)])
 
-    def settings(self) -> dict[int, dict[str, Any]]:
-        """The settings that this actor has changed to, by version: Ray restarts it with those it began with."""
+    def settings(self) -> dict[int, Settings]:
+        """The settings that this actor has changed to, by version: Ray restarts it with those it began with.
+
+        Raises ``PartitionActorUnavailable`` if the GCS does not tell: without them, leases may be out for longer than
+        anybody here knows.
+        """
         try:
             prefix = self._settings_key()
             keys = _gcs().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
             return {
-                int(key.removeprefix(prefix)): json.loads(_gcs().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                int(key.removeprefix(prefix)): Settings.from_dict(
+                    json.loads(_gcs().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                )
                 for key in keys
             }
-        except Exception:
-            log.error("cannot tell whether the settings have changed: those of deploy() apply", exc_info=True)
-            return {}
+        except Exception as error:
+            log.exception("cannot tell whether the settings have changed")
+            raise PartitionActorUnavailable(
+                f"this partition actor was restarted, and the GCS does not tell its settings ({error!r}): try again"
+            ) from None
 
     async def add_settings(self, version: int, settings: dict[str, Any]) -> bool:
         """Record that the settings change to these; returns whether that is confirmed."""

@@ -303,7 +303,10 @@ class MemberState:
             return None
         self.answered = reply["seq"]
         self.incarnation = reply["incarnation"]
-        self.interval = reply["interval"]
+        if reply["lease"] > 0 or self.lease_until <= self._sent:
+            self.interval = reply["interval"]
+        else:  # the lease that runs may not outlast a longer one
+            self.interval = min(self.interval, reply["interval"])
         self._tell_views = reply["views"]
         if reply["resync"]:
             self._restate()

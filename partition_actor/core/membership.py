@@ -423,6 +423,7 @@ class Membership:
         """
         self._refuse_if_ending()
         assert settings.ttl <= self.longest_allowed
+        self._mind_stall(now)
         before, self.settings, self.settings_version = self.settings.to_dict(), settings, version
         for group in self.groups.values():
             group.settings = settings
@@ -782,7 +783,7 @@ class Membership:
             "incarnation": self.incarnation,
             "lease": session.lease,
             "exclusive_lease": 0.0,
-            "interval": self.interval,
+            "interval": self._interval_for(session),
             "resync": False,
             "views": False,
             "groups": {},
@@ -811,6 +812,12 @@ class Membership:
         if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:
             reply["wait"] = self._recovery_end - self._run(session.received)
         return reply
+
+    def _interval_for(self, session: SessionRecord) -> float:
+        """What a reply says: a lease that was granted before leases grew may not outlast a longer interval."""
+        if session.lease < self.ttl and session.interval:
+            return min(self.interval, session.interval)
+        return self.interval
 
     def _exclusive_lease(self, key: SessionKey, session: SessionRecord) -> float:
         return 0.0 if key in self.locks.unverified else self._proven_lease(session)

@@ -261,10 +261,10 @@ class RayTransport(Transport):
             log.info("member %r has reached the partition actor again", member_state.member_id)
         if death_watch is not None and member_state.incarnation == request["incarnation"] and not reply["resync"]:
             exchange.watched_by = member_state.incarnation
-        if reply.get("settings", 0) != exchange.settings_version:
-            self._take_settings(exchange, await _answer(_call(exchange.handle, "hello")))
         if any(change.rejoined for change in changes):
             exchange.watched_by = 0  # the death watch has ended with the expired session
+        if reply.get("settings", 0) != exchange.settings_version:
+            self._take_settings(exchange, await _answer(_call(exchange.handle, "hello")))
         if changes and not (reply["resync"] or reply.get("more")):
             # Let the partition actor tell others the same news first: there is no next epoch before this has passed.
             # What others wait for sets `wake`.

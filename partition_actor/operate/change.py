@@ -227,8 +227,9 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
             raise click.BadParameter(f"{field!r} is no setting; these are: {', '.join(sorted(Settings.model_fields))}")
         try:
             changes[field] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"{each!r}: the value is not YAML") from None
+        except Exception:  # PyYAML lets the errors of int(), date() and recursion through
+            shown = each if len(each) <= 80 else f"{each[:60]}…"
+            raise click.BadParameter(f"{shown!r}: the value is not YAML") from None
     return changes
 
 

@@ -66,3 +66,14 @@ def test_the_next_deployment_begins_with_its_own_settings(make_deployment):
     partition_actor.shutdown(deployment.name, deployment.namespace)
     deployment.deploy()
     assert ray.get(deployment.handle.hello.remote(), timeout=LIMIT)["settings"] == SETTINGS.to_dict()
+
+
+def test_a_newcomer_after_a_shorter_ttl_need_not_wait_for_the_former_interval_of_proofs(make_deployment):
+    deployment = make_deployment(Settings(ttl=6000.0, hold=1.0, node_proof_interval=2000.0))
+    deployment.deploy()
+    deployment.member("a").join_group("group", exclusive=True)
+    wait_until(lambda: deployment.call("status")["uptime"] > 3.0)  # then the first proof grants no lease of 3 s
+    deployment.call("configure", {"ttl": 3.0, "node_proof_interval": 0.5})
+    newcomer = deployment.member("b")
+    newcomer.join_group("group", exclusive=True)
+    wait_until(lambda: newcomer.extract_my_subset("group", range(100)))

@@ -47,6 +47,15 @@ def test_a_change_is_a_sentence_with_a_tail_of_keys_and_values(lines):
     )
 
 
+def test_no_id_forges_a_line_or_reaches_a_terminal_as_an_escape(lines):
+    id_ = "\x1b[2J\nn died in g: killed event=died"
+    lost = (Cause("lock_lost", ("it expired",)), (id_, "s"), None, None, f"lock:{id_}")
+    superseded = (Cause("superseded", ("session {} has taken its place", id_)), (id_, "s"), id_, (1, 2))
+    for _, line in lines(superseded, lost):
+        assert line.isprintable()
+        assert line.startswith('"\\u001b[2J\\nn died in g: killed event=died" ')
+
+
 def test_a_death_in_many_groups_is_one_line(lines):
     cause = Cause("died", ("killed",))
     ((_, line),) = lines(*((cause, KEY, f"g{number}", (1, number)) for number in range(2000)))

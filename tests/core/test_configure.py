@@ -72,6 +72,40 @@ def test_a_longer_ttl_applies_once_a_record_of_it_is_proven():
     assert rig.beat()["lease"] == 20.0
 
 
+def test_a_heartbeat_that_is_held_meanwhile_brings_no_longer_interval_than_its_lease_allows():
+    """The next heartbeat would be held for longer than that lease, the only one that the member knows of."""
+    rig = Rig()
+    request = rig.member.request(rig.now)
+    rig.driver.request(rig.now, request)
+    rig.configure(ttl=100.0, hold=20.0, handoff_timeout=20.0)
+    rig.driver.proof(rig.now, rig.now, recorded=100.0)
+    rig.driver.actions(rig.now)
+    reply = rig.driver.reply(rig.now, ("a", "s"), request["seq"])
+    assert (reply["lease"], reply["interval"]) == (10.0, 2.0)
+    rig.member.receive(reply)
+    reply = rig.beat()
+    assert (reply["lease"], reply["interval"]) == (100.0, 20.0)
+
+
+def test_a_reply_without_a_lease_makes_the_interval_no_longer():
+    """The partition actor has crashed since: what the member tells it must come before the lease that runs is over."""
+    rig = Rig()
+    successor = MembershipDriver(Membership(Settings(ttl=100.0, hold=20.0, handoff_timeout=20.0), 2, 0.0))
+    request = rig.member.request(rig.now)
+    successor.request(rig.now, request)
+    reply = successor.reply(rig.now, ("a", "s"), request["seq"])
+    assert reply["lease"] == 0.0
+    rig.member.receive(reply)
+    assert rig.member.interval == 2.0
+
+
+def test_a_stall_is_measured_by_the_settings_that_it_began_with():
+    rig = Rig()
+    rig.now = rig.membership.deadline() + 8.0  # it was stopped, and heartbeats lie unread in its queue
+    rig.configure(hold=4.9)
+    assert rig.membership.stalled > 6.0
+
+
 def test_a_bare_caller_keeps_the_longest_lease_that_it_may_have_been_told_of():
     rig = Rig()
     rig.configure(ttl=5.0, hold=1.0)

@@ -294,6 +294,14 @@ def test_settings_are_changed_while_it_runs(quick):
     assert terminal.json("settings")["hold"] == 0.3
 
 
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int x", "!!bool x", "!!timestamp x", "[" * 5000, "9" * 5000])
+def test_a_value_that_yaml_chokes_on_is_wrong_usage(value):
+    result = CliRunner().invoke(program, ["settings", "set", f"ttl={value}", "--yes"])
+    assert result.exit_code == 2
+    assert "is not YAML" in result.stderr
+    assert len(result.stderr) < 500
+
+
 @pytest.mark.parametrize(
     "command",
     ["forget g m", "drain g m", "break-lock l", "shutdown", "settings set ttl=5"],

@@ -11,7 +11,7 @@ import pytest
 from deployments import wait_until
 from served_page import ServedPage
 
-from partition_actor.operate.page import feed
+from partition_actor.operate.page import asker, feed
 from partition_actor.ring import Ring
 
 TOKEN = "a-token-of-many-characters"
@@ -432,3 +432,28 @@ def test_another_incarnation_is_told(serve, actor):
     connection = browser.of("state")[-1]["connection"]
     assert connection["incarnation"] == actor.incarnation
     assert connection["replaced"]
+
+
+def test_a_group_may_be_named_as_a_field_is():
+    member = {"id": "a", "metadata": {"zone": b"x"}}
+    told = {
+        "status": {"groups": {"metadata": {"members": 1}}},
+        "groups": {"metadata": {"members": [member]}, "b": None},
+    }
+    assert asker.plain(told) == {
+        "status": {"groups": {"metadata": {"members": 1}}},
+        "groups": {"metadata": {"members": [{"id": "a", "metadata": "{'zone': b'x'}"}]}, "b": None},
+    }
+
+
+def test_the_owner_of_a_key_is_not_told_while_the_partition_actor_is_lost(serve, actor):
+    page = serve()
+    actor.away = "it is gone"
+    answer = ask(page, path="/owner?name=agents&key=x")
+    assert (answer.status_code, answer.json()) == (503, {"error": "it is gone"})
+
+
+@pytest.mark.parametrize("path", ["/https:evil.example", "//evil.example/x", "/%5C%5Cevil.example"])
+def test_the_token_leads_nowhere_else(serve, path):
+    there = ask(serve(token=TOKEN), path=f"{path}?token={TOKEN}").headers["Location"]
+    assert there.startswith("./")

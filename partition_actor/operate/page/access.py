@@ -94,8 +94,8 @@ class Access:
     def _first_visit(self, request: web.Request) -> web.Response:
         """Trade the token for a cookie, so that it does not stay in the address."""
         url = request.rel_url.without_query_params("token")
-        # Relative, for a proxy that serves the page below a path of its own.
-        there = f"{url.raw_name or '.'}{'?' + url.raw_query_string if url.raw_query_string else ''}"
+        # Relative, for a proxy that serves the page below a path of its own; and never another site.
+        there = f"./{url.raw_name}{'?' + url.raw_query_string if url.raw_query_string else ''}"
         response = web.Response(status=303, headers={"Location": there})
         # Lax: with Strict, a link from a chat or a runbook would arrive without it.
         response.set_cookie(self._cookie, self._cookie_value, httponly=True, samesite="Lax", path="/")

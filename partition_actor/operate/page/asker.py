@@ -73,12 +73,15 @@ class Asker:
         return value
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, *, of_member: bool = False) -> Any:
     """`value` as JSON has it: no number that is none, and members' metadata, which may be anything, as text."""
-    if isinstance(value, dict):
-        return {str(name): _text(each) if name == "metadata" else plain(each) for name, each in value.items()}
+    if isinstance(value, dict):  # a group may have any name, that of a field too
+        return {
+            str(name): _text(each) if of_member and name == "metadata" else plain(each, of_member=name == "members")
+            for name, each in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [plain(each, of_member=of_member) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

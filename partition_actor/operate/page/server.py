@@ -104,6 +104,8 @@ class _Page:
             if self._feed.ring(group) is None:
                 await self._feed.first_state(group)
             ring = self._feed.ring(group)
+        if ring is None and self._feed.connection.state != "live":
+            return _json({"error": self._feed.connection.why}, 503)
         if ring is None:
             return _json({"error": f"There is no group {group!r}."}, 404)
         return _json(ring.key(key))
