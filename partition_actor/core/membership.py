@@ -358,7 +358,7 @@ class Membership:
 
     def is_settled(self) -> bool:
         """Whether every lease in exclusive groups is over that this partition actor, or one before it, has granted."""
-        while self._out and not self._is_out(self._out[-1]):
+        while self._out and not self._has_yet_to_let_go(self._out[-1]):
             self._out.pop()
         return self.is_ending and not self._out and self.former_are_over
 
@@ -370,6 +370,11 @@ class Membership:
 
     def _is_out(self, key: SessionKey) -> bool:
         return key in self._leases and not self._is_plain(key)
+
+    def _has_yet_to_let_go(self, key: SessionKey) -> bool:
+        """Whether a session that was out is so still. A member out of its groups may still work there: its leases are
+        withdrawn, so it acknowledges everything."""
+        return key in self._leases and (self.sessions[key].seq >= 0 or not self._is_plain(key))
 
     def _is_plain(self, key: SessionKey) -> bool:
         """Whether a session is in no exclusive group, and neither holds nor waits for a lock."""

@@ -210,12 +210,8 @@ class RayTransport(Transport):
         await self._prepare_death_watch(exchange, handle)
         with exchange.session.lock:  # `start` returns when it is connected, and the settings apply by then
             exchange.handle, exchange.ray_life, exchange.connected = handle, life, True
-            self._take_settings(exchange, hello)
-
-    @staticmethod
-    def _take_settings(exchange: _Exchange, hello: dict[str, Any]) -> None:
-        exchange.settings_version = hello.get("settings_version", 0)
-        exchange.session.connect(exchange.member_state, Settings.from_dict(hello["settings"]))
+            exchange.settings_version = hello.get("settings_version", 0)
+            exchange.session.connect(exchange.member_state, Settings.from_dict(hello["settings"]))
 
     async def _prepare_death_watch(self, exchange: _Exchange, handle: Any) -> None:
         """Make what the partition actor watches. A task or a driver needs a reference that dies with its process."""
@@ -264,7 +260,9 @@ class RayTransport(Transport):
         if any(change.rejoined for change in changes):
             exchange.watched_by = 0  # the death watch has ended with the expired session
         if reply.get("settings", 0) != exchange.settings_version:
-            self._take_settings(exchange, await _answer(_call(exchange.handle, "hello")))
+            hello = await _answer(_call(exchange.handle, "hello"))
+            exchange.settings_version = hello.get("settings_version", 0)
+            session.change_settings(member_state, Settings.from_dict(hello["settings"]))
         if changes and not (reply["resync"] or reply.get("more")):
             # Let the partition actor tell others the same news first: there is no next epoch before this has passed.
             # What others wait for sets `wake`.

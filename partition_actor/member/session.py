@@ -313,6 +313,11 @@ class Session:
             self._note_failure(member_state, None)
         self._on_changes([])
 
+    def change_settings(self, member_state: MemberState, settings: Settings) -> None:
+        """The partition actor's settings have changed while it runs, and none by which a ring is built."""
+        with self.lock:
+            self.driver.settings = member_state.settings = settings
+
     def receive(self, member_state: MemberState, reply: Reply) -> list[Change] | None:
         """A session's request has had a reply; None: it does not count. See ``MemberDriver.receive``."""
         with self.event() as driver:

@@ -9,7 +9,7 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.messages import Reply
 from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
-from partition_actor.testing.partition_actors import TIMER_DELAY, Client, SimulatedPartitionActor
+from partition_actor.testing.partition_actors import TIMER_DELAY, Client
 
 
 class _NoWait(Wakeups):
@@ -115,16 +115,13 @@ class SimulatedTransport(Transport):
         if changes is None or session not in self._exchanges:
             return
         if reply.get("settings", 0) != exchange.settings_version:
-            self._take_settings(exchange, self._member.route)
+            actor = self._member.route  # it answers without delay
+            exchange.settings_version = actor.membership.settings_version
+            exchange.session.change_settings(exchange.member_state, actor.membership.settings)
         if reply["resync"] or reply.get("more") or self._world.conditions.holds:
             self._send_in(exchange, 0.0)
         elif exchange.generation == generation:
             self._send_in(exchange, exchange.member_state.interval * self._world.rng.uniform(0.9, 1.0))
-
-    def _take_settings(self, exchange: SimulatedExchange, actor: SimulatedPartitionActor) -> None:
-        """Ask a partition actor for its settings; it answers without delay."""
-        exchange.settings_version = actor.membership.settings_version
-        exchange.session.connect(exchange.member_state, actor.membership.settings)
 
     def _send_in(self, exchange: SimulatedExchange, seconds: float) -> None:
         exchange.generation += 1

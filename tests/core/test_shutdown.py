@@ -49,6 +49,21 @@ def test_a_member_that_does_not_hear_is_waited_for_until_its_lease_is_over():
     assert member.works_on == []
 
 
+def test_a_member_that_leaves_the_group_while_it_lets_go_is_waited_for():
+    """It acknowledges that it lost its keys when its leases are withdrawn, and its callbacks may run still."""
+    world = World()
+    member = world.member("a")
+    member.beat()
+    end(world)
+    member.beat(1)
+    member.member_state.leave("g")
+    member.beat()
+    assert not settled(world)
+    member.member_state.has_let_go = True
+    member.beat()
+    assert settled(world)
+
+
 def test_a_heartbeat_of_one_that_knows_is_held():
     world = World()
     member = world.member("a")

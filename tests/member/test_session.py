@@ -63,6 +63,16 @@ def join(session, group="g", exclusive=True):
     session.send_now()
 
 
+def test_changed_settings_are_no_reason_to_say_everything_again(member, transport):
+    """The members of a thousand groups would hold everybody else up."""
+    transport.beat()
+    transport.beat()
+    changed = Settings(**{**member.member_state.settings.to_dict(), "handoff_timeout": 77.0})
+    member.change_settings(member.member_state, changed)
+    assert "same" in member.request(member.member_state)
+    assert member.member_state.settings.handoff_timeout == 77.0
+
+
 # -- life -------------------------------------------------------------------------------------------------------
 
 
