@@ -860,11 +860,13 @@ class Membership:
             return group.view_for_watcher(state) is not None
         if group is None:  # one that wants in opens it
             return not state.wants_in
-        if group.recovering or group.epoch is None or state.resync:
+        if group.recovering or state.resync:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
             return not state.wants_in or group.is_superseded(key)
+        if group.epoch is None:
+            return False
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
 
     def _entries(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, PLAIN, World, beat
 
+from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
 from partition_actor.errors import GroupFull, PartitionActorUnavailable
 from partition_actor.settings import Settings
@@ -442,3 +443,23 @@ def test_a_late_answer_does_not_shorten_the_wait_for_a_bare_callers_former_proce
     assert world.call("get_subset", "h", key, 1, None, "next") is None
     world.wait(5.0)
     assert world.take_results()["get_subset"] is not None
+
+
+def test_a_member_that_left_before_it_met_the_next_partition_actor_is_told_that_it_is_out():
+    """Its report opens the group, of which there is no epoch as long as nobody joins."""
+    member = MemberState("a", "s", Settings())
+    member.join("g", exclusive=True)
+    for incarnation in (1, 2):
+        membership = Membership(Settings(), incarnation, 0.0, first=True)
+        membership.prove(0.0)
+        for _ in range(4):
+            request = member.request(0.0)
+            session = membership.sync(0.0, request)
+            for change in member.receive(membership.reply(0.0, session, request["seq"])) or ():
+                if change.after is not None:
+                    member.acknowledge(change.group, change.after.epoch)
+        if incarnation == 1:
+            assert member.view("g") is not None
+            member.leave("g")
+    assert member.view("g") is None
+    assert member.groups["g"].state == "out"
