@@ -31,7 +31,7 @@ from partition_actor.operate.options import PROGRAM, UNREACHABLE, USAGE, Chosen,
 
 REACH, ANSWER_OF_GCS = 1.5, 2.0
 """Seconds to reach an address, and for a GCS to answer there, which takes it milliseconds."""
-LOOK = 4.0
+LOOK = 3.0
 """Seconds until it is clear that there is no Ray, or that a partition actor does not answer."""
 JOIN = 30.0
 """Seconds for ``ray.init`` with a GCS that answers: it takes one or two on a small machine."""
