@@ -63,6 +63,7 @@ def test_all_that_operators_look_at_agrees_while_members_come_and_go(cluster, qu
 
     names = itertools.count()
     workers = {}
+    drained = []  # their processes go on: the death of one that leaves is an event of its own
 
     def start():
         name = f"member-{next(names)}"
@@ -81,6 +82,7 @@ def test_all_that_operators_look_at_agrees_while_members_come_and_go(cluster, qu
                 os.kill(ray.get(worker.pid.remote(), timeout=LIMIT), signal.SIGKILL)
             else:
                 quick.call("drain", group, leaver)
+                drained.append(worker)
             start()
             wait_until(lambda: set(quick.members(group)) == set(workers))
             wait_until(lambda seen=seen: len(told["page"]) > seen or problems)

@@ -468,6 +468,7 @@ def test_following_events_ends_with_ctrl_c(steady, where, group):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell ignores it
     ) as process:
         process.stdout.readline()
         steady.member("agent-1").join_group(group)
