@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -57,6 +58,10 @@ older ones. The first takes 2 ms. The others take 40 ms with 300 members of 1,00
 `COLLECT_EVERY`."""
 COLLECT_EVERY = 3600.0
 """Seconds between two searches of all objects. Nothing here makes cycles on purpose."""
+
+SWITCH_AFTER = 0.0005
+"""Seconds after which the event loop lets another thread run. Threads of Ray's unpack calls and pack answers: with
+Python's default of 5 ms a call takes 20 ms and more while the loop is busy, however short its steps are."""
 
 TOLD_IN_A_TURN = 64
 """Groups of which the held heartbeats tell that are answered in one turn of the event loop; an answer counts for 8 at
@@ -445,6 +450,7 @@ class PartitionActor:
             raise self._failure
         if self._driver is None:
             gc.set_threshold(*COLLECT_AFTER)
+            sys.setswitchinterval(SWITCH_AFTER)
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
             longest = self._records.longest_lease()
             self._node = ray.get_runtime_context().get_node_id()

@@ -156,6 +156,8 @@ class Membership:
         """Those of them that were closed, or whose process is dead: a late message does not bring them back at all."""
         self._counter = 0
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
+        self._gone: dict[SessionKey, tuple[SessionRecord, list[str], Cause]] = {}
+        """Sessions of dead processes, the groups that they have yet to be taken out of, and why they ended."""
         self._overdue: dict[SessionKey, float] = {}
         """Sessions whose lease was found to have ended, and when: see `_end_overdue`."""
         self._fences: Timers[tuple[SessionKey, str]] = Timers()
@@ -194,7 +196,7 @@ class Membership:
         self.events.record(now, Cause("started", started))
 
     def _where(self, key: SessionKey) -> Where | None:
-        session = self.sessions.get(key)
+        session = self.sessions.get(key) or self._gone.get(key, (None,))[0]
         return None if session is None else session.where
 
     # -- time ---------------------------------------------------------------------------------------------------
@@ -212,6 +214,7 @@ class Membership:
             self._end_overdue(now)
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
+        self._remove_gone(now)
         self._set_timers(now)
         work = 0
         while work < STEP and (name := self._timers.pop(now)) is not None:
@@ -235,7 +238,7 @@ class Membership:
         moments += [at + self.stalled for at in (self._leases.next_end(), self._fences.next(), wait) if at is not None]
         if (timer := self._timers.next()) is not None:
             moments.append(timer)
-        if self._changed:
+        if self._changed or self._gone:
             moments.append(self._last_tick)
         return min(moments)
 
@@ -520,8 +523,11 @@ class Membership:
         self._set_pace()
         return session
 
-    def _end(self, key: SessionKey, now: float, cause: Cause | None = None) -> None:
-        """End a session; if no `cause` is given, because its lease is over."""
+    def _end(self, key: SessionKey, now: float, cause: Cause | None = None, *, for_good: bool = False) -> None:
+        """End a session; if no `cause` is given, because its lease is over.
+
+        One that ends `for_good` leaves its groups little by little. Until then others wait for it, which is safe.
+        """
         session = self.sessions.get(key)
         if session is None:
             return
@@ -535,11 +541,24 @@ class Membership:
         self._ended[key] = now
         self._ended.move_to_end(key)
         self.watchers.watch(key, frozenset())
-        for name in sorted(session.groups):
-            self._leave_group(now, key, session, name, cause)
+        if for_good:
+            self._gone[key] = session, sorted(session.groups, reverse=True), cause
+        else:
+            for name in sorted(session.groups):
+                self._leave_group(now, key, session, name, cause)
         del self.sessions[key]
         self._set_pace()
         self._news.add(key)
+
+    def _remove_gone(self, now: float) -> None:
+        for _ in range(STEP):
+            if not self._gone:
+                return
+            key, (session, names, cause) = next(iter(self._gone.items()))
+            if names:
+                self._leave_group(now, key, session, names.pop(), cause)
+            else:
+                del self._gone[key]
 
     def _expiry(self, now: float, session: SessionRecord) -> Cause:
         age = now - session.received
@@ -1014,7 +1033,7 @@ class Membership:
         self._finish(now, key, Cause("died", reason, seconds))
 
     def _finish(self, now: float, key: SessionKey, cause: Cause) -> None:
-        self._end(key, now, cause)
+        self._end(key, now, cause, for_good=True)
         self._ended[key] = now
         self._ended.move_to_end(key)
         self.dead.add(key)
@@ -1091,7 +1110,7 @@ class Membership:
     def _find_member(self, group: str, member: str) -> tuple[Group, SessionKey]:
         found = self.find(group)
         session = found.session_of(member)
-        if session is None:
+        if session is None or (member, session) in self._gone:
             raise MemberNotFound(f"group {group!r} has no member {member!r}; it has {sorted(found.next_ring)[:10]}")
         return found, (member, session)
 

@@ -83,6 +83,7 @@ def group_status_of(membership: Membership, group: Group, now: float) -> dict[st
                 **_life(membership.sessions[key], now),
             }
             for key, participant in sorted(group.participants.items())
+            if key in membership.sessions  # not one of a dead process that is about to be taken out
         ],
         "waiting": sorted(member for member, _ in group.joiners),
     }

@@ -9,6 +9,8 @@ from machines import PLAIN, World, beat
 
 from partition_actor.core import member as member_module
 from partition_actor.core import membership
+from partition_actor.core.status import group_status_of
+from partition_actor.errors import MemberNotFound
 from partition_actor.settings import Settings
 
 GROUPS = [f"g{number}" for number in range(10)]
@@ -147,3 +149,24 @@ def test_a_reply_says_that_there_is_more(crowd):
     while world.membership.has_news(b.key):
         more.append(b.fetch(b.send()).get("more", False))
     assert (more[0], more[-1]) == (True, False)
+
+
+def test_a_dead_member_of_many_groups_is_taken_out_of_them_step_by_step(crowd):
+    world, (a, _b, _c) = crowd
+    world.driver.died(world.now, a.key)
+    left = [sum(a.key in group.participants for group in world.membership.groups.values())]
+    while world.driver.actions(world.now).wake_at <= world.now:
+        world.driver.timer(world.now)
+        left.append(sum(a.key in group.participants for group in world.membership.groups.values()))
+    assert left[:2] == [4, 0]
+    assert left_out(world, a.key) == len(GROUPS)
+
+
+def test_an_operator_is_told_no_more_of_a_dead_member_that_is_still_in_a_group(crowd):
+    world, (a, _b, _c) = crowd
+    world.driver.died(world.now, a.key)
+    group = world.membership.groups[GROUPS[-1]]
+    assert a.key in group.participants
+    assert {each["id"] for each in group_status_of(world.membership, group, world.now)["members"]} == {"b", "c"}
+    with pytest.raises(MemberNotFound):
+        world.membership.drain(world.now, GROUPS[-1], "a")
