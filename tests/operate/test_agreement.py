@@ -27,8 +27,9 @@ def members_by_events(events):
             members.add(event["member"])
         elif event["what"] in ENDS:
             members.discard(event["member"])
-        if event["epoch"] is not None:
-            found[tuple(event["epoch"])] = frozenset(members)
+        else:  # such as the end of a hand-off, which may be of an earlier epoch
+            continue
+        found[tuple(event["epoch"])] = frozenset(members)
     return found
 
 
