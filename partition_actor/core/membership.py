@@ -132,7 +132,7 @@ class Membership:
     ) -> None:
         self.settings = settings
         self.settings_version = settings_version
-        self._longest_told = max(settings.ttl, longest_told)
+        self.longest_told = max(settings.ttl, longest_told)
         """Seconds: the longest ttl by which a bare caller may work; nobody tells it that it has become shorter."""
         self.incarnation = incarnation
         self.started_at = now
@@ -140,7 +140,7 @@ class Membership:
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = GroupWatchers()
-        self.longest_allowed = self._longest_told if records else max(self._longest_told, settings.max_ttl)
+        self.longest_allowed = self.longest_told if records else max(self.longest_told, settings.max_ttl)
         """Seconds: no lease is longer. A longer one has first to be recorded, and the record to be proven."""
         self.longest_wanted: float
         """Seconds: the lease for the present number of members, to be recorded if it is longer than is allowed."""
@@ -375,7 +375,7 @@ class Membership:
             "incarnation": self.incarnation,
             "settings": self.settings.to_dict(),
             "settings_version": self.settings_version,
-            "longest_told": self._longest_told,
+            "longest_told": self.longest_told,
             "former": max(self._grace(self.longest_allowed), self._former_end - self._run(now)),
             "sessions": [self._session_state(now, session, leases) for session in self.sessions.values()],
             "ended": [(key, now - at, key in self.dead) for key, at in self._ended.items()],
@@ -409,7 +409,7 @@ class Membership:
         self.events.restore(state["events"], now)
         self.incarnation = max(self.incarnation, state["incarnation"] + 1)
         self.settings_version = state["settings_version"] + (self.settings.to_dict() != state["settings"])
-        self._longest_told = max(self._longest_told, state["longest_told"])
+        self.longest_told = max(self.longest_told, state["longest_told"])
         self._former_end = now + state["former"]
         for each in state["sessions"]:
             key = tuple(each["key"])
@@ -509,7 +509,7 @@ class Membership:
             self.ttl = self.longest_allowed
             self.interval = self.settings.hold * (self.ttl / self.settings.ttl)
         self._lease = self._grace(self.ttl)
-        self._bare_lease = self._grace(max(self.ttl, self._longest_told))
+        self._bare_lease = self._grace(max(self.ttl, self.longest_told))
 
     def want_lease(self, seconds: float) -> None:
         """Have a lease of so many seconds recorded, whether or not one is granted."""
@@ -534,7 +534,7 @@ class Membership:
             if value != before[name]
         )
         self.events.record(now, Cause("settings", ("{}", changes)))
-        self._longest_told = max(self._longest_told, settings.ttl)
+        self.longest_told = max(self.longest_told, settings.ttl)
         self._set_pace()
         self.tick(now)
 
