@@ -625,7 +625,7 @@ def test_while_it_is_lost_the_log_has_one_line_a_minute(started, actor, caplog, 
     monkeypatch.setattr(ray_transport, "time", SimpleNamespace(monotonic=lambda: clock.now))
     actor.held.future.set_exception(ActorDiedError())
     levels = []
-    for seconds in (0.0, LOG_INTERVAL - 1, LOG_INTERVAL, LOST_AFTER, LOG_INTERVAL + 1, 2 * LOG_INTERVAL):
+    for seconds in (0.0, LOG_INTERVAL - 1, LOG_INTERVAL, LOG_INTERVAL + 1, 2 * LOG_INTERVAL):
         call = actor.next()
         levels.append([level for level, _ in told(caplog)])
         clock.now = seconds
