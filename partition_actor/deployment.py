@@ -88,9 +88,11 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
                 f"{field}: got {getattr(wanted, field)!r}, expected {getattr(running, field)!r} when the partition "
                 "actor is replaced: keys would move. Call shutdown() and then deploy()"
             )
-    _try_out(name, wanted, hello["state"])
+    recovers = wanted.max_ttl  # it waits so long at most after a crash
     try:
-        ray.get(handle.hand_over.remote(), timeout=wanted.max_ttl + ANSWER_WITHIN)
+        state = ray.get(handle.copy_state.remote(), timeout=recovers + ANSWER_WITHIN)
+        _try_out(name, wanted, hello["state"], state)
+        ray.get(handle.hand_over.remote(), timeout=recovers + ANSWER_WITHIN)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not hand over: it may still do so") from None
     except RayActorError:
@@ -107,13 +109,13 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
     return wanted
 
 
-def _try_out(name: str, settings: Settings, state: int) -> None:
+def _try_out(name: str, settings: Settings, form: int, state: dict[str, Any]) -> None:
     """Start the new code where the next partition actor is to run; its process is then there, and warm."""
     try:
         understood = ray.get(
             ray.remote(_start_new_code)
             .options(num_cpus=0, max_retries=0, enable_task_events=False, **_placement(settings))
-            .remote(settings.to_dict()),
+            .remote(settings.to_dict(), form, state),
             timeout=ANSWER_WITHIN,
         )
     except Exception as error:
@@ -121,20 +123,23 @@ def _try_out(name: str, settings: Settings, state: int) -> None:
         raise PartitionActorUnavailable(
             f"the new partition actor does not start, and the old one goes on as {name!r}: {cause!r}"
         ) from error
-    if understood != state:
+    if understood != form:
         raise PartitionActorUnavailable(
-            f"the new partition actor takes over states of form {understood}, and {name!r} hands over form {state}: "
+            f"the new partition actor takes over states of form {understood}, and {name!r} hands over form {form}: "
             "the old one goes on. Call shutdown() and then deploy(), which takes every key from its member for a moment"
         )
 
 
-def _start_new_code(settings: dict[str, Any]) -> int:
-    """Runs in a process of the new code; returns the form of the states that it takes over."""
+def _start_new_code(settings: dict[str, Any], form: int, state: dict[str, Any]) -> int:
+    """Runs in a process of the new code: begin with a state. Returns the form of the states that it takes over."""
     from partition_actor.actor.partition_actor import PartitionActor
-    from partition_actor.core.driver import STATE
+    from partition_actor.core.driver import STATE, MembershipDriver
+    from partition_actor.core.membership import Membership
 
     PartitionActor("", settings)
-    Settings.from_dict(settings)
+    if form == STATE:
+        membership = Membership(Settings.from_dict(settings), 1, 0.0, state=state)
+        MembershipDriver(membership).take_over(0.0, state)
     return STATE
 
 

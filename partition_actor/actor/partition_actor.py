@@ -16,7 +16,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -74,6 +75,17 @@ REPLACED_WITHIN = 20.0
 
 OBSERVED = 20
 """Groups of which `observe` tells."""
+
+
+def _driver_with(begin: Callable[..., Membership], state: dict[str, Any]) -> MembershipDriver:
+    """One that goes on with what was handed over, or that waits for its members as after a crash."""
+    try:
+        driver = MembershipDriver(begin(state=state))
+        driver.take_over(clock.now(), state)
+    except Exception:
+        log.exception("what the former partition actor handed over cannot be used: this one begins as after a crash")
+        return MembershipDriver(begin())
+    return driver
 
 
 class PartitionActor:
@@ -443,6 +455,10 @@ class PartitionActor:
         self._act()
         return seconds
 
+    async def copy_state(self) -> dict[str, Any]:
+        """What `hand_over` would leave to the next one, while this one goes on. Waits and raises as `hand_over`."""
+        return await self._call(self._start().copy_state())
+
     async def hand_over(self) -> None:
         """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
 
@@ -496,7 +512,8 @@ class PartitionActor:
             if longest is None:
                 longest = max(each.max_ttl for each in (self._deployed, *changed.values()))
             self._settings_version = max(changed, default=0)
-            membership = Membership(
+            begin = partial(
+                Membership,
                 changed.get(self._settings_version, self._deployed),
                 incarnation,
                 clock.now(),
@@ -506,20 +523,17 @@ class PartitionActor:
                 records=self._records.are_kept,
                 settings_version=self._settings_version,
                 longest_told=max(each.ttl for each in (self._deployed, *changed.values())),
-                state=state,
             )
+            self._driver = _driver_with(begin, state) if state is not None else MembershipDriver(begin())
+            membership = self._driver.membership
             self._settings_version = version = membership.settings_version
-            if membership.longest_told > self._deployed.ttl and state is not None:
-                told = {"ttl": membership.longest_told, "max_ttl": max(membership.longest_told, self._deployed.max_ttl)}
-                longer = Settings.from_dict({**self._deployed.to_dict(), **told})
-                self._unrecorded = {version - 1: longer, version: self._deployed}
+            if membership.longest_told > membership.settings.ttl and not changed:
+                longer = membership.settings.changed({"ttl": membership.longest_told})
+                self._unrecorded = {version - 1: longer, version: membership.settings}
             self._handles = MemberHandles(incarnation)
             self._pending = ray.get_runtime_context().current_actor.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, membership.settings.ttl / 2)
-            self._driver = MembershipDriver(membership)
-            if state is not None:
-                self._driver.take_over(clock.now(), state)
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())

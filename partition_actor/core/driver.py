@@ -352,14 +352,18 @@ class MembershipDriver:
 
         From then on this one grants, answers and changes nothing: every call raises ``PartitionActorUnavailable``.
         """
-        yield _Wait(object(), lambda _: not self.membership.locks_unknown)
-        now = self._now
-        state = self.membership.state(now)
-        state["answers"] = [(key, each.process, each.until - now) for key, each in self._answers.items()]
+        state = yield from self.copy_state()
         self.is_handed_over = True
         for waiting in self._waiting.values():
             self._results += [(call, PartitionActorUnavailable(HANDED_OVER)) for _, call, _ in waiting]
         self._waiting.clear()
+        return state
+
+    def copy_state(self) -> Steps[dict[str, Any]]:
+        """The same, while this one goes on: to try out whether the next one can begin with it."""
+        yield _Wait(object(), lambda _: not self.membership.locks_unknown)
+        state = self.membership.state(self._now)
+        state["answers"] = [(key, each.process, each.until - self._now) for key, each in self._answers.items()]
         return state
 
     def take_over(self, now: float, state: Mapping[str, Any]) -> None:

@@ -364,6 +364,7 @@ class Membership:
         self._refuse_if_ending()
         assert self._recovery_end is None
         self.tick(now)
+        self._sweep(now)
         while self._gone:
             self._remove_gone(now)
         for group in self.groups.values():

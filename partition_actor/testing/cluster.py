@@ -348,6 +348,7 @@ def _replace_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) ->
         lost = actor.cut_off or cluster.rng.random() < 0.1
         delay = cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
         cluster.world.later(delay, None, _take_over, cluster, actor, None if lost else state)
+        cluster.world.later(cluster.rng.choice((0.0, delay, delay + 1.0)), None, cluster.kill, actor)
 
     cluster.world.later(0.0, actor, actor.hand_over, take_over)
 

@@ -167,7 +167,8 @@ class SimulatedPartitionActor(Process):
 
     def on_close(self, member_id: str, session: str) -> None:
         """A session says that it is over."""
-        self.driver.close(self.clock.now(), (member_id, session))
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.close(self.clock.now(), (member_id, session))
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""
@@ -183,13 +184,14 @@ class SimulatedPartitionActor(Process):
 
     def shut_down(self) -> None:
         """End in good order."""
-        self.driver.end(self.clock.now())
-        if not self._ends:
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.end(self.clock.now())
+        if not self._ends and not self.driver.is_handed_over:
             self._ends = True
             self.driver.begin(self.clock.now(), "settled", self.driver.settled())
 
     def hand_over(self, on_state: Callable[[dict[str, Any]], None]) -> None:
-        """Hand the whole state to `on_state`, as the GCS keeps it, and end."""
+        """Hand the whole state to `on_state`, as the GCS keeps it. It may live on for a while."""
         self.driver.begin(self.clock.now(), on_state, self.driver.hand_over())
 
     def _record_end(self) -> None:
@@ -232,7 +234,7 @@ class SimulatedPartitionActor(Process):
                 self._record_end()
             elif callable(call):
                 if not isinstance(result, Exception):
-                    self.alive = self.counted_alive = False
+                    self.counted_alive = False
                     call(pickle.loads(pickle.dumps(result)))
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
