@@ -109,8 +109,7 @@ def test_other_settings_come_in_and_those_that_move_keys_do_not(steady, group):
     replace(steady)
     assert steady.call("hello")["settings"] == changed.to_dict()
     ray.kill(steady.handle, no_restart=False)  # Ray restarts it with what it began with
-    wait_until(lambda: _answers(steady, group))
-    assert steady.call("hello")["settings"] == changed.to_dict()
+    assert wait_until(lambda: _answers(steady, "hello"))["settings"] == changed.to_dict()
 
 
 def test_new_code_that_does_not_start_leaves_the_old_one_as_it_is(steady, group, workers, monkeypatch):
@@ -135,15 +134,15 @@ def test_a_state_that_nobody_comes_for_is_taken_by_the_restarted_one(steady, gro
     with pytest.raises(PartitionActorUnavailable, match="has been replaced"):
         steady.call("get_members", group)
     ray.kill(steady.handle, no_restart=False)
-    wait_until(lambda: _answers(steady, group))
+    wait_until(lambda: _answers(steady, "get_members", group))
     assert not steady.call("status")["recovering"]
     assert (shares(workers), steady.call("status", group)["epoch"]) == (before, epoch)
     steady.handle = partition_actor.connect(steady.name, steady.namespace)
 
 
-def _answers(steady, group):
+def _answers(steady, *call):
     try:
-        return steady.call("get_members", group)
+        return steady.call(*call)
     except (PartitionActorUnavailable, ray.exceptions.RayError):
         return None
 
