@@ -14,7 +14,12 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_rand
 
 from partition_actor.arguments import check_seconds, check_text, refuse
 from partition_actor.core.messages import check_protocol
-from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable
+from partition_actor.errors import (
+    InvalidSettings,
+    PartitionActorNotFound,
+    PartitionActorReplaced,
+    PartitionActorUnavailable,
+)
 from partition_actor.settings import MOVES_KEYS, Settings
 
 log = logging.getLogger(__name__)
@@ -22,6 +27,13 @@ log = logging.getLogger(__name__)
 NAME = "partition-actor"
 NAMESPACE = "partition_actor"
 ANSWER_WITHIN = 60.0  # seconds, for a new actor to start and answer, and for Ray to free a killed actor's name
+
+_while_it_ends = retry(
+    retry=retry_if_exception_type(RayActorError),
+    stop=stop_after_delay(ANSWER_WITHIN),
+    wait=wait_random_exponential(multiplier=0.05, max=1.0),
+    reraise=True,
+)
 
 # Ray's `get_if_exists` is safe between processes, but not between threads of one process.
 _deploying = threading.Lock()
@@ -68,6 +80,8 @@ def deploy(
     return handle
 
 
+# Another process may be replacing it, too.
+@_while_it_ends
 def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> Settings | None:
     """Let the partition actor, if there is one, hand over and end; returns the settings of the next one."""
     try:
@@ -95,8 +109,8 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
         ray.get(handle.hand_over.remote(), timeout=recovers + ANSWER_WITHIN)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not hand over: it may still do so") from None
-    except RayActorError:
-        pass  # it has died, perhaps since it handed over: the next one finds out what there is to take over
+    except (RayActorError, PartitionActorReplaced):
+        pass  # somebody else replaces it, or it has died: the next one finds out what there is to take over
     ray.kill(handle, no_restart=True)
     until = time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
@@ -239,12 +253,7 @@ def find(name: str, namespace: str, timeout: float) -> Any:
 
 
 # An actor that is shutting down keeps its name for a moment.
-@retry(
-    retry=retry_if_exception_type(RayActorError),
-    stop=stop_after_delay(ANSWER_WITHIN),
-    wait=wait_random_exponential(multiplier=0.05, max=1.0),
-    reraise=True,
-)
+@_while_it_ends
 def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, dict[str, Any]]:
     from partition_actor.actor.partition_actor import PartitionActor  # not at the top: workers do not need it
 

@@ -16,7 +16,7 @@ from partition_actor.core.events import Why
 from partition_actor.core.group import Group
 from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
-from partition_actor.errors import PartitionActorUnavailable
+from partition_actor.errors import PartitionActorReplaced
 from partition_actor.settings import Settings
 
 STATE = 1
@@ -121,7 +121,7 @@ class MembershipDriver:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
 
         It overtakes one of the same session that is still held. None: a later one has come before it; there is no
-        reply. Raises what ``Membership.sync`` raises, and ``PartitionActorUnavailable`` after `hand_over`.
+        reply. Raises what ``Membership.sync`` raises, and ``PartitionActorReplaced`` after `hand_over`.
         """
         self._refuse_if_handed_over()
         membership = self.membership
@@ -350,12 +350,12 @@ class MembershipDriver:
     def hand_over(self) -> Steps[dict[str, Any]]:
         """The whole state, for `take_over` of the next partition actor, once nobody waits for survivors to report.
 
-        From then on this one grants, answers and changes nothing: every call raises ``PartitionActorUnavailable``.
+        From then on this one grants, answers and changes nothing: every call raises ``PartitionActorReplaced``.
         """
         state = yield from self.copy_state()
         self.is_handed_over = True
         for waiting in self._waiting.values():
-            self._results += [(call, PartitionActorUnavailable(HANDED_OVER)) for _, call, _ in waiting]
+            self._results += [(call, PartitionActorReplaced(HANDED_OVER)) for _, call, _ in waiting]
         self._waiting.clear()
         return state
 
@@ -373,7 +373,7 @@ class MembershipDriver:
 
     def _refuse_if_handed_over(self) -> None:
         if self.is_handed_over:
-            raise PartitionActorUnavailable(HANDED_OVER)
+            raise PartitionActorReplaced(HANDED_OVER)
 
     # -- calls that wait ----------------------------------------------------------------------------------------
 
@@ -391,7 +391,7 @@ class MembershipDriver:
         """Begin a call, or go on with it: `actions` has its result, under the token `call` of the caller's choice."""
         self._now, self.has_actions = now, True
         if self.is_handed_over:
-            self._results.append((call, PartitionActorUnavailable(HANDED_OVER)))
+            self._results.append((call, PartitionActorReplaced(HANDED_OVER)))
             return
         try:
             while (wait := next(steps)).is_over(now):

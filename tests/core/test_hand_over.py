@@ -6,7 +6,7 @@ import pytest
 from machines import KEYS, PLAIN, World, beat
 
 from partition_actor.core.messages import lock_name
-from partition_actor.errors import PartitionActorUnavailable
+from partition_actor.errors import PartitionActorReplaced, PartitionActorUnavailable
 
 
 def builtins(value):
@@ -60,9 +60,9 @@ def test_the_former_one_grants_and_changes_nothing():
     member.beat()
     held = member.send()
     former = world.replace()
-    with pytest.raises(PartitionActorUnavailable, match="look its name up again"):
+    with pytest.raises(PartitionActorReplaced, match="look its name up again"):
         former.request(world.now, member.member_state.request(world.now))
-    with pytest.raises(PartitionActorUnavailable):
+    with pytest.raises(PartitionActorReplaced):
         former.heartbeat(world.now, ("bare", ""))
     former.begin(world.now, "subset", former.get_subset("g", ("bare", ""), 1))
     former.died(world.now, member.key)
@@ -71,7 +71,7 @@ def test_the_former_one_grants_and_changes_nothing():
     assert member.key in former.membership.sessions
     ((call, result),) = former.actions(world.now).results
     assert call == "subset"
-    assert isinstance(result, PartitionActorUnavailable)
+    assert isinstance(result, PartitionActorReplaced)
     assert former.reply(world.now, member.key, held["seq"]) is None
 
 
@@ -82,7 +82,7 @@ def test_calls_that_wait_are_told_to_look_for_the_next_one():
     assert world.call("get_subset", "g", ("bare", ""), 1) is None  # it waits for a proof
     world.driver.begin(world.now, "state", world.driver.hand_over())
     results = dict(world.driver.actions(world.now).results)
-    assert isinstance(results["get_subset"], PartitionActorUnavailable)
+    assert isinstance(results["get_subset"], PartitionActorReplaced)
 
 
 def test_a_hand_off_under_way_goes_on():
