@@ -5,7 +5,6 @@ python tests/hosts/cut_driver.py FOLDER
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -76,10 +75,5 @@ class Workers(Chaos):
         return max(ray.get([worker.paused.remote() for worker in self.workers.values()], timeout=LIMIT))
 
 
-def main() -> None:
-    ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    serve(Workers(Path(sys.argv[1]), seed=1, workers=0))
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Workers(Path(sys.argv[1]), seed=1, workers=0))
