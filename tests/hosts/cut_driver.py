@@ -50,10 +50,13 @@ class Workers(Chaos):
 
     worker, settings = PermittedWorker, SETTINGS
 
+    def alive(self) -> dict[str, str]:
+        """Of each host that Ray counts alive, the id of its node by its address."""
+        return {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
     def start(self, host: int, *worker_ids: str) -> None:
         """Start workers on a host."""
-        nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        place = NodeAffinitySchedulingStrategy(nodes[address(host)], soft=False)
+        place = NodeAffinitySchedulingStrategy(self.alive()[address(host)], soft=False)
         for worker_id in worker_ids:
             options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4, scheduling_strategy=place)
             path = str(self.folder / f"{worker_id}.jsonl")
