@@ -32,6 +32,7 @@ SCHEMAS = yaml.safe_load((Path(__file__).parent / "kubernetes_schemas.yaml").rea
 WORKER_POD = WORKERS["template"]["spec"]
 (HEAD,), (WORKER,) = CLUSTER["spec"]["headGroupSpec"]["template"]["spec"]["containers"], WORKER_POD["containers"]
 KUSTOMIZATION = DOCUMENTS["kustomization.yaml:Kustomization"]
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 DOCKERFILE = (KUBERAY / "Dockerfile").read_text()
 WORKDIR = re.search(r"^WORKDIR (.+)$", DOCKERFILE, re.MULTILINE).group(1)
 PARSERS = {
@@ -195,6 +196,35 @@ def test_the_jobs_exist_and_take_their_options():
             if "--config" in arguments:
                 assert (ROOT / Path(options["config"]).relative_to(WORKDIR)).exists()
     assert sorted(asked) == sorted(PARSERS)
+
+
+def test_the_page_tells_of_what_there_is():
+    for path in re.findall(r"kubectl (?:apply|delete) -[fk] ([\w./-]+)", PAGE):
+        assert (ROOT / path).exists()
+    *_, command = WORKER["lifecycle"]["preStop"]["exec"]["command"]
+    assert f"after {re.search(r'drain.py (.+?) ', command).group(1)} s, the pod" in " ".join(PAGE.split())
+    assert f"readyWorkerReplicas}}'={WORKERS['replicas']}" in PAGE
+    assert f"--tag partition-actor:{partition_actor.__version__}" in PAGE
+
+
+def test_the_kustomization_of_the_page_patches_what_there_is():
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    example = yaml.safe_load(block)
+    VALIDATORS["Kustomization"].validate(
+        {**example, "apiVersion": KUSTOMIZATION["apiVersion"], "kind": "Kustomization"}
+    )
+    for patch in example["patches"]:
+        (document,) = of_kind(patch["target"]["kind"])
+        patched = copy.deepcopy(document)
+        for operation in yaml.safe_load(patch["patch"]):
+            assert operation["op"] == "replace"
+            *above, last = operation["path"].strip("/").split("/")
+            inner = patched
+            for step in above:
+                inner = inner[int(step) if step.isdecimal() else step]
+            assert type(inner[last]) is type(operation["value"])
+            inner[last] = operation["value"]
+        VALIDATORS[patch["target"]["kind"]].validate(patched)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
