@@ -34,7 +34,7 @@ from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
-from partition_actor.core.events import AT_ONCE
+from partition_actor.core.events import AT_ONCE, Where
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
@@ -149,7 +149,8 @@ class PartitionActor:
         arguments.check_keys(items)
         until = clock.now() + self._settings.ttl
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        view = await self._call(driver.get_subset(group, key, weight, process=caller.process), key, caller)
+        steps = driver.get_subset(group, key, weight, process=caller.process, where=_where(caller.identity))
+        view = await self._call(steps, key, caller)
         mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
         if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
             return mine[:0]
@@ -180,7 +181,8 @@ class PartitionActor:
         arguments.check_mode(exclusive)
         packed = pack_metadata(metadata)
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process), key, caller)
+        where = _where(caller.identity)
+        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process, where), key, caller)
 
     async def heartbeat(self, member_id: str, session: Any = None, actor: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -215,7 +217,8 @@ class PartitionActor:
         arguments.check_watch(watch)
         key: SessionKey = (checked["member"], checked["session"])
         self._load.heartbeat(clock.now(), driver.heartbeat_due(key))
-        seconds = driver.request(clock.now(), checked)
+        identity = ProcessIdentity.of(watch) if watch else None
+        seconds = driver.request(clock.now(), checked, _where(identity))
         if seconds is None:
             return None
         overtaken = self._held.pop(key, None)
@@ -224,11 +227,9 @@ class PartitionActor:
         timer = None
         if seconds:  # before `_act`, which may have news for this very heartbeat
             timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
-        if watch and driver.is_accepted(key):
-            identity = ProcessIdentity.of(watch)
-            self._handles.register(key, watch["handle"])
+        if identity is not None and driver.is_accepted(key):
+            self._handles.register(key, identity.handle)
             self._watch.watch(key, identity)
-            driver.locate(key, identity.node, identity.pid)
             if driver.has_joined(key):
                 self._watch.succeed(key)
         if driver.has_actions:
@@ -671,3 +672,7 @@ class PartitionActor:
         except Exception as error:
             log.warning("the GCS does not answer (%r): no lease of an exclusive group is renewed", error)
         return False
+
+
+def _where(identity: ProcessIdentity | None) -> Where | None:
+    return None if identity is None else Where(identity.node or None, identity.pid)
