@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.events import Where
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, check_request
 from partition_actor.core.share import Share
@@ -98,6 +99,7 @@ class SimulatedPartitionActor(Process):
         self._timer_at = float("inf")
         self._asking = self._former_settled = False
         self._confirmed = 0.0
+        self._drains: tuple[set[str], set[str]] = set(), set()
         self.writes_when_cut_off = world.rng.random() < 0.5
         """Whether the GCS still takes its records while it gives no proof."""
         self.keep_proving()
@@ -114,7 +116,7 @@ class SimulatedPartitionActor(Process):
         """A heartbeat."""
         key, seq = (request["member"], request["session"]), request["seq"]
         try:
-            seconds = self.driver.request(self.clock.now(), check_request(request))
+            seconds = self.driver.request(self.clock.now(), check_request(request), Where(worker.node))
         except PartitionError as error:
             self.world.send(self, worker, worker.on_refusal, seq, type(error).__name__)
             return
@@ -144,9 +146,10 @@ class SimulatedPartitionActor(Process):
             return
         self.seen[caller] = number
         key, process = (caller.member_id, caller.session), caller.name
+        where: Where | None = Where(caller.node)
         if self.world.rng.random() < 0.1:
-            process = f"unknown {number} of {caller.name}"
-        steps = self.driver.get_subset(group, key, weight, True, process)
+            process, where = f"unknown {number} of {caller.name}", None
+        steps = self.driver.get_subset(group, key, weight, True, process, where)
         self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
@@ -237,8 +240,11 @@ class SimulatedPartitionActor(Process):
         return True
 
     def keep_proving(self) -> None:
-        """Ask the GCS whether it still counts this node alive, every `node_proof_interval`."""
+        """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
+        if self.counted_alive and not self.cut_off and self._drains != (self.world.draining, self.world.ended):
+            self._drains = self.world.draining.copy(), self.world.ended.copy()
+            self.driver.draining(self.clock.now(), dict.fromkeys(sorted(self.world.draining), 30.0), self.world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:

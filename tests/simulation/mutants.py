@@ -26,6 +26,8 @@ _of = Report.of.__func__
 _init = Membership.__init__
 _on_death = SimulatedPartitionActor.on_death
 _use = Membership.use
+_draining = Membership.draining
+_take_off_draining = Membership._take_off_draining
 _take = LockTable.take
 _set_pace = Membership._set_pace
 _configure = MembershipDriver.configure
@@ -791,6 +793,44 @@ def ttl_grown_before_the_record(patch: Any) -> None:
         return _configure(self, settings, version)
 
     patch.setattr(MembershipDriver, "configure", configure)
+
+
+def drained_by_its_node_released_at_once(patch: Any) -> None:
+    """Rule 13: a member on a draining node holds nothing any more, whatever it has acknowledged."""
+
+    def take_off_draining(self, group, now):
+        before = list(group.next_ring.items())
+        _take_off_draining(self, group, now)
+        for member, (_, session) in before:
+            if member not in group.next_ring:
+                group.remove((member, session), now)
+
+    patch.setattr(Membership, "_take_off_draining", take_off_draining)
+
+
+def member_stays_on_a_draining_node(patch: Any) -> None:
+    """Rule 13: a drained node is looked at when the next epoch is due, not when the drain begins."""
+    patch.setattr(Membership, "_drain_some", lambda self, now: self._to_drain.clear())
+
+
+def drain_is_for_ever(patch: Any) -> None:
+    """Rule 13: a drain that is taken back still keeps members out."""
+
+    def draining(self, now, nodes, dead=frozenset()):
+        _draining(self, now, {**self.draining_nodes(now), **nodes}, dead)
+
+    patch.setattr(Membership, "draining", draining)
+
+
+def those_that_wait_are_not_asked_again(patch: Any) -> None:
+    """Rule 13: a member that waits for the end of a drain joins only if it has something else to say."""
+
+    def draining(self, now, nodes, dead=frozenset()):
+        self._draining = dict(nodes)
+        self._to_drain.update(dict.fromkeys(self.groups))
+        self.tick(now)
+
+    patch.setattr(Membership, "draining", draining)
 
 
 MUTANTS = [
