@@ -16,7 +16,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from typing import Any, TypeVar
 
 import ray
@@ -25,6 +25,7 @@ from partition_actor import arguments, clock
 from partition_actor.actor.actor_metrics import ActorMetrics
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
+from partition_actor.actor.draining_nodes import DrainingNodes
 from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
@@ -478,6 +479,7 @@ class PartitionActor:
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
+            self._spawn(DrainingNodes(self._on_draining, lambda: self._settings).keep_asking())
             metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
             self._spawn(metrics.keep_recording())
             self._act()
@@ -579,6 +581,12 @@ class PartitionActor:
     def _on_death(self, key: SessionKey, death: Death) -> None:
         self._start().died(clock.now(), key, self._callers.process(key), death.why(), death.seconds())
         self._act()
+
+    def _on_draining(self, nodes: dict[str, float | None], dead: Set[str]) -> Set[str]:
+        driver, now = self._start(), clock.now()
+        driver.draining(now, nodes, dead)
+        self._act()
+        return driver.membership.draining_nodes(now).keys()
 
     def _on_replaced(self, key: SessionKey, process: str) -> None:
         log.info("the former process of member %r is dead", key[0])

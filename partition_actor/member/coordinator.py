@@ -192,7 +192,13 @@ class PartitionCoordinator:
             session.member_state.join(group_id, weight, packed, exclusive)
             session.forget_failure()
         session.send_now()
-        session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))
+        session.wait(
+            lambda: (
+                session.state(group_id) != "joining"
+                or isinstance(session.failure, GroupFull)
+                or session.member_state.node_drains
+            )
+        )
         failure, held = session.failure, session.member_state.groups.get(group_id)
         state = None if held is None else held.state
         if held is not None and state == "conflict":
@@ -215,6 +221,8 @@ class PartitionCoordinator:
         what = f"member {self.my_id!r} has not been admitted to group {group!r} yet, and keeps trying"
         if seconds is not None:
             what += f": the partition actor has restarted, and admits nobody for another {seconds:.1f} s"
+        elif self._session.member_state.node_drains:
+            what += ": its node is draining"
         log.info(what)
         warnings.warn(NoPlaceYet(what, group, seconds), stacklevel=3)
 

@@ -355,3 +355,6 @@ class Session:
             log.error("another process has taken the id %r in group %r; this one is out", self.member_id, change.group)
         elif change.state == "out":
             log.info("member %r is out of group %r", self.member_id, change.group)
+        elif change.state == "joining":
+            why = "its node is draining; it joins again if the drain is taken back"
+            log.info("member %r is out of group %r: %s", self.member_id, change.group, why)
