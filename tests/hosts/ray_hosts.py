@@ -1,0 +1,90 @@
+"""A Ray cluster on several hosts, started by `ray start`, and a driver on its head."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bed
+
+ROOT = bed.ROOT
+START_WITHIN = 120.0
+"""Seconds for what takes a few on an idle machine."""
+HEAD = 0
+PORT = 6379
+
+
+def environment(*imports: Path, **variables: str) -> dict[str, str]:
+    """For a program on a host; workers of Ray import from these directories."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    paths = [str(path) for path in (ROOT, *imports)]
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **ray, **variables}
+
+
+class RayHosts:
+    """Ray on all hosts of a bed, with its head on host 0. It ends with the bed.
+
+    Two Rays start at the same time here, because they share neither a /tmp nor processes.
+    """
+
+    def __init__(self, hosts: bed.Hosts, *imports: Path, **variables: str) -> None:
+        self.hosts, self.environment = hosts, environment(*imports, **variables)
+        self._finish(self.start(HEAD))
+        for started in [self.start(host) for host in range(1, hosts.number)]:
+            self._finish(started)
+
+    def start(self, host: int) -> subprocess.Popen[str]:
+        """`ray start` on a host."""
+        join = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        if host != HEAD:
+            join = [f"--address={bed.address(HEAD)}:{PORT}"]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *join]
+        limits = ["--num-cpus=4", "--object-store-memory=100000000"]
+        return self.hosts.popen(
+            host,
+            [*ray, f"--node-ip-address={bed.address(host)}", *limits],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _finish(self, started: subprocess.Popen[str]) -> None:
+        output, _ = started.communicate(timeout=START_WITHIN)
+        assert started.returncode == 0, output
+
+
+class Driver:
+    """A program on the head that does one call after another: a line of JSON in, a line out."""
+
+    def __init__(self, rays: RayHosts, program: Path, *arguments: object) -> None:
+        argv = [sys.executable, program, *map(str, arguments)]
+        options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = rays.hosts.popen(HEAD, argv, env=rays.environment, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: object) -> Any:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+            assert line, f"the driver ended with status {self._process.wait()}"
+            return json.loads(line)
+
+        return call
+
+    def end(self) -> None:
+        self._process.communicate(timeout=START_WITHIN)
+
+
+def serve(driver: object) -> None:
+    """In the program: carry out what is called, until standard input ends."""
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(getattr(driver, name)(*arguments)), flush=True)
