@@ -1084,7 +1084,7 @@ class Membership:
         over = before.keys() - self._draining.keys()
         for key, session in self.sessions.items() if over & occupied else ():
             if session.where.node in over:
-                session.prompt, session.steady = True, None  # its next heartbeat comes at once, and it joins by that
+                session.prompt = True  # its next heartbeat comes at once, and it joins by that
                 self._news.add(key)
         self.tick(now)
 
@@ -1099,8 +1099,7 @@ class Membership:
     def _drain_some(self, now: float) -> None:
         work = 0
         while work < STEP and self._to_drain:
-            name = next(iter(self._to_drain))
-            del self._to_drain[name]
+            name, _ = self._to_drain.popitem()  # from its end: at its front holes would add up
             if name in self.groups:
                 work += 1 + len(self.groups[name].next_ring)
                 self._take_off_draining(self.groups[name], now)

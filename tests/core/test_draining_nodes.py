@@ -6,6 +6,7 @@ import pytest
 from machines import KEYS, World, beat
 
 from partition_actor.core.events import Where
+from partition_actor.core.membership import STEP
 from partition_actor.settings import Settings
 
 HERE, THERE = "node-1", "node-2"
@@ -109,11 +110,19 @@ def test_a_newcomer_there_does_not_take_over_from_the_last_member(world):
 
 
 def test_the_last_member_keeps_its_keys_though_a_dead_one_has_yet_to_be_taken_out(world):
-    a, b = world.member("a", node=HERE), world.member("b", node=THERE)
+    b = world.member("b", "group", node=THERE)
+    for number in range(2 * STEP):
+        b.member_state.join(f"group-{number}", exclusive=True)
+    beat(b)
+    b.member_state.join("last", exclusive=True)
+    a = world.member("a", "last", node=HERE)
     beat(a, b)
-    world.membership._end(b.key, world.now, for_good=True)  # as `died` does, before its tick
+    world.driver.died(world.now, b.key)
+    assert members(world, "last") == ["a", "b"]
     drain(world)
-    beat(a)
+    for _ in range(5):
+        world.driver.timer(world.now)
+        a.beat()
     assert a.works_on == KEYS
 
 
@@ -172,7 +181,7 @@ def test_many_groups_are_left_little_by_little():
     left = []
     drain(world)
     while world.driver.membership.deadline() <= world.now:
-        left.append(sum("a" not in world.membership.groups[name].members for name in names))
+        left.append(sum(not world.membership.groups[name].is_on_ring(a.key) for name in names))
         world.driver.timer(world.now)
     beat(a, b)
     assert all(members(world, name) == ["b"] for name in names)
@@ -249,6 +258,7 @@ def test_a_member_that_waits_can_leave(world, pair):
     take_back(world)
     beat(a, b)
     assert members(world) == ["b"]
+    assert world.membership.sessions[a.key].steady is not None
 
 
 def test_a_member_that_leaves_and_joins_again_gets_no_place(world, pair):
@@ -416,6 +426,20 @@ def test_a_newcomer_that_waits_for_the_recovery_gets_no_place(world):
         world.wait(2.0)
     beat(a, b)
     assert (members(world), a.state) == (["b"], "joining")
+
+
+def test_not_even_if_nobody_else_is_left(world):
+    b = world.member("b", node=THERE)
+    b.beat()
+    world.restart()
+    drain(world)
+    b.beat()
+    a = world.member("a", node=HERE)
+    for _ in range(15):
+        a.beat()
+        world.wait(2.0)
+    a.beat()
+    assert (members(world), a.state) == ([], "joining")
 
 
 # -- callers of a bare handle ----------------------------------------------------------------------------------------
