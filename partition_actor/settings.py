@@ -201,9 +201,11 @@ class Settings(BaseModel):
         return settings
 
 
+MOVES_KEYS = ("vnodes", "hash_function")
+"""The fields that say which keys are whose."""
+
 FIXED = {
-    "vnodes": "keys would move",
-    "hash_function": "keys would move",
+    **dict.fromkeys(MOVES_KEYS, "keys would move"),
     "max_members": "Ray fixes how many calls an actor holds when it starts it",
     "pin_to_head": "Ray places an actor when it starts it",
     "call_timeout": "each member has its own",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
@@ -62,6 +63,18 @@ class World:
         incarnation = self.membership.incarnation + 1000
         self.membership = Membership(self.settings, incarnation, self.now, restarted=restarted)
         self.driver.proof(self.now, self.now)
+
+    def replace(self, settings: Settings | None = None, *, proven: bool = True) -> MembershipDriver:
+        """Put one that goes on with its state in the place of this partition actor, which is returned."""
+        former, state = self.driver, self.call("hand_over")
+        assert state is not None
+        wanted = settings or former.membership.settings
+        incarnation = former.membership.incarnation + 1000
+        self.membership = Membership(wanted, incarnation, self.now, state=pickle.loads(pickle.dumps(state)))
+        self.driver.take_over(self.now, state)
+        if proven:
+            self.driver.proof(self.now, self.now)
+        return former
 
     def call(self, name: str, *arguments: Any) -> Any:
         """What a call of the driver returns at once; raises what it raises. None: it waits, in `results`."""

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from partition_actor.core.epochs import COUNTER_BITS, Epoch
@@ -114,6 +115,7 @@ class Membership:
     actor that is neither waits in exclusive groups only. `longest` is the longest lease that one before may have
     granted, in seconds; None: nobody knows. `records`: the longest lease is recorded before it is granted; see `prove`.
     `settings_version`: how often the settings have changed. `longest_told`: the longest ttl of all settings before.
+    `state`: what the one before has handed over, by `state`; with it nobody waits, and nothing is forgotten (rule 13).
     """
 
     def __init__(
@@ -128,10 +130,11 @@ class Membership:
         records: bool = False,
         settings_version: int = 0,
         longest_told: float = 0.0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = settings
         self.settings_version = settings_version
-        self._longest_told = max(settings.ttl, longest_told)
+        self.longest_told = max(settings.ttl, longest_told)
         """Seconds: the longest ttl by which a bare caller may work; nobody tells it that it has become shorter."""
         self.incarnation = incarnation
         self.started_at = now
@@ -139,7 +142,7 @@ class Membership:
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = GroupWatchers()
-        self.longest_allowed = self._longest_told if records else max(self._longest_told, settings.max_ttl)
+        self.longest_allowed = self.longest_told if records else max(self.longest_told, settings.max_ttl)
         """Seconds: no lease is longer. A longer one has first to be recorded, and the record to be proven."""
         self.longest_wanted: float
         """Seconds: the lease for the present number of members, to be recorded if it is longer than is allowed."""
@@ -193,11 +196,16 @@ class Membership:
         self._timers: Timers[str] = Timers()
         """When a group has an epoch to publish or something to tell."""
         wait = self._grace(settings.max_ttl if longest is None else longest)
-        self._recovery_end = None if first and not restarted else now + wait
+        self._recovery_end = None if (first and not restarted) or state is not None else now + wait
         self._waited_at: float | None = None
         """When the wait of rule 7 was found to be over."""
-        if self._recovery_end is None:
-            started: Why = ("no lease of a former partition actor can be out",)
+        self._former_end = now if self._recovery_end is None else self._recovery_end
+        """When every lease is over that a former partition actor has granted, in seconds that this one has run."""
+        if state is not None:
+            started: Why = ("it goes on for a former one, with {} sessions", len(state["sessions"]))
+            self._restore(state, now)
+        elif self._recovery_end is None:
+            started = ("no lease of a former partition actor can be out",)
         else:
             started = ("it waits {:.1f} s for leases that a former partition actor may have granted", wait)
         self.events.record(now, Cause("started", started))
@@ -337,10 +345,9 @@ class Membership:
         """Whether somebody may hold a lock that this partition actor has not heard of."""
         return self._recovery_end is not None
 
-    @property
-    def former_are_over(self) -> bool:
+    def former_are_over(self, now: float) -> bool:
         """Whether every lease is over that a former partition actor has granted."""
-        return self._recovery_end is None or self._waited_at is not None
+        return self._run(now) >= self._former_end
 
     def _end_recovery(self, now: float) -> None:
         if self._waited_at is None:
@@ -353,6 +360,98 @@ class Membership:
             self._recovery_end = None
             over = ("every lease of a former partition actor is over",)
             self.events.record(now, Cause("recovered", over, now - self.started_at))
+
+    # -- rule 13: the state that the next partition actor goes on with ---------------------------------------------
+
+    def state(self, now: float) -> dict[str, Any]:
+        """All that is known, as builtins, for the next partition actor. This one must do nothing after it.
+
+        Times are ages, or what is left, in seconds: the next one may be on another clock. It must not recover: nobody
+        knows yet what survivors hold. Raises ``PartitionActorUnavailable`` while it ends.
+        """
+        self._refuse_if_ending()
+        assert self._recovery_end is None
+        self.tick(now)
+        self._sweep(now)
+        while self._gone:
+            self._remove_gone(now)
+        for group in self.groups.values():
+            if not group.is_published:
+                group.publish(self._next_epoch(), now)
+            group.record_handoffs(now)
+        leases = {**dict.fromkeys(self._overdue, 0.0), **self._leases.left(self._run(now))}
+        return {
+            "incarnation": self.incarnation,
+            "settings": self.settings.to_dict(),
+            "settings_version": self.settings_version,
+            "longest_told": self.longest_told,
+            "former": max(self._grace(self.longest_allowed), self._former_end - self._run(now)),
+            "sessions": [self._session_state(now, session, leases) for session in self.sessions.values()],
+            "ended": [(key, now - at, key in self.dead) for key, at in self._ended.items()],
+            "groups": {name: group.state(now) for name, group in self.groups.items()},
+            "kept": sorted(self.kept),
+            "draining": self.draining_nodes(now),
+            "locks": self.locks.state(now),
+            "events": self.events.state(now),
+        }
+
+    def _session_state(self, now: float, session: SessionRecord, leases: Mapping[SessionKey, float]) -> dict[str, Any]:
+        fenced = {name: self._fences.moment((session.key, name)) for name in session.fenced}
+        return {
+            "key": session.key,
+            "age": now - session.joined_at,
+            "seq": session.seq,
+            "received": now - session.received,
+            "interval": session.interval,
+            "lease": session.lease,
+            "left": leases.get(session.key),
+            "groups": sorted(session.groups),
+            "unsettled": [name for name in session.unsettled if name in session.groups],
+            "fenced": {name: 0.0 if at is None else max(0.0, at - self._run(now)) for name, at in fenced.items()},
+            "drained": dict(session.drained),
+            "barred": session.barred,
+            "waits": dict(session.waits),
+            "where": (session.where.node, session.where.pid),
+            "ending": sorted(session.ending),
+        }
+
+    def _restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with the `state` of the former partition actor."""
+        self.events.restore(state["events"], now)
+        self.incarnation = max(self.incarnation, state["incarnation"] + 1)
+        self.settings_version = state["settings_version"] + (self.settings.to_dict() != state["settings"])
+        self.longest_told = max(self.longest_told, state["longest_told"])
+        self._former_end = now + state["former"]
+        for each in state["sessions"]:
+            key = tuple(each["key"])
+            session = self.sessions[key] = SessionRecord(key, now - each["age"], each["seq"], now - each["received"])
+            session.interval, session.lease, session.barred = each["interval"], each["lease"], each["barred"]
+            session.needs_resync = session.seq >= 0  # what its requests refer to is not handed over
+            session.groups, session.unsettled = set(each["groups"]), dict.fromkeys(each["unsettled"])
+            session.drained, session.ending = each["drained"], frozenset(each["ending"])
+            session.waits = dict(each.get("waits", {}))
+            session.where = Where(*each["where"])
+            session.fenced = set(each["fenced"])
+            for name, left in each["fenced"].items():
+                self._fences.set((key, name), now + left)
+            if each["left"] is not None:
+                step = self._lease / 16  # few lengths of leases: see ``LeaseQueue``
+                self._leases.renew(key, now, step * ceil(each["left"] / step))
+        for key, age, is_dead in state["ended"]:
+            self._ended[tuple(key)] = now - age
+            if is_dead:
+                self.dead.add(tuple(key))
+        for name, each in state["groups"].items():
+            group = self.groups[name] = Group(
+                name, each["exclusive"], self.settings, self._note, self._changed, now, self.events
+            )
+            group.restore(each, now)
+        self.kept = set(state["kept"])
+        draining: Mapping[str, float | None] = state.get("draining", {})
+        self._draining = {node: None if left is None else now + left for node, left in draining.items()}
+        self._to_drain = dict.fromkeys(self.groups if draining else ())
+        self.locks.restore(state["locks"], now)
+        self._set_pace()
 
     # -- rule 11: the end in good order ---------------------------------------------------------------------------
 
@@ -372,7 +471,7 @@ class Membership:
         """Whether every lease in exclusive groups is over that this partition actor, or one before it, has granted."""
         while self._out and not self._has_yet_to_let_go(self._out[-1]):
             self._out.pop()
-        return self.is_ending and not self._out and self.former_are_over
+        return self.is_ending and not self._out and (self._recovery_end is None or self._waited_at is not None)
 
     def settles_within(self, now: float) -> float:
         """Seconds after which `is_settled` at the latest, unless this partition actor is itself stopped."""
@@ -425,7 +524,7 @@ class Membership:
             self.ttl = self.longest_allowed
             self.interval = self.settings.hold * (self.ttl / self.settings.ttl)
         self._lease = self._grace(self.ttl)
-        self._bare_lease = self._grace(max(self.ttl, self._longest_told))
+        self._bare_lease = self._grace(max(self.ttl, self.longest_told))
 
     def want_lease(self, seconds: float) -> None:
         """Have a lease of so many seconds recorded, whether or not one is granted."""
@@ -450,7 +549,7 @@ class Membership:
             if value != before[name]
         )
         self.events.record(now, Cause("settings", ("{}", changes)))
-        self._longest_told = max(self._longest_told, settings.ttl)
+        self.longest_told = max(self.longest_told, settings.ttl)
         self._set_pace()
         self.tick(now)
 

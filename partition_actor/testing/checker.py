@@ -79,7 +79,7 @@ class Checker:
         told.events = first + len(events)
         for event in events:
             members = told.members.setdefault(event.group or "", set())
-            if event.cause.what == "recovered" and event.group is not None:
+            if event.cause.what == "recovered" and event.group in known:
                 members |= set(known[event.group].sessions.items())  # and what follows tells of newcomers
             elif event.cause.what in BEGINS and event.member is not None and event.session is not None:
                 members.add((event.member, event.session))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import InvalidSettings
@@ -131,10 +131,13 @@ class SimulatedCluster:
         """`what`, with the seed, the time, and the trace if one is kept."""
         return self.world.explain(what)
 
-    def start_partition_actor(self) -> SimulatedPartitionActor:
-        """Start the first partition actor or the next; its clients find it after a while."""
+    def start_partition_actor(self, state: dict[str, Any] | None = None) -> SimulatedPartitionActor:
+        """Start the first partition actor or the next; its clients find it after a while.
+
+        `state`: what the one before has handed over.
+        """
         restarted = bool(self.partition_actors) and self.rng.random() < 0.7
-        actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted)
+        actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted, state=state)
         for client in self.clients:
             pace = 0.4 if self.conditions.slow_to_find else self.rng.choice((20.0, 4.0, 1.0))
             pace = 20.0 if self.world.faults_over else pace  # one that was ending then is replaced after that
@@ -346,6 +349,25 @@ def _redeploy(cluster: SimulatedCluster) -> None:
     cluster.world.later(delay, None, _replace, cluster)
 
 
+def _replace_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+    """Somebody calls ``deploy(replace=True)``; what the partition actor hands over may get lost with the GCS."""
+
+    def take_over(state: dict[str, Any]) -> None:
+        cluster.world.log(actor, "has handed over")
+        lost = actor.cut_off or cluster.rng.random() < 0.1
+        delay = cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
+        cluster.world.later(delay, None, _take_over, cluster, actor, None if lost else state)
+        cluster.world.later(cluster.rng.choice((0.0, delay, delay + 1.0)), None, cluster.kill, actor)
+
+    cluster.world.later(0.0, actor, actor.hand_over, take_over)
+
+
+def _take_over(cluster: SimulatedCluster, former: SimulatedPartitionActor, state: dict[str, Any] | None) -> None:
+    latest = cluster.partition_actors[-1]
+    if not latest.counted_alive:
+        cluster.start_partition_actor(state if latest is former else None)
+
+
 def _cut_off_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
     """The GCS loses touch with the partition actor's node, and may start another while the first still runs."""
     if actor.cut_off:
@@ -526,5 +548,6 @@ FAULTS: dict[str, Fault] = {
     "bare caller": _call,
     "lock broken": _to(_actor, _break_lock, running=True),
     "settings change": _to(_actor, _configure, running=True),
+    "partition actor replaced": _to(_actor, _replace_actor, running=True),
     "partition actor shutdown": _to(_any_actor, _shut_down_actor, running=True),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,13 +66,20 @@ class SimulatedPartitionActor(Process):
     """One life of the partition actor. `counted_alive`: the GCS counts its node alive.
 
     `lives` are all lives of this name, oldest first; the new one appends itself. `restarted`: if it is not the first,
-    Ray has restarted it, and nobody has deployed it anew.
+    Ray has restarted it, and nobody has deployed it anew. `state`: what the one before has handed over.
     """
 
-    def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, restarted: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        lives: list[SimulatedPartitionActor],
+        *,
+        restarted: bool,
+        state: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(world, f"partition-actor-{len(lives)}")
         incarnation, longest = 1000 * (len(lives) + 1), longest_lease(lives)
-        self.configured: list[Settings] = lives[-1].configured[:] if restarted else [world.settings]
+        self.configured: list[Settings] = lives[-1].configured[:] if restarted or state else [world.settings]
         """Of all records of settings in the GCS, those that count for this life, oldest first."""
         self.membership = Membership(
             self.configured[-1],
@@ -83,6 +91,7 @@ class SimulatedPartitionActor(Process):
             records=True,
             settings_version=len(self.configured) - 1,
             longest_told=max(settings.ttl for settings in self.configured),
+            state=state,
         )
         self.recorded = 0.0
         """The longest lease that this one may grant, by its record in the GCS."""
@@ -92,6 +101,8 @@ class SimulatedPartitionActor(Process):
         """Called when it has ended in good order."""
         self._ends = False
         self.driver = MembershipDriver(self.membership)
+        if state is not None:
+            self.driver.take_over(self.clock.now(), state)
         self._lives: Sequence[SimulatedPartitionActor] = lives
         self.counted_alive, self.cut_off = True, False
         self.seen: dict[Client, int] = {}
@@ -99,7 +110,6 @@ class SimulatedPartitionActor(Process):
         self._timer_at = float("inf")
         self._asking = self._former_settled = False
         self._confirmed = 0.0
-        self._drains: tuple[set[str], set[str]] = set(), set()
         self.writes_when_cut_off = world.rng.random() < 0.5
         """Whether the GCS still takes its records while it gives no proof."""
         self.keep_proving()
@@ -159,7 +169,8 @@ class SimulatedPartitionActor(Process):
 
     def on_close(self, member_id: str, session: str) -> None:
         """A session says that it is over."""
-        self.driver.close(self.clock.now(), (member_id, session))
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.close(self.clock.now(), (member_id, session))
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""
@@ -175,10 +186,15 @@ class SimulatedPartitionActor(Process):
 
     def shut_down(self) -> None:
         """End in good order."""
-        self.driver.end(self.clock.now())
-        if not self._ends:
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.end(self.clock.now())
+        if not self._ends and not self.driver.is_handed_over:
             self._ends = True
             self.driver.begin(self.clock.now(), "settled", self.driver.settled())
+
+    def hand_over(self, on_state: Callable[[dict[str, Any]], None]) -> None:
+        """Hand the whole state to `on_state`, as the GCS keeps it. It may live on for a while."""
+        self.driver.begin(self.clock.now(), on_state, self.driver.hand_over())
 
     def _record_end(self) -> None:
         """Write the record, if the GCS can be reached, and then exit."""
@@ -218,6 +234,10 @@ class SimulatedPartitionActor(Process):
                 self._answer_caller(result, *call)
             elif call == "settled":
                 self._record_end()
+            elif callable(call):
+                if not isinstance(result, Exception):
+                    self.counted_alive = False
+                    call(pickle.loads(pickle.dumps(result)))
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time
@@ -242,9 +262,9 @@ class SimulatedPartitionActor(Process):
     def keep_proving(self) -> None:
         """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
-        if self.counted_alive and not self.cut_off and self._drains != (self.world.draining, self.world.ended):
-            self._drains = self.world.draining.copy(), self.world.ended.copy()
-            self.driver.draining(self.clock.now(), dict.fromkeys(sorted(self.world.draining), 30.0), self.world.ended)
+        draining, now = self.world.draining, self.clock.now()
+        if self.counted_alive and not self.cut_off and self.membership.draining_nodes(now).keys() != draining:
+            self.driver.draining(now, dict.fromkeys(sorted(draining), 30.0), self.world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:
@@ -274,6 +294,6 @@ class SimulatedPartitionActor(Process):
         """The GCS counted this node alive at or after `at`, with a lease of `recorded` recorded."""
         self._asking = False
         self.driver.proof(self.clock.now(), at, recorded)
-        if self.membership.former_are_over and not self._former_settled:
+        if self.membership.former_are_over(self.clock.now()) and not self._former_settled:
             self._former_settled = True
             self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._settle, self._lives.index(self))

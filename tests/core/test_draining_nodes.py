@@ -7,7 +7,6 @@ from machines import KEYS, World, beat
 
 from partition_actor.core.events import Where
 from partition_actor.core.membership import STEP
-from partition_actor.settings import Settings
 
 HERE, THERE = "node-1", "node-2"
 
@@ -168,8 +167,7 @@ def test_the_events_say_why(world):
     assert told["a"]["node"] == HERE
 
 
-def test_many_groups_are_left_little_by_little():
-    world = World(Settings(publish_window=0.0))
+def in_many_groups(world):
     a, b = world.member("a", node=HERE), world.member("b", node=THERE)
     names = [f"g{number}" for number in range(600)]
     for member in (a, b):
@@ -178,6 +176,11 @@ def test_many_groups_are_left_little_by_little():
     beat(a, b)
     world.wait(0.5)
     beat(a, b)
+    return a, b, names
+
+
+def test_many_groups_are_left_little_by_little(world):
+    a, b, names = in_many_groups(world)
     left = []
     drain(world)
     while world.driver.membership.deadline() <= world.now:
@@ -440,6 +443,45 @@ def test_not_even_if_nobody_else_is_left(world):
         world.wait(2.0)
     a.beat()
     assert (members(world), a.state) == ([], "joining")
+
+
+def test_a_partition_actor_that_replaces_one_knows_what_it_knew(world, pair):
+    a, b = pair
+    drain(world, **{"node-3": None})
+    beat(a, b)
+    world.wait(10.0)
+    beat(a, b)
+    world.replace()
+    assert world.membership.draining_nodes(world.now) == {HERE: pytest.approx(20.0), "node-3": None}
+    beat(a, b)
+    assert (members(world), a.state) == (["b"], "joining")
+    take_back(world)
+    beat(a, b)
+    assert members(world) == ["a", "b"]
+
+
+def test_one_that_replaces_another_goes_on_with_a_drain(world):
+    a, b, names = in_many_groups(world)
+    drain(world)
+    world.replace()
+    while world.membership.deadline() <= world.now:
+        world.driver.timer(world.now)
+    beat(a, b)
+    beat(a, b)
+    assert {name: members(world, name) for name in names} == dict.fromkeys(names, ["b"])
+
+
+def test_after_a_replacement_nobody_takes_an_id_back(world, pair):
+    a, b = pair
+    drain(world)
+    beat(a, b)
+    successor = world.member("a", node="node-3", exclusive=world.membership.groups["g"].exclusive)
+    beat(b, successor)
+    world.replace()
+    take_back(world)
+    beat(b, successor)
+    beat(a, b, successor)
+    assert (a.state, successor.state) == ("superseded", "member")
 
 
 # -- callers of a bare handle ----------------------------------------------------------------------------------------

@@ -65,6 +65,22 @@ class Calls(RuleBasedStateMachine):
         member = self.members.pop(which % len(self.members))
         self.world.membership.died(self.world.now, member.key)
 
+    @precondition(lambda self: not self.world.membership.locks_unknown)
+    @rule(proven=st.booleans())
+    def replace(self, proven):
+        """The next partition actor knows what the former one did, and nobody works on other keys."""
+        works_on = [member.works_on for member in self.members]
+        former = self.world.replace(proven=proven)
+        before, after = (each.state(self.world.now) for each in (former.membership, self.world.membership))
+        lefts = []
+        for state in (before, after):
+            del state["incarnation"], state["events"], state["former"]
+            lefts.append([session.pop("left") for session in state["sessions"]])
+        for was, left in zip(*lefts, strict=True):
+            assert was == left or was <= left <= was + PLAIN.ttl / 8
+        assert before == after
+        assert [member.works_on for member in self.members] == works_on
+
     @rule(name=NAMES, group=GROUPS, call=st.sampled_from(["join", "use", "leave", "drain", "forget", "heartbeat"]))
     def call(self, name, group, call):
         membership, now, key = self.world.membership, self.world.now, (name, "")

@@ -62,7 +62,7 @@ class Hosts:
 
     def __init__(self, number: int, share: Sequence[Path] = ()) -> None:
         self.number = number
-        self._share = [Path(sys.base_prefix), Path(sys.prefix), ROOT, *share]
+        self._share = list(dict.fromkeys([Path(sys.base_prefix), Path(sys.prefix), ROOT, *share]))
         self._pids: list[int] = []
         """Of each host's first process, in this PID namespace."""
         self._dropped: set[tuple[int, int]] = set()
@@ -184,18 +184,19 @@ class Hosts:
 
 FIRST_PROCESS = r"""
 set -e
-tree=$1 home=$2; shift 2
-# What is shared may lie below what is about to be hidden.
+home=$1; cd "$2"; shift 2
+# What is shared may lie below what is about to be covered, and nothing should stay mounted there out of reach.
+exec 3< home; fds=(); shown=()
 for path in "$@"; do
-    case "$path/" in
-        "$home"/*) shown=$tree/home/${path#"$home"/} ;;
-        /tmp/*) shown=$tree/tmp/${path#/tmp/} ;;
-        *) continue ;;
-    esac
-    mkdir -p "$shown"; mount --bind "$path" "$shown"
+    case "$path/" in "$home"/* | /tmp/*) exec {fd}< "$path"; fds+=("$fd"); shown+=("$path") ;; esac
 done
-mount --rbind "$tree/home" "$home"
-mount --rbind "$tree/tmp" /tmp
+sed -n 's|^[^ ]* \(/run/[^ ]*\) .*|\1|p' /proc/self/mounts | xargs -r umount --lazy
+mount --bind tmp /tmp
+mount --no-canonicalize --bind /proc/self/fd/3 "$home"
+for at in "${!fds[@]}"; do
+    mkdir -p "${shown[at]}"; mount --no-canonicalize --bind "/proc/self/fd/${fds[at]}" "${shown[at]}"
+done
+exec 3<&-; for fd in "${fds[@]}"; do exec {fd}<&-; done; cd /
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
@@ -225,7 +226,7 @@ def _start_host(folder: Path, host: int, share: list[str]) -> subprocess.Popen[s
         (ssh / name).chmod(0o600)
     own = ["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc"]
     script = f"hostname host{host}\n{FIRST_PROCESS}"
-    arguments = [str(tree), str(Path.home()), *share]
+    arguments = [str(Path.home()), str(tree), *share]
     host_process = _start("unshare", *own, "bash", "-c", script, "host", *arguments, stdout=subprocess.PIPE)
     assert host_process.stdout is not None
     if not host_process.stdout.readline():

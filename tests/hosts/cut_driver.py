@@ -5,7 +5,6 @@ python tests/hosts/cut_driver.py FOLDER
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -60,10 +59,13 @@ class Workers(Chaos):
 
     worker, settings = PermittedWorker, SETTINGS
 
+    def alive(self) -> dict[str, str]:
+        """Of each host that Ray counts alive, the id of its node by its address."""
+        return {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
     def start(self, host: int, *worker_ids: str) -> None:
         """Start workers on a host."""
-        nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        place = NodeAffinitySchedulingStrategy(nodes[address(host)], soft=False)
+        place = NodeAffinitySchedulingStrategy(self.alive()[address(host)], soft=False)
         for worker_id in worker_ids:
             options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4, scheduling_strategy=place)
             path = str(self.folder / f"{worker_id}.jsonl")
@@ -95,10 +97,5 @@ class Workers(Chaos):
         return max(ray.get([worker.paused.remote() for worker in self.workers.values()], timeout=LIMIT))
 
 
-def main() -> None:
-    ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    serve(Workers(Path(sys.argv[1]), seed=1, workers=0))
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Workers(Path(sys.argv[1]), seed=1, workers=0))

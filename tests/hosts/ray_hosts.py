@@ -3,60 +3,64 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bed
+import ray
 
 ROOT = bed.ROOT
-START_WITHIN = 120.0
+START_WITHIN = 180.0
 """Seconds for what takes a few on an idle machine."""
 HEAD = 0
 PORT = 6379
 
 
 def environment(*imports: Path, **variables: str) -> dict[str, str]:
-    """For a program on a host; workers of Ray import from these directories."""
+    """Of a program on a host."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     paths = [str(path) for path in (ROOT, *imports)]
-    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **ray, **variables}
+    of_ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **of_ray, **variables}
 
 
 class RayHosts:
     """Ray on all hosts of a bed, with its head on host 0. It ends with the bed.
 
-    Two Rays start at the same time here, because they share neither a /tmp nor processes.
+    They can start at the same time, because hosts share neither a /tmp nor processes. `variables` are added to the
+    environment, such as Ray's own settings (RAY_...), and workers of Ray import from the directories `imports`.
     """
 
     def __init__(self, hosts: bed.Hosts, *imports: Path, **variables: str) -> None:
         self.hosts, self.environment = hosts, environment(*imports, **variables)
-        self._finish(self.start(HEAD))
-        for started in [self.start(host) for host in range(1, hosts.number)]:
-            self._finish(started)
+        self.start(HEAD)
+        self.start(*range(1, hosts.number))
 
-    def start(self, host: int) -> subprocess.Popen[str]:
-        """`ray start` on a host."""
+    def start(self, *of_hosts: int) -> None:
+        """`ray start` on these hosts at the same time."""
+        for started in [self._start(host) for host in of_hosts]:
+            output, _ = started.communicate(timeout=START_WITHIN)
+            assert started.returncode == 0, output
+
+    def _start(self, host: int) -> subprocess.Popen[str]:
         join = ["--head", f"--port={PORT}", "--include-dashboard=false"]
         if host != HEAD:
             join = [f"--address={bed.address(HEAD)}:{PORT}"]
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *join]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *join]
         limits = ["--num-cpus=4", "--object-store-memory=100000000"]
         return self.hosts.popen(
             host,
-            [*ray, f"--node-ip-address={bed.address(host)}", *limits],
+            [*command, f"--node-ip-address={bed.address(host)}", *limits],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-
-    def _finish(self, started: subprocess.Popen[str]) -> None:
-        output, _ = started.communicate(timeout=START_WITHIN)
-        assert started.returncode == 0, output
 
 
 class Driver:
@@ -79,12 +83,13 @@ class Driver:
 
         return call
 
-    def end(self) -> None:
-        self._process.communicate(timeout=START_WITHIN)
 
-
-def serve(driver: object) -> None:
-    """In the program: carry out what is called, until standard input ends."""
+def serve(make: Callable[[], object]) -> None:
+    """In the program: join Ray, make the driver, and carry out what is called, until standard input ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints what it has to say
+    ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+    driver = make()
     for line in sys.stdin:
         name, *arguments = json.loads(line)
-        print(json.dumps(getattr(driver, name)(*arguments)), flush=True)
+        print(json.dumps(getattr(driver, name)(*arguments)), file=replies, flush=True)

@@ -42,7 +42,7 @@ def test_a_host_has_its_own_home_tmp_and_processes_and_shares_the_rest(make_host
     assert (hosts.home(0) / "mine").read_text() == (hosts.tmp(0) / "mine").read_text() == "x\n"
     assert "mine" not in hosts.run(1, ["ls", Path.home(), "/tmp"]).stdout
     assert hosts.run(1, ["cat", tmp_path / "ours"]).stdout == "x\n"
-    assert "sleep 1000\n" in hosts.run(0, ["ps", "ax", "-o", "args"]).stdout
+    wait_until(lambda: "sleep 1000\n" in hosts.run(0, ["ps", "ax", "-o", "args"]).stdout)
     assert "sleep 1000\n" not in hosts.run(1, ["ps", "ax", "-o", "args"]).stdout
     mine.kill()
     mine.wait(LIMIT)

@@ -64,6 +64,17 @@ DRAINS = dict.fromkeys(
     (*PLANNED, "join", "restart"),
 )
 FOCUS |= DRAINS
+FOCUS |= dict.fromkeys(
+    (
+        "one_that_has_handed_over_goes_on",
+        "leases_not_handed_over",
+        "acknowledgements_not_handed_over",
+        "earlier_rings_not_handed_over",
+    ),
+    ("partition actor replaced", "join", "restart", "weight change", "pause"),
+)
+FOCUS["former_settled_after_a_hand_over"] = ()
+FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -76,6 +87,7 @@ LOCK_FOCUS = {
     "lock_freed_without_proof": (("partition actor cut off",), 1.0, 0.0),
     "lease_before_holds_are_known": (("partition actor crash",), 0.8, 0.2),
     "lock_changes_without_their_base": (("partition actor crash",), 0.8, 0.0),
+    "locks_not_handed_over": (("partition actor replaced",), 2.0, 0.0),
 }
 """The same for locks, with no exclusive group: the faults, how many per second, and the fraction of messages lost."""
 
@@ -134,6 +146,10 @@ def conditions(seed: int, mutant: str) -> Conditions:
 
 
 def cluster(seed: int, mutant: str) -> SimulatedCluster:
+    if mutant == "former_settled_after_a_hand_over":
+        made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=8)
+        replace_and_crash(made)
+        return made
     if mutant not in LONGER:
         made = SimulatedCluster(seed, conditions=conditions(seed, mutant))
         if mutant == "ttl_grown_before_the_record":
@@ -174,6 +190,21 @@ def configure_and_crash(made: SimulatedCluster) -> None:
     """The ttl becomes shorter, and then the partition actor crashes."""
     made.partition_actors[-1].configure(made.settings.changed({"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}))
     made.run_for(0.1)
+    made.kill(made.partition_actors[-1])
+    made.start_partition_actor()
+
+
+def replace_and_crash(made: SimulatedCluster) -> None:
+    """One member keeps a lease as long as many members have it; the next partition actor has few, and crashes."""
+    made.run_for(4.0)
+    for direction in ("in", "out"):
+        made.cut(made.workers[0], direction, 20.0)
+    for worker in made.workers[2:]:
+        made.kill(worker)
+        made.report_death(worker, certain=True)
+    made.run_for(0.1)
+    FAULTS["partition actor replaced"](made)
+    made.run_for(2.5)
     made.kill(made.partition_actors[-1])
     made.start_partition_actor()
 
