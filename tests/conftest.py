@@ -145,23 +145,6 @@ def hasty_team(hasty, group, spawn):
 
 
 @pytest.fixture
-def kept(cluster, monkeypatch):
-    """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
-    monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
-    where, actors = (f"name-{uuid.uuid4().hex}", "tests"), iter("abcdef")
-
-    class Kept(predecessor.Records):
-        def __init__(self, actor=None):
-            super().__init__(*where)
-            self.life = (actor or next(actors), uuid.uuid4().hex)
-
-        def _life(self):
-            return self.life
-
-    return Kept
-
-
-@pytest.fixture
 def program(cluster, group):
     """Run a script as a driver of the cluster."""
 
@@ -176,3 +159,20 @@ def program(cluster, group):
                 process.kill()
 
     return run
+
+
+@pytest.fixture
+def kept(cluster, monkeypatch):
+    """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
+    monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
+    where, actors = (f"name-{uuid.uuid4().hex}", "tests"), iter("abcdef")
+
+    class Kept(predecessor.Records):
+        def __init__(self, actor=None):
+            super().__init__(*where)
+            self.life = (actor or next(actors), uuid.uuid4().hex)
+
+        def _life(self):
+            return self.life
+
+    return Kept

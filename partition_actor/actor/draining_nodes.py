@@ -44,18 +44,19 @@ class DrainingNodes:
     """Keeps the partition actor informed.
 
     `tell` is called when something has changed: with the nodes that are draining, each with the seconds that it has
-    left or None, and with those told before that are dead by now. It returns the nodes that still count as draining.
-    `settings` returns those that apply now. Tests replace the rest, which asks Ray.
+    left or None, and with those `known` to be draining before that are dead by now. `settings` returns those that apply
+    now. Tests replace the rest, which asks Ray.
     """
 
     def __init__(
         self,
-        tell: Callable[[dict[str, float | None], Set[str]], Set[str]],
+        tell: Callable[[dict[str, float | None], Set[str]], None],
+        known: Callable[[], Set[str]],
         settings: Callable[[], Settings],
         ask: Callable[[float], Mapping[str, int]] | None = None,
         alive: Callable[[], Awaitable[set[str]]] = alive_nodes,
     ) -> None:
-        self._tell, self._settings, self._alive = tell, settings, alive
+        self._tell, self._known, self._settings, self._alive = tell, known, settings, alive
         self._ask = ask or what_asks_ray()
         self._told: Nodes = {}
         self._failed = False
@@ -84,11 +85,10 @@ class DrainingNodes:
             loop = asyncio.get_running_loop()
             asked = loop.run_in_executor(_THREAD, partial(ask, settings.ttl))
             nodes = {node: end / 1000 if end else None for node, end in (await asked).items()}
-        over, dead = self._told.keys() - nodes.keys(), set[str]()
+        over, dead = self._known() - nodes.keys(), set[str]()
         if over and settings.leave_draining_nodes:
             dead = over - await self._alive()
-        if nodes != self._told:
+        if over or nodes != self._told:
             now = time.time()
-            left = {node: None if end is None else max(0.0, end - now) for node, end in nodes.items()}
-            kept = self._tell(left, dead)
-            self._told = {node: end for node, end in (self._told | nodes).items() if node in kept}
+            self._tell({node: None if end is None else max(0.0, end - now) for node, end in nodes.items()}, dead)
+            self._told = nodes

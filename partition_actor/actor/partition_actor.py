@@ -462,7 +462,7 @@ class PartitionActor:
         return await self._call(self._start().copy_state())
 
     async def hand_over(self) -> None:
-        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 14.
+        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
 
         Use ``partition_actor.deploy(replace=True)``, which ends this one then and starts the next. If nobody does that,
         this one ends by itself, and Ray restarts it with the state. Waits while it recovers from a crash. May be
@@ -539,7 +539,8 @@ class PartitionActor:
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
-            self._spawn(DrainingNodes(self._on_draining, lambda: self._settings).keep_asking())
+            draining = DrainingNodes(self._on_draining, self._known_to_drain, lambda: self._settings)
+            self._spawn(draining.keep_asking())
             metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
             self._spawn(metrics.keep_recording())
             self._act()
@@ -647,11 +648,12 @@ class PartitionActor:
         self._start().died(clock.now(), key, self._callers.process(key), death.why(), death.seconds())
         self._act()
 
-    def _on_draining(self, nodes: dict[str, float | None], dead: Set[str]) -> Set[str]:
-        driver, now = self._start(), clock.now()
-        driver.draining(now, nodes, dead)
+    def _on_draining(self, nodes: dict[str, float | None], dead: Set[str]) -> None:
+        self._start().draining(clock.now(), nodes, dead)
         self._act()
-        return driver.membership.draining_nodes(now).keys()
+
+    def _known_to_drain(self) -> Set[str]:
+        return self._start().membership.draining_nodes(clock.now()).keys()
 
     def _on_replaced(self, key: SessionKey, process: str) -> None:
         log.info("the former process of member %r is dead", key[0])

@@ -112,7 +112,6 @@ class SimulatedPartitionActor(Process):
         self._timer_at = float("inf")
         self._asking = self._former_settled = False
         self._confirmed = 0.0
-        self._drains: tuple[set[str], set[str]] = set(), set()
         self.writes_when_cut_off = world.rng.random() < 0.5
         """Whether the GCS still takes its records while it gives no proof."""
         self.keep_proving()
@@ -264,9 +263,9 @@ class SimulatedPartitionActor(Process):
     def keep_proving(self) -> None:
         """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
-        if self.counted_alive and not self.cut_off and self._drains != (self.world.draining, self.world.ended):
-            self._drains = self.world.draining.copy(), self.world.ended.copy()
-            self.driver.draining(self.clock.now(), dict.fromkeys(sorted(self.world.draining), 30.0), self.world.ended)
+        draining, now = self.world.draining, self.clock.now()
+        if self.counted_alive and not self.cut_off and self.membership.draining_nodes(now).keys() != draining:
+            self.driver.draining(now, dict.fromkeys(sorted(draining), 30.0), self.world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:

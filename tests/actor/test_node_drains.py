@@ -22,13 +22,14 @@ class Ray:
 
     def __init__(self):
         self.draining, self.alive = {}, {"a", "b"}
-        self.kept = {"a", "b"}
+        self.known = set()
+        self.occupied = {"a", "b"}
         self.settings = Settings(node_proof_interval=0.01)
         self.told = []
 
     def tell(self, nodes, dead):
         self.told.append((nodes, set(dead)))
-        return (nodes.keys() | dead) & self.kept
+        self.known = nodes.keys() | dead & self.occupied
 
     def ask(self, seconds):
         if isinstance(self.draining, Exception):
@@ -46,7 +47,9 @@ class Ray:
     @property
     def watch(self):
         if not hasattr(self, "_watch"):
-            self._watch = DrainingNodes(self.tell, lambda: self.settings, self.ask, self.who_is_alive)
+            self._watch = DrainingNodes(
+                self.tell, lambda: self.known, lambda: self.settings, self.ask, self.who_is_alive
+            )
         return self._watch
 
 
@@ -81,9 +84,14 @@ def test_a_node_that_has_ended_is_told_until_it_is_forgotten(fake):
     fake.look()
     fake.draining, fake.alive = {}, {"b"}
     assert fake.look(2)[1:] == [({}, {"a"}), ({}, {"a"})]
-    fake.kept = set()
+    fake.occupied = set()
     fake.look()
     assert len(fake.look(3)) == 4
+
+
+def test_a_drain_that_a_former_partition_actor_knew_and_that_is_over_is_told(fake):
+    fake.known = {"a"}
+    assert fake.look(2) == [({}, set())]
 
 
 def test_the_setting_takes_all_drains_back(fake):
@@ -103,7 +111,7 @@ def test_an_error_changes_nothing_and_is_logged_once(fake, caplog):
     looks = []
     ask = fake.ask
     fake.ask = lambda seconds: looks.append(seconds) or ask(seconds)
-    fake._watch = DrainingNodes(fake.tell, lambda: fake.settings, fake.ask, fake.who_is_alive)
+    del fake._watch
 
     async def some_time():
         asking = asyncio.ensure_future(fake.watch.keep_asking())
@@ -119,7 +127,7 @@ def test_an_error_changes_nothing_and_is_logged_once(fake, caplog):
 def test_a_ray_that_does_not_tell_is_not_asked(caplog, monkeypatch, fake):
     caplog.set_level("INFO")
     monkeypatch.setattr(draining_nodes, "what_asks_ray", lambda: None)
-    asyncio.run(DrainingNodes(fake.tell, lambda: fake.settings).keep_asking())
+    asyncio.run(DrainingNodes(fake.tell, lambda: fake.known, lambda: fake.settings).keep_asking())
     assert "members stay on them until they end" in caplog.text
     assert fake.told == []
 

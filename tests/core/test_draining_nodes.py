@@ -6,7 +6,7 @@ import pytest
 from machines import KEYS, World, beat
 
 from partition_actor.core.events import Where
-from partition_actor.settings import Settings
+from partition_actor.core.membership import STEP
 
 HERE, THERE = "node-1", "node-2"
 
@@ -109,11 +109,19 @@ def test_a_newcomer_there_does_not_take_over_from_the_last_member(world):
 
 
 def test_the_last_member_keeps_its_keys_though_a_dead_one_has_yet_to_be_taken_out(world):
-    a, b = world.member("a", node=HERE), world.member("b", node=THERE)
+    b = world.member("b", "group", node=THERE)
+    for number in range(2 * STEP):
+        b.member_state.join(f"group-{number}", exclusive=True)
+    beat(b)
+    b.member_state.join("last", exclusive=True)
+    a = world.member("a", "last", node=HERE)
     beat(a, b)
-    world.membership._end(b.key, world.now, for_good=True)  # as `died` does, before its tick
+    world.driver.died(world.now, b.key)
+    assert members(world, "last") == ["a", "b"]
     drain(world)
-    beat(a)
+    for _ in range(5):
+        world.driver.timer(world.now)
+        a.beat()
     assert a.works_on == KEYS
 
 
@@ -159,8 +167,7 @@ def test_the_events_say_why(world):
     assert told["a"]["node"] == HERE
 
 
-def test_many_groups_are_left_little_by_little():
-    world = World(Settings(publish_window=0.0))
+def in_many_groups(world):
     a, b = world.member("a", node=HERE), world.member("b", node=THERE)
     names = [f"g{number}" for number in range(600)]
     for member in (a, b):
@@ -169,10 +176,15 @@ def test_many_groups_are_left_little_by_little():
     beat(a, b)
     world.wait(0.5)
     beat(a, b)
+    return a, b, names
+
+
+def test_many_groups_are_left_little_by_little(world):
+    a, b, names = in_many_groups(world)
     left = []
     drain(world)
     while world.driver.membership.deadline() <= world.now:
-        left.append(sum("a" not in world.membership.groups[name].members for name in names))
+        left.append(sum(not world.membership.groups[name].is_on_ring(a.key) for name in names))
         world.driver.timer(world.now)
     beat(a, b)
     assert all(members(world, name) == ["b"] for name in names)
@@ -249,6 +261,7 @@ def test_a_member_that_waits_can_leave(world, pair):
     take_back(world)
     beat(a, b)
     assert members(world) == ["b"]
+    assert world.membership.sessions[a.key].steady is not None
 
 
 def test_a_member_that_leaves_and_joins_again_gets_no_place(world, pair):
@@ -416,6 +429,59 @@ def test_a_newcomer_that_waits_for_the_recovery_gets_no_place(world):
         world.wait(2.0)
     beat(a, b)
     assert (members(world), a.state) == (["b"], "joining")
+
+
+def test_not_even_if_nobody_else_is_left(world):
+    b = world.member("b", node=THERE)
+    b.beat()
+    world.restart()
+    drain(world)
+    b.beat()
+    a = world.member("a", node=HERE)
+    for _ in range(15):
+        a.beat()
+        world.wait(2.0)
+    a.beat()
+    assert (members(world), a.state) == ([], "joining")
+
+
+def test_a_partition_actor_that_replaces_one_knows_what_it_knew(world, pair):
+    a, b = pair
+    drain(world, **{"node-3": None})
+    beat(a, b)
+    world.wait(10.0)
+    beat(a, b)
+    world.replace()
+    assert world.membership.draining_nodes(world.now) == {HERE: pytest.approx(20.0), "node-3": None}
+    beat(a, b)
+    assert (members(world), a.state) == (["b"], "joining")
+    take_back(world)
+    beat(a, b)
+    assert members(world) == ["a", "b"]
+
+
+def test_one_that_replaces_another_goes_on_with_a_drain(world):
+    a, b, names = in_many_groups(world)
+    drain(world)
+    world.replace()
+    while world.membership.deadline() <= world.now:
+        world.driver.timer(world.now)
+    beat(a, b)
+    beat(a, b)
+    assert {name: members(world, name) for name in names} == dict.fromkeys(names, ["b"])
+
+
+def test_after_a_replacement_nobody_takes_an_id_back(world, pair):
+    a, b = pair
+    drain(world)
+    beat(a, b)
+    successor = world.member("a", node="node-3", exclusive=world.membership.groups["g"].exclusive)
+    beat(b, successor)
+    world.replace()
+    take_back(world)
+    beat(b, successor)
+    beat(a, b, successor)
+    assert (a.state, successor.state) == ("superseded", "member")
 
 
 # -- callers of a bare handle ----------------------------------------------------------------------------------------
