@@ -1,12 +1,15 @@
 """deploy/kuberay/drain.py, the preStop of a worker pod; tests/hosts/test_drain_script.py runs it as a whole."""
 
 import importlib.util
+import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import ray
-from deployments import LIMIT, STEADY
+from deployments import LIMIT, STEADY, wait_until
+from members import ExclusiveWorker
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "kuberay" / "drain.py"
 
@@ -54,3 +57,15 @@ def test_without_a_partition_actor_there_is_nobody_to_wait_for(drain, monkeypatc
 def test_it_goes_on_waiting_while_the_partition_actor_does_not_answer(drain, monkeypatch):
     monkeypatch.setattr(drain, "ask", lambda call: ray.get(call, timeout=0))
     assert drain.wait(this_node(), soon(0.1)).startswith("unknown (")
+
+
+def test_members_leave_a_node_that_is_drained(drain, deployment, cluster, another_node, group, spawn, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address_info["gcs_address"])
+    there = [each["NodeID"] for each in ray.nodes() if another_node in each["Resources"]][0]
+    deployment.member("here").join_group(group, exclusive=True)
+    spawn(ExclusiveWorker, *deployment.worker_arguments("there", group), resources={another_node: 0.1})
+    wait_until(lambda: drain.members(there, None) == {group: ["there"]})
+    drain.tell_ray(there, 60)
+    assert drain.wait(there, soon(LIMIT)) == ""
+    assert deployment.members(group) == ["here"]
