@@ -117,6 +117,13 @@ class Settings(BaseModel):
     lease. Asking costs about a millisecond.
     """
 
+    leave_draining_nodes: bool = True
+    """Whether members on a node that Ray is draining hand their keys over at once, if their group has others.
+
+    Such a node is about to end. Ray is asked at every node_proof_interval. Turn it off if members are to go on until
+    their node ends; a change while the partition actor runs brings back those that have left.
+    """
+
     metrics: bool = True
     """Whether the partition actor and its routers record metrics.
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -18,6 +19,7 @@ import members as members_module
 import pytest
 import ray
 from deployments import HASTY, LIMIT, QUICK, STEADY, Deployment, wait_until
+from programs import BEGIN, Program
 from teams import Team
 
 from partition_actor.actor import predecessor
@@ -157,3 +159,20 @@ def kept(cluster, monkeypatch):
             return self.life
 
     return Kept
+
+
+@pytest.fixture
+def program(cluster, group):
+    """Run a script as a driver of the cluster."""
+
+    @contextmanager
+    def run(deployment, script):
+        where = [cluster.address_info["gcs_address"], deployment.name, deployment.namespace, group]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", BEGIN + script, *where], text=True, **pipes) as process:
+            try:
+                yield Program(process)
+            finally:
+                process.kill()
+
+    return run

@@ -16,7 +16,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from partition_actor import arguments, clock
 from partition_actor.actor.actor_metrics import ActorMetrics
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
+from partition_actor.actor.draining_nodes import DrainingNodes
 from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
@@ -35,7 +36,7 @@ from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
 from partition_actor.core.driver import STATE, MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
-from partition_actor.core.events import AT_ONCE
+from partition_actor.core.events import AT_ONCE, Where
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
@@ -166,7 +167,8 @@ class PartitionActor:
         arguments.check_keys(items)
         until = clock.now() + self._settings.ttl
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        view = await self._call(driver.get_subset(group, key, weight, process=caller.process), key, caller)
+        steps = driver.get_subset(group, key, weight, process=caller.process, where=_where(caller.identity))
+        view = await self._call(steps, key, caller)
         mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
         if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
             return mine[:0]
@@ -197,7 +199,8 @@ class PartitionActor:
         arguments.check_mode(exclusive)
         packed = pack_metadata(metadata)
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process), key, caller)
+        where = _where(caller.identity)
+        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process, where), key, caller)
 
     async def heartbeat(self, member_id: str, session: Any = None, actor: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -234,7 +237,8 @@ class PartitionActor:
             await self.pend()  # the end of this process tells the member to look for the next one
         key: SessionKey = (checked["member"], checked["session"])
         self._load.heartbeat(clock.now(), driver.heartbeat_due(key))
-        seconds = driver.request(clock.now(), checked)
+        identity = ProcessIdentity.of(watch) if watch else None
+        seconds = driver.request(clock.now(), checked, _where(identity))
         if seconds is None:
             return None
         overtaken = self._held.pop(key, None)
@@ -243,11 +247,9 @@ class PartitionActor:
         timer = None
         if seconds:  # before `_act`, which may have news for this very heartbeat
             timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
-        if watch and driver.is_accepted(key):
-            identity = ProcessIdentity.of(watch)
-            self._handles.register(key, watch["handle"])
+        if identity is not None and driver.is_accepted(key):
+            self._handles.register(key, identity.handle)
             self._watch.watch(key, identity)
-            driver.locate(key, identity.node, identity.pid)
             if driver.has_joined(key):
                 self._watch.succeed(key)
         if driver.has_actions:
@@ -460,7 +462,7 @@ class PartitionActor:
         return await self._call(self._start().copy_state())
 
     async def hand_over(self) -> None:
-        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
+        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 14.
 
         Use ``partition_actor.deploy(replace=True)``, which ends this one then and starts the next. If nobody does that,
         this one ends by itself, and Ray restarts it with the state. Waits while it recovers from a crash. May be
@@ -537,6 +539,7 @@ class PartitionActor:
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
+            self._spawn(DrainingNodes(self._on_draining, lambda: self._settings).keep_asking())
             metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
             self._spawn(metrics.keep_recording())
             self._act()
@@ -644,6 +647,12 @@ class PartitionActor:
         self._start().died(clock.now(), key, self._callers.process(key), death.why(), death.seconds())
         self._act()
 
+    def _on_draining(self, nodes: dict[str, float | None], dead: Set[str]) -> Set[str]:
+        driver, now = self._start(), clock.now()
+        driver.draining(now, nodes, dead)
+        self._act()
+        return driver.membership.draining_nodes(now).keys()
+
     def _on_replaced(self, key: SessionKey, process: str) -> None:
         log.info("the former process of member %r is dead", key[0])
         self._start().replaced(clock.now(), key, process)
@@ -740,3 +749,7 @@ class PartitionActor:
         except Exception as error:
             log.warning("the GCS does not answer (%r): no lease of an exclusive group is renewed", error)
         return False
+
+
+def _where(identity: ProcessIdentity | None) -> Where | None:
+    return None if identity is None else Where(identity.node or None, identity.pid)

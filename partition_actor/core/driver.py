@@ -7,12 +7,12 @@ for how long, and what a call waits for is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
-from partition_actor.core.events import Why
+from partition_actor.core.events import Where, Why
 from partition_actor.core.group import Group
 from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
@@ -117,11 +117,12 @@ class MembershipDriver:
 
     # -- heartbeats and ends of processes -----------------------------------------------------------------------
 
-    def request(self, now: float, request: Request | ShortRequest) -> float | None:
+    def request(self, now: float, request: Request | ShortRequest, where: Where | None = None) -> float | None:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
 
         It overtakes one of the same session that is still held. None: a later one has come before it; there is no
-        reply. Raises what ``Membership.sync`` raises, and ``PartitionActorReplaced`` after `hand_over`.
+        reply. `where`: its process, if it tells it. Raises what ``Membership.sync`` raises, and
+        ``PartitionActorReplaced`` after `hand_over`.
         """
         self._refuse_if_handed_over()
         membership = self.membership
@@ -129,7 +130,7 @@ class MembershipDriver:
             session.held = True
             return min(membership.interval, session.interval)
         self.has_actions = True
-        session = membership.sync(now, request)
+        session = membership.sync(now, request, where)
         if session is None:  # of a dead process: hold it off
             return membership.interval if (request["member"], request["session"]) in membership.dead else None
         seconds = membership.hold_for(session)
@@ -169,10 +170,14 @@ class MembershipDriver:
         return session is not None and bool(session.groups)
 
     def locate(self, key: SessionKey, node: str, pid: int | None) -> None:
-        """The process of a session, for operators: the hex id of its node and its pid there, if that is known."""
-        session = self.membership.sessions.get(key)
-        if session is not None:
-            session.where.node, session.where.pid = node or None, pid
+        """The process of a session: the hex id of its node and its pid there, if that is known."""
+        self.membership.locate(key, Where(node or None, pid))
+        self.has_actions = True
+
+    def draining(self, now: float, nodes: Mapping[str, float | None], dead: Set[str] = frozenset()) -> None:
+        """These nodes are draining, and no others; see ``Membership.draining``."""
+        self.membership.draining(now, nodes, dead)
+        self.has_actions = True
 
     def died(
         self,
@@ -221,10 +226,17 @@ class MembershipDriver:
         return self.membership.heartbeat(now, key)
 
     def get_subset(
-        self, group: str, key: SessionKey, weight: int, exclusive: bool | None = None, process: str = ""
+        self,
+        group: str,
+        key: SessionKey,
+        weight: int,
+        exclusive: bool | None = None,
+        process: str = "",
+        where: Where | None = None,
     ) -> Steps[ViewMessage | None]:
         """The view that the caller may act on, or None: nothing. A drained session does not join.
 
+        `where`: the caller's process, if that is known for certain.
         `process` tells apart the processes that use one session. By its call a process says that it is done with its
         own former subset, and not that others are with theirs: it waits until they are dead or their lease is over.
         """
@@ -232,7 +244,7 @@ class MembershipDriver:
         yield from self._alone(key, process)
         session = self.membership.sessions.get(key)
         if session is None or group not in session.drained:
-            self.membership.join(self._now, group, key, weight, None, exclusive)
+            self.membership.join(self._now, group, key, weight, None, exclusive, where)
         yield self._published(group)
         if self._needs_proof(group):
             self._proof_needed = received
@@ -274,10 +286,14 @@ class MembershipDriver:
         metadata: bytes | None,
         exclusive: bool | None,
         process: str = "",
+        where: Where | None = None,
     ) -> Steps[dict[str, Any]]:
-        """``{"epoch", "token", "exclusive", "members"}``, once the join is published. `process`: see `get_subset`."""
+        """``{"epoch", "token", "exclusive", "members"}``, once the join is published.
+
+        `process` and `where`: see `get_subset`.
+        """
         yield from self._alone(key, process)
-        self.membership.join(self._now, group, key, weight, metadata, exclusive)
+        self.membership.join(self._now, group, key, weight, metadata, exclusive, where)
         yield self._published(group)
         found = self.membership.find(group)
         token = fencing_token(found.epoch) if found.epoch else 0
@@ -345,7 +361,7 @@ class MembershipDriver:
         """Wait until no lease that somebody may act on is out: the process may end."""
         yield _Wait("settled", lambda _: self.membership.is_settled())
 
-    # -- rule 13: the hand-over to the next partition actor ----------------------------------------------------------
+    # -- rule 14: the hand-over to the next partition actor ----------------------------------------------------------
 
     def hand_over(self) -> Steps[dict[str, Any]]:
         """The whole state, for `take_over` of the next partition actor, once nobody waits for survivors to report.

@@ -532,8 +532,8 @@ class Group:
 
     # -- recovery (rule 7) --------------------------------------------------------------------------------------
 
-    def take_recovery_report(self, key: SessionKey, report: Report, state: ReportState) -> None:
-        """Note who waits to be admitted, and what the survivors of the former partition actor hold.
+    def take_recovery_report(self, key: SessionKey, report: Report, state: ReportState, *, barred: bool) -> None:
+        """Note who waits to be admitted, if it is not `barred`, and what survivors of the former partition actor hold.
 
         A lease goes on only for a session whose views are known, and that says in a request sent after this partition
         actor's start that its lease runs. Of any other the former partition actor may have known that its lease was
@@ -544,7 +544,7 @@ class Group:
             self.joiners.pop(key, None)
             if key in self.participants:
                 self._forget(key)
-            if report.wants_in and report.met:
+            if report.wants_in and report.met and not barred:
                 self.joiners[key] = Participant(said["weight"], said.get("metadata"), reported=said["have"])
             state.resync = report.wants_in and not report.met
             return

@@ -15,10 +15,12 @@ from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker
-from partition_actor.testing.world import Process, World
+from partition_actor.testing.world import NODES, Process, World
 
 WATCHED = 0.3
 """Fraction of the seeds with a process that only watches the groups."""
+PLANNED_ENDS = 0.3
+"""Fraction of the seeds in which nodes drain."""
 MAX_CLIENTS = 6
 """No fault starts a client while this many run."""
 HEALTH_TIMEOUT = (0.1, 1.5)
@@ -55,6 +57,8 @@ class SimulatedCluster:
         self.rng = random.Random(seed)
         self.settings = settings or self.rng.choice(some_settings())
         self.conditions = replace(conditions or draw(self.rng, tuple(FAULTS)))
+        if conditions is None and random.Random(f"planned ends of {seed}").random() < PLANNED_ENDS:
+            self.conditions.faults |= PLANNED.keys()
         self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
         self.time = self.world.time
         """The clock of the simulated world; every process has its own, which follows it."""
@@ -109,6 +113,10 @@ class SimulatedCluster:
         latest.cut_off = False
         for worker in (*self.workers, *self.watchers):
             worker.route = latest
+        if self.world.draining:
+            self.run_for(self.settling_time)
+            self._checker.check_drained(self.world.draining)
+            self.world.draining.clear()
         self.run_for(self.settling_time)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
@@ -211,10 +219,11 @@ class SimulatedCluster:
     def _next_fault(self) -> None:
         if self.world.faults_over:
             return
-        kinds = [kind for kind in FAULTS if kind in self.conditions.faults]
+        faults = FAULTS | PLANNED
+        kinds = [kind for kind in faults if kind in self.conditions.faults]
         if kinds:
             kind = self.rng.choice(kinds)
-            if FAULTS[kind](self):
+            if faults[kind](self):
                 self.counts[kind] += 1
                 self.world.log(None, "fault:", kind)
         self._plan_fault()
@@ -350,7 +359,8 @@ def _replace_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) ->
         cluster.world.later(delay, None, _take_over, cluster, actor, None if lost else state)
         cluster.world.later(cluster.rng.choice((0.0, delay, delay + 1.0)), None, cluster.kill, actor)
 
-    cluster.world.later(0.0, actor, actor.hand_over, take_over)
+    actor.on_state = take_over
+    cluster.world.later(0.0, actor, actor.hand_over)
 
 
 def _take_over(cluster: SimulatedCluster, former: SimulatedPartitionActor, state: dict[str, Any] | None) -> None:
@@ -477,6 +487,45 @@ def _call(cluster: SimulatedCluster) -> bool:
     cluster.start_caller(former.member_id, None if former.session else "")
     return True
 
+
+def _drain_node(cluster: SimulatedCluster) -> bool:
+    """A node is to end. All may be draining at the same time."""
+    world = cluster.world
+    node = cluster.rng.choice(world.nodes)
+    world.log(None, node, "drains")
+    world.draining.add(node)
+    return True
+
+
+def _take_drain_back(cluster: SimulatedCluster) -> bool:
+    draining = sorted(cluster.world.draining)
+    if draining:
+        cluster.world.draining.discard(cluster.rng.choice(draining))
+    return bool(draining)
+
+
+def _end_node(cluster: SimulatedCluster) -> bool:
+    """A node that is draining ends, with all that run there, and another comes in its place."""
+    world, draining = cluster.world, sorted(cluster.world.draining)
+    if not draining:
+        return False
+    node = cluster.rng.choice(draining)
+    world.log(None, node, "ends")
+    world.draining.discard(node)
+    world.ended.add(node)
+    world.nodes[world.nodes.index(node)] = f"node-{NODES + len(world.ended)}"
+    for client in cluster.clients:
+        if client.node == node and client.alive:
+            cluster.kill(client)
+    return True
+
+
+PLANNED: dict[str, Fault] = {
+    "node drains": _drain_node,
+    "drain taken back": _take_drain_back,
+    "draining node ends": _end_node,
+}
+"""What is no fault, and moves keys nevertheless. Apart, so that `draw` decides as it would without it."""
 
 FAULTS: dict[str, Fault] = {
     "pause": _to(_client, _pause, running=True),

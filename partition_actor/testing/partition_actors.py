@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.events import Where
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, check_request
 from partition_actor.core.share import Share
@@ -98,6 +99,8 @@ class SimulatedPartitionActor(Process):
         """The GCS has a record that nothing is out that this one has granted."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called when it has ended in good order."""
+        self.on_state: Callable[[dict[str, Any]], None] = lambda state: None
+        """Called with what it hands over."""
         self._ends = False
         self.driver = MembershipDriver(self.membership)
         if state is not None:
@@ -109,6 +112,7 @@ class SimulatedPartitionActor(Process):
         self._timer_at = float("inf")
         self._asking = self._former_settled = False
         self._confirmed = 0.0
+        self._drains: tuple[set[str], set[str]] = set(), set()
         self.writes_when_cut_off = world.rng.random() < 0.5
         """Whether the GCS still takes its records while it gives no proof."""
         self.keep_proving()
@@ -125,7 +129,7 @@ class SimulatedPartitionActor(Process):
         """A heartbeat."""
         key, seq = (request["member"], request["session"]), request["seq"]
         try:
-            seconds = self.driver.request(self.clock.now(), check_request(request))
+            seconds = self.driver.request(self.clock.now(), check_request(request), Where(worker.node))
         except PartitionError as error:
             self.world.send(self, worker, worker.on_refusal, seq, type(error).__name__)
             return
@@ -155,9 +159,10 @@ class SimulatedPartitionActor(Process):
             return
         self.seen[caller] = number
         key, process = (caller.member_id, caller.session), caller.name
+        where: Where | None = Where(caller.node)
         if self.world.rng.random() < 0.1:
-            process = f"unknown {number} of {caller.name}"
-        steps = self.driver.get_subset(group, key, weight, True, process)
+            process, where = f"unknown {number} of {caller.name}", None
+        steps = self.driver.get_subset(group, key, weight, True, process, where)
         self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
@@ -190,9 +195,9 @@ class SimulatedPartitionActor(Process):
             self._ends = True
             self.driver.begin(self.clock.now(), "settled", self.driver.settled())
 
-    def hand_over(self, on_state: Callable[[dict[str, Any]], None]) -> None:
+    def hand_over(self) -> None:
         """Hand the whole state to `on_state`, as the GCS keeps it. It may live on for a while."""
-        self.driver.begin(self.clock.now(), on_state, self.driver.hand_over())
+        self.driver.begin(self.clock.now(), "hand over", self.driver.hand_over())
 
     def _record_end(self) -> None:
         """Write the record, if the GCS can be reached, and then exit."""
@@ -232,10 +237,9 @@ class SimulatedPartitionActor(Process):
                 self._answer_caller(result, *call)
             elif call == "settled":
                 self._record_end()
-            elif callable(call):
-                if not isinstance(result, Exception):
-                    self.counted_alive = False
-                    call(pickle.loads(pickle.dumps(result)))
+            elif call == "hand over" and isinstance(result, dict):
+                self.counted_alive = False
+                self.on_state(pickle.loads(pickle.dumps(result)))
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time
@@ -258,8 +262,11 @@ class SimulatedPartitionActor(Process):
         return True
 
     def keep_proving(self) -> None:
-        """Ask the GCS whether it still counts this node alive, every `node_proof_interval`."""
+        """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
+        if self.counted_alive and not self.cut_off and self._drains != (self.world.draining, self.world.ended):
+            self._drains = self.world.draining.copy(), self.world.ended.copy()
+            self.driver.draining(self.clock.now(), dict.fromkeys(sorted(self.world.draining), 30.0), self.world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:

@@ -9,7 +9,7 @@ from mutants import MUTANTS
 
 from partition_actor.settings import Settings
 from partition_actor.testing import SimulatedCluster, Violation
-from partition_actor.testing.cluster import FAULTS
+from partition_actor.testing.cluster import FAULTS, PLANNED
 from partition_actor.testing.conditions import Conditions, draw
 from partition_actor.testing.simulation import run
 
@@ -65,6 +65,16 @@ FOCUS |= dict.fromkeys(
 )
 FOCUS["former_settled_after_a_hand_over"] = ()
 FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
+DRAINS = dict.fromkeys(
+    (
+        "drained_by_its_node_released_at_once",
+        "member_stays_on_a_draining_node",
+        "drain_is_for_ever",
+        "those_that_wait_are_not_asked_again",
+    ),
+    (*PLANNED, "join", "restart"),
+)
+FOCUS |= DRAINS
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -102,7 +112,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.faults = frozenset(FOCUS[mutant])
         drawn.fault_rate, drawn.loss, drawn.holds = 3.0, 0.0, True
         drawn.groups = (("keys", True), ("more", True))
-        drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith("let_go") else 0.0
+        drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith(("let_go", "drained")) else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     if mutant in LONGER:
         drawn.faults, drawn.fault_rate = frozenset(("partition actor cut off", "join", "crash")), 6.0
@@ -221,5 +231,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 63
+    assert len(MUTANTS) >= 67
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
