@@ -60,7 +60,7 @@ def tell_ray(node: str, seconds: int) -> None:
 def wait(node: str, until: float) -> str:
     """Wait until no member is on the node, or until the time of the monotonic clock; return who is left."""
     groups: Collection[str] | None = None  # all
-    left = ""
+    left = "unknown (nobody was asked in time)"
     while time.monotonic() < until:
         try:
             found = members(node, groups)
