@@ -17,7 +17,7 @@ from members import OldPartitionActor, SilentPartitionActor, StuckPartitionActor
 import partition_actor
 from partition_actor import PartitionCoordinator, Settings
 from partition_actor import deployment as deployment_module
-from partition_actor.actor import predecessor
+from partition_actor.actor import gcs, predecessor
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
 
@@ -204,10 +204,10 @@ def test_an_actor_that_left_no_records_may_have_granted_anything(kept, monkeypat
 
 
 def test_when_the_gcs_does_not_tell_nobody_knows_and_nothing_is_confirmed(kept, monkeypatch):
-    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(gcs, "client", lambda: SimpleNamespace(async_internal_kv_put=None))
     assert kept().longest_lease() is None
     assert not asyncio.run(kept().add_lease(1.0))
-    monkeypatch.setattr(predecessor, "_gcs", lambda: None)
+    monkeypatch.setattr(gcs, "client", lambda: None)
     assert not kept().are_kept
     assert not asyncio.run(kept().settle())
 
@@ -219,7 +219,7 @@ def test_changed_settings_are_told_or_nothing_starts_without_them(kept, monkeypa
     assert asyncio.run(first.add_settings(1, longer.to_dict()))
     assert first.settings() == {1: longer}
     assert kept().settings() == {}
-    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(gcs, "client", lambda: SimpleNamespace(async_internal_kv_put=None))
     with pytest.raises(PartitionActorUnavailable, match="does not tell its settings"):
         first.settings()
 

@@ -7,6 +7,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from partition_actor.actor import gcs
+
 log = logging.getLogger(__name__)
 
 LOOK_UP_TIMEOUT = 1.0
@@ -38,10 +40,9 @@ async def process_of(actor: Any) -> ActorProcess | None:
 
 
 def _look_up(actor: Any) -> ActorProcess | None:
-    from ray._private import state
     from ray.core.generated import gcs_pb2
 
-    found = state.state._connect_and_get_accessor().get_actor_info(actor._actor_id)
+    found = gcs.accessor().get_actor_info(actor._actor_id)
     if found is None:
         return None
     record: Any = gcs_pb2.ActorTableData  # type: ignore[attr-defined]  # made by protobuf

@@ -8,7 +8,7 @@ when a write arrives that was given up.
 Ray's own record of an end would not do: that of ``ray.actor.exit_actor()`` is the same as that of an
 `__ray_terminate__` sent by anybody ("INTENDED_USER_EXIT", Ray 2.60), and neither says whether leases are out.
 
-All that is private to Ray is read here. The answer "unknown" is safe: a partition actor then waits as long as its
+What is private to Ray is in ``gcs``. The answer "unknown" is safe: a partition actor then waits as long as its
 settings allow leases to be.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import ray
 
+from partition_actor.actor import gcs
 from partition_actor.errors import PartitionActorUnavailable
 from partition_actor.settings import Settings
 
@@ -55,7 +56,7 @@ class Records:
     @property
     def are_kept(self) -> bool:
         """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
-        return None not in self._where and hasattr(_gcs(), "async_internal_kv_put")
+        return None not in self._where and gcs.can_write()
 
     def longest_lease(self) -> float | None:
         """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
@@ -94,10 +95,10 @@ class Records:
         """
         try:
             prefix = self._settings_key()
-            keys = _gcs().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            keys = gcs.client().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
             return {
                 int(key.removeprefix(prefix)): Settings.from_dict(
-                    json.loads(_gcs().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                    json.loads(gcs.client().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
                 )
                 for key in keys
             }
@@ -112,7 +113,7 @@ class Records:
         try:
             key = self._settings_key() + str(version).encode()
             value = json.dumps(settings).encode()
-            await _gcs().async_internal_kv_put(key, value, True, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            await gcs.write(key, value, KV_SETTINGS, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record of settings: %r", error)
             return False
@@ -125,7 +126,7 @@ class Records:
         try:
             for record in records:
                 key = json.dumps([*self._where, *record]).encode()
-                await _gcs().async_internal_kv_put(key, b"", True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
+                await gcs.write(key, b"", KV_NAMESPACE, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record (%r): %r", records, error)
             return False
@@ -136,7 +137,7 @@ class Records:
         leases: defaultdict[Life, list[float]] = defaultdict(list)
         settled: set[Life] = set()
         prefix = json.dumps(self._where)[:-1].encode() + b", "
-        for key in _gcs().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
+        for key in gcs.client().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
             _, _, actor, process, said = json.loads(key)
             if said == SETTLED:
                 settled.add((actor, process))
@@ -152,14 +153,8 @@ class Records:
 
 def _actors_of(name: str | None, namespace: str | None) -> set[str]:
     """The ids of the actors of a name and namespace, dead ones too."""
-    from ray._private import state
     from ray.core.generated import gcs_pb2
 
-    table = state.state._connect_and_get_accessor().get_actor_table(None, None)
+    table = gcs.accessor().get_actor_table(None, None)
     entries: Any = map(gcs_pb2.ActorTableData.FromString, table)  # type: ignore[attr-defined]
     return {entry.actor_id.hex() for entry in entries if (entry.name, entry.ray_namespace) == (name, namespace)}
-
-
-def _gcs() -> Any:
-    worker: Any = ray._private.worker.global_worker
-    return worker.gcs_client
