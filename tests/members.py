@@ -224,7 +224,8 @@ def deploy_and_tell_pid(name, namespace):
 
     import partition_actor
 
-    return ray.get(partition_actor.deploy(name, namespace).status.remote())["pid"]
+    handle = partition_actor.deploy(name, namespace)
+    return ray.get(handle.status.remote())["pid"]
 
 
 def member_in_a_task(name, namespace, my_id, group, path):

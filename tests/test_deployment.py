@@ -64,7 +64,8 @@ def test_connect_finds_the_running_actor_and_raises_when_there_is_none(make_depl
     with pytest.raises(PartitionActorNotFound, match=f"{deployment.name}.*'tests'.*deploy"):
         partition_actor.connect(*where)
     deployment.deploy()
-    found = ray.get(partition_actor.connect(*where).status.remote(), timeout=LIMIT)
+    handle = partition_actor.connect(*where)
+    found = ray.get(handle.status.remote(), timeout=LIMIT)
     assert found["pid"] == deployment.call("status")["pid"]
     with pytest.raises(PartitionActorNotFound, match="'elsewhere'"):
         partition_actor.connect(deployment.name, "elsewhere")

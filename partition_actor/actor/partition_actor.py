@@ -470,7 +470,7 @@ class PartitionActor:
                 longest_told=max(each.ttl for each in (self._deployed, *changed.values())),
             )
             self._handles = MemberHandles(incarnation)
-            here = ray.get_runtime_context().current_actor  # in a variable: older Rays call by a handle that is kept only
+            here = ray.get_runtime_context().current_actor  # in a variable: Ray before 2.50 calls only by a kept handle
             self._pending = here.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, membership.settings.ttl / 2)
