@@ -8,7 +8,7 @@
     ├── NotStarted                 (RuntimeError)     a PartitionCoordinator was used before start()
     ├── PartitionActorNotFound     (LookupError)      no partition actor has this name: deploy() it first
     ├── PartitionActorUnavailable  (ConnectionError)  the partition actor did not answer in time; the call may have run
-    ├── VersionMismatch            (RuntimeError)     the partition actor speaks another protocol than this process
+    ├── VersionMismatch            (RuntimeError)     it and this process are of versions too far apart
     ├── GroupNotFound              (LookupError)      the group has no members
     ├── MemberNotFound             (LookupError)      the group has no such member
     ├── GroupModeConflict          (ValueError)       the group is exclusive and the call says it is not, or vice versa
@@ -55,7 +55,8 @@ class PartitionActorUnavailable(PartitionError, ConnectionError):
 
 
 class VersionMismatch(PartitionError, RuntimeError):
-    """The partition actor speaks another protocol version: call ``shutdown()``, then ``deploy()``."""
+    """The versions of this process and of the partition actor are too far apart. The message says which to install
+    where. A partition actor of a newer version takes over without a pause: ``deploy(replace=True)``."""
 
 
 class GroupNotFound(PartitionError, LookupError):

@@ -15,9 +15,9 @@ from deployments import HASTY, LIMIT, STEADY, in_thread, wait_until
 from members import OldPartitionActor, SilentPartitionActor, StuckPartitionActor, deploy_and_tell_pid
 
 import partition_actor
-from partition_actor import PartitionCoordinator, Settings
+from partition_actor import PartitionCoordinator, Settings, ray_internals
 from partition_actor import deployment as deployment_module
-from partition_actor.actor import gcs, predecessor
+from partition_actor.actor import predecessor
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
 
@@ -205,10 +205,10 @@ def test_an_actor_that_left_no_records_may_have_granted_anything(kept, monkeypat
 
 
 def test_when_the_gcs_does_not_tell_nobody_knows_and_nothing_is_confirmed(kept, monkeypatch):
-    monkeypatch.setattr(gcs, "client", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: SimpleNamespace(async_internal_kv_put=None))
     assert kept().longest_lease() is None
     assert not asyncio.run(kept().add_lease(1.0))
-    monkeypatch.setattr(gcs, "client", lambda: None)
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: None)
     assert not kept().are_kept
     assert not asyncio.run(kept().settle())
 
@@ -220,7 +220,7 @@ def test_changed_settings_are_told_or_nothing_starts_without_them(kept, monkeypa
     assert asyncio.run(first.add_settings(1, longer.to_dict()))
     assert first.settings() == {1: longer}
     assert kept().settings() == {}
-    monkeypatch.setattr(gcs, "client", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: SimpleNamespace(async_internal_kv_put=None))
     with pytest.raises(PartitionActorUnavailable, match="does not tell its settings"):
         first.settings()
 
@@ -305,7 +305,7 @@ def impostor(make_deployment):
 def test_a_partition_actor_of_another_protocol_is_refused_with_what_to_do(impostor, caplog):
     deployment = impostor(OldPartitionActor)
     for call in (partition_actor.connect, partition_actor.deploy):
-        with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0.*shutdown\(\)"):
+        with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0\.0, older.*shutdown\(\)"):
             call(deployment.name, deployment.namespace)
     deployment.member("a")  # logged, not raised
     wait_until(lambda: "the partition actor runs version 0.0.1" in caplog.text)

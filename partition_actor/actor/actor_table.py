@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from partition_actor.actor import gcs
+from partition_actor import ray_internals
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ async def process_of(actor: Any) -> ActorProcess | None:
 def _look_up(actor: Any) -> ActorProcess | None:
     from ray.core.generated import gcs_pb2
 
-    found = gcs.accessor().get_actor_info(actor._actor_id)
+    found = ray_internals.state_accessor().get_actor_info(actor._actor_id)
     if found is None:
         return None
     record: Any = gcs_pb2.ActorTableData  # type: ignore[attr-defined]  # made by protobuf

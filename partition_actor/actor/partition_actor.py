@@ -37,7 +37,7 @@ from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.events import AT_ONCE
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
+from partition_actor.core.messages import MINOR, PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
 from partition_actor.core.share import Share
 from partition_actor.core.status import add_shares, group_status_of, status_of
 from partition_actor.core.views import View
@@ -347,11 +347,12 @@ class PartitionActor:
         return {"status": status, "groups": {name: details.get(name) for name in names}, "events": told}
 
     async def hello(self) -> dict[str, Any]:
-        """Version, protocol and settings: what `connect` checks."""
+        """Versions and settings: what `connect` checks. Without `minor`, it is 0."""
         self._start()
         return {
             "version": __version__,
             "protocol": PROTOCOL,
+            "minor": MINOR,
             "settings": self._settings.to_dict(),
             "settings_version": self._start().membership.settings_version,
         }

@@ -8,8 +8,7 @@ when a write arrives that was given up.
 Ray's own record of an end would not do: that of ``ray.actor.exit_actor()`` is the same as that of an
 `__ray_terminate__` sent by anybody ("INTENDED_USER_EXIT", Ray 2.60), and neither says whether leases are out.
 
-What is private to Ray is in ``gcs``. The answer "unknown" is safe: a partition actor then waits as long as its
-settings allow leases to be.
+The answer "unknown" is safe: a partition actor then waits as long as its settings allow leases to be.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 import ray
 
-from partition_actor.actor import gcs
+from partition_actor import ray_internals
 from partition_actor.errors import PartitionActorUnavailable
 from partition_actor.settings import Settings
 
@@ -56,7 +55,7 @@ class Records:
     @property
     def are_kept(self) -> bool:
         """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
-        return None not in self._where and gcs.can_write()
+        return None not in self._where and ray_internals.can_write_keys()
 
     def longest_lease(self) -> float | None:
         """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
@@ -95,10 +94,10 @@ class Records:
         """
         try:
             prefix = self._settings_key()
-            keys = gcs.client().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            keys = ray_internals.gcs_client().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
             return {
                 int(key.removeprefix(prefix)): Settings.from_dict(
-                    json.loads(gcs.client().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                    json.loads(ray_internals.gcs_client().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
                 )
                 for key in keys
             }
@@ -113,7 +112,7 @@ class Records:
         try:
             key = self._settings_key() + str(version).encode()
             value = json.dumps(settings).encode()
-            await gcs.write(key, value, KV_SETTINGS, GCS_TIMEOUT)
+            await ray_internals.write_key(key, value, KV_SETTINGS, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record of settings: %r", error)
             return False
@@ -126,7 +125,7 @@ class Records:
         try:
             for record in records:
                 key = json.dumps([*self._where, *record]).encode()
-                await gcs.write(key, b"", KV_NAMESPACE, GCS_TIMEOUT)
+                await ray_internals.write_key(key, b"", KV_NAMESPACE, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record (%r): %r", records, error)
             return False
@@ -137,7 +136,7 @@ class Records:
         leases: defaultdict[Life, list[float]] = defaultdict(list)
         settled: set[Life] = set()
         prefix = json.dumps(self._where)[:-1].encode() + b", "
-        for key in gcs.client().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
+        for key in ray_internals.gcs_client().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
             _, _, actor, process, said = json.loads(key)
             if said == SETTLED:
                 settled.add((actor, process))
@@ -155,6 +154,6 @@ def _actors_of(name: str | None, namespace: str | None) -> set[str]:
     """The ids of the actors of a name and namespace, dead ones too."""
     from ray.core.generated import gcs_pb2
 
-    table = gcs.accessor().get_actor_table(None, None)
+    table = ray_internals.state_accessor().get_actor_table(None, None)
     entries: Any = map(gcs_pb2.ActorTableData.FromString, table)  # type: ignore[attr-defined]
     return {entry.actor_id.hex() for entry in entries if (entry.name, entry.ray_namespace) == (name, namespace)}
