@@ -29,10 +29,15 @@ def lacking() -> list[str]:
     """What this version of Ray cannot do, and what is lost by it."""
     lacks = []
     if not hasattr(_find("ray._private.state", "state"), "get_draining_nodes"):
-        lacks.append("draining nodes are not told: members there go on until their node ends")
+        lacks.append("draining nodes are not told: members there work until their node ends")
     if _enable_token is None:
-        lacks.append("no token authentication (from Ray 2.52 on): whoever reaches the cluster is let in")
+        lacks.append("tokens are not known: whoever reaches the cluster is let in")
     return lacks
+
+
+def has_exporter() -> bool:
+    """Whether Ray exports metrics on this machine; plain ``ray`` has no exporter."""
+    return _find("ray.dashboard.optional_deps", "__name__") is not None
 
 
 # -- the GCS ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,25 @@ class HandedOver:
         return os.getpid()
 
 
+class Bare:
+    """An actor that is no member."""
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self):
+        import ray
+
+        ray.actor.exit_actor()
+
+
+class Pending:
+    """An actor with a method that never returns."""
+
+    async def pend(self):
+        await asyncio.Event().wait()
+
+
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one if ``max_concurrency`` is above 1."""
 
@@ -208,6 +227,11 @@ class OldPartitionActor:
 
     async def sync(self, request, watch=None):
         raise AssertionError("no member should send a request")
+
+
+def call_method(actor, method):
+    """A Ray task that calls a method of an actor."""
+    getattr(actor, method).remote()
 
 
 def task_of_a_member(name, namespace, my_id, group, items):
