@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import ray
+from ray.runtime_context import RuntimeContext
 
 _THREAD = ThreadPoolExecutor(1, "gcs-records")  # of its own: while the GCS is away, others do not wait for it
 
@@ -30,6 +33,8 @@ def lacking() -> list[str]:
     lacks = []
     if not hasattr(_find("ray._private.state", "state"), "get_draining_nodes"):
         lacks.append("draining nodes are not told: members there work until their node ends")
+    if not hasattr(RuntimeContext, "get_task_name"):
+        lacks.append("a Router does not redirect a refused call of an async method: NotOwner is raised")
     if _enable_token is None:
         lacks.append("tokens are not known: whoever reaches the cluster is let in")
     return lacks
@@ -89,6 +94,27 @@ def grpc_channel(address: str) -> Any:
     """A channel of gRPC to a Ray, with its token where it wants one."""
     make = _find("ray._private.grpc_utils", "init_grpc_channel") or _find("ray._private.utils", "init_grpc_channel")
     return make(address)
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+
+
+def method_that_ray_called(function: Callable[..., Any]) -> str:
+    """The name by which Ray has called `function`, which runs now, as a method of an actor; else empty.
+
+    For versions of Ray that do not tell the name of a task. Empty for an async method, which is not below Ray's frames.
+    """
+    frame = sys._getframe()
+    while frame.f_code is not function.__code__:
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__", "").startswith("ray."):
+        if caller.f_code.co_name == "actor_method_executor":
+            return str(caller.f_locals.get("method_name", ""))
+        caller = caller.f_back
+    return ""
 
 
 # -- joining a cluster ----------------------------------------------------------------------------------------------
