@@ -28,6 +28,8 @@ OLD = "e7924d7"
 LIMIT = 60.0
 KEYS = [f"key-{number:02}" for number in range(40)]
 WHERE = ("wheels", "wheels")
+MINORS = {"old": 0, "new": 1, "next": 2, "future": 3}
+"""The minor versions of the wheels' messages, all of protocol 4. Those after "new" are this one with another number."""
 REPLACE = r"deploy\(replace=True\) or `partition-actor deploy --replace` puts a new one in without a pause"
 
 
@@ -63,13 +65,13 @@ def versions(tmp_path_factory):
         shutil.copytree(ROOT / "partition_actor", source / "partition_actor", ignore=shutil.ignore_patterns("*.pyc"))
         for file in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / file, source)
-    for number, name in ((2, "next"), (3, "future")):
-        package = base / f"source-{name}" / "partition_actor"
-        change(package / "core" / "messages.py", r"^MINOR = 1$", f"MINOR = {number}")
-        change(package / "version.py", r'^__version__ = ".*"$', f'__version__ = "0.{number + 1}.0"')
-        change(base / f"source-{name}" / "pyproject.toml", r'^version = ".*"$', f'version = "0.{number + 1}.0"')
+    for name in ("next", "future"):
+        source, version = base / f"source-{name}", f"0.{MINORS[name] + 1}.0"
+        change(source / "partition_actor/core/messages.py", r"^MINOR = 1$", f"MINOR = {MINORS[name]}")
+        change(source / "partition_actor/version.py", r'^__version__ = ".*"$', f'__version__ = "{version}"')
+        change(source / "pyproject.toml", r'^version = ".*"$', f'version = "{version}"')
     folders = {}
-    for name in ("old", "new", "next", "future"):
+    for name in MINORS:
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", base / f"built-{name}"]
         subprocess.run([*build, base / f"source-{name}"], check=True, timeout=300)
         (wheel,) = (base / f"built-{name}").glob("*.whl")
@@ -83,8 +85,9 @@ def versions(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cluster():
+def cluster(tmp_path_factory):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    os.chdir(tmp_path_factory.mktemp("empty"))  # Ray's workers look for modules in this process's directory first
     yield ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ray.shutdown()
 
@@ -93,6 +96,13 @@ def cluster():
 def of(cluster, versions):
     """Options of Ray for a process of a version."""
     return lambda name: {"num_cpus": 0, "runtime_env": {"env_vars": {"PYTHONPATH": str(versions[name])}}}
+
+
+def is_of_its_wheel():
+    """Fail in a process that has not imported the wheel that it was to have."""
+    import partition_actor
+
+    assert partition_actor.__file__.startswith(os.environ["PYTHONPATH"] + os.sep), partition_actor.__file__
 
 
 class Member:
@@ -104,6 +114,7 @@ class Member:
         import partition_actor
         from partition_actor.settings import Settings
 
+        is_of_its_wheel()
         self.logged = []
         handler = logging.Handler()
         handler.emit = lambda record: self.logged.append(record.getMessage())
@@ -147,6 +158,7 @@ def deploy():
     import partition_actor
     from partition_actor.settings import Settings
 
+    is_of_its_wheel()
     try:
         handle = partition_actor.deploy(*WHERE, Settings(ttl=4.0, hold=0.5))
         return ray.get(handle.hello.remote(), timeout=LIMIT)
@@ -166,6 +178,7 @@ def send():
     from partition_actor.errors import VersionMismatch
     from partition_actor.settings import Settings
 
+    is_of_its_wheel()
     handle = ray.get_actor(WHERE[0], namespace=WHERE[1])
     try:
         ray.get(handle.sync.remote(MemberState("sender", "session", Settings()).request(0.0)), timeout=LIMIT)
@@ -244,7 +257,7 @@ def kill(member):
 def test_one_minor_version_apart_they_join_share_hand_over_and_outlive_a_kill(
     deployed, start, actor, versions_of_members
 ):
-    assert deployed(actor)["protocol"] == 4
+    assert deployed(actor).get("minor", 0) == MINORS[actor]
     one, other = versions_of_members
     a = start("a", "group", one)
     share(a)
@@ -273,34 +286,28 @@ def has_said(member, pattern):
 
 
 def test_a_process_two_minor_versions_newer_is_told_to_replace_the_partition_actor(deployed, run, start):
-    ours = deployed("new")["version"]
-    advice = rf"older than version 0\.4\.0 with protocol 4\.3 of this process: install partition-actor==0\.4\.0 on the head, then {REPLACE}"
-    assert re.search(rf"runs version {re.escape(ours)} with protocol 4\.1, {advice}", run(deploy, "future"))
-    member = start("a", "group", "future")
-    has_said(member, advice.replace("this process", "this member"))
-    assert ask(member, "owned") == []
-    refused = run(send, "future")
-    assert re.search(
-        rf"this member runs version 0\.4\.0 with protocol 4\.3, newer than .*==0\.4\.0 on the head, then {REPLACE}",
-        refused,
-    )
+    ours = re.escape(deployed("new")["version"])
+    advice = rf": install partition-actor==0\.4\.0 on the head, then {REPLACE}"
+    for side, said in (("process", run(deploy, "future")), ("member", has_said(start("a", "g", "future"), advice))):
+        older = rf"runs version {ours} with protocol 4\.1, older than version 0\.4\.0 with protocol 4\.3 of this {side}"
+        assert re.search(older + advice, said)
+    newer = r"^.*this member runs version 0\.4\.0 with protocol 4\.3, newer than .* of the partition actor"
+    assert re.search(newer + advice, run(send, "future"))
 
 
 def test_a_process_two_minor_versions_older_is_told_what_to_install(deployed, run, start):
     deployed("future")
     advice = r"install partition-actor==0\.4\.0 where this (process|member) runs"
-    assert re.search(
-        rf"runs version 0\.4\.0 with protocol 4\.3, newer than .* of this process: {advice}", run(deploy, "new")
-    )
-    members = [start(name, "group", version) for name, version in (("a", "new"), ("b", "old"))]
-    for member in members:
+    newer = rf"runs version 0\.4\.0 with protocol 4\.3, newer than .* of this process: {advice}"
+    assert re.search(newer, run(deploy, "new"))
+    for my_id, version in (("a", "new"), ("b", "old")):
+        member = start(my_id, "group", version)
         has_said(member, advice)
         assert ask(member, "owned") == []
-    for version in ("new", "old"):
         assert re.search(rf"this member runs .*, older than version 0\.4\.0 .*: {advice}", run(send, version))
 
 
 # -- an upgrade -------------------------------------------------------------------------------------------------------
 
-# Here comes the upgrade by deploy(replace=True) between two wheels: deploy "new" with members of "new", replace it from a
-# process of "next" (`run(replace, "next")`), and let members of "next" follow; no key moves, and no lease lapses.
+# Here comes the upgrade by deploy(replace=True) between two wheels: deploy "new" with members of "new", replace it from
+# a process of "next" (`run(replace, "next")`), and let members of "next" follow; no key moves, and no lease lapses.
