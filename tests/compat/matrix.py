@@ -39,29 +39,27 @@ MAIN = "3.11"
 """The Python on which every Ray of `RAYS` runs all of `TESTS`; on the others the oldest and the newest run `SMALL`."""
 
 SMALL = (
-    "tests/actor/test_words_of_ray.py",
-    "tests/actor/test_bare_callers.py",
-    "tests/member/test_coordinator.py",
+    ("tests/actor/test_words_of_ray.py", "tests/member/test_coordinator.py"),
+    ("tests/actor/test_bare_callers.py", "-k", "not another_node"),
 )
+"""Arguments of each run of pytest. Tests that add a node to the cluster have one of their own: after a node has left,
+Ray 2.31 sometimes does not send the first call of a new worker."""
 TESTS = (
     *SMALL,
-    "tests/actor/test_partition_actor.py",
-    "tests/member/test_exclusive.py",
-    "tests/member/test_first_steps.py",
-    "tests/member/test_lock.py",
-    "tests/router/test_router_faults.py",
-    "tests/router/test_nested_calls.py",
-    "tests/test_deployment.py",
-    "tests/jobs/test_job_submit.py",
+    ("tests/actor/test_bare_callers.py", "-k", "another_node"),
+    ("tests/actor/test_partition_actor.py", "tests/member/test_exclusive.py", "tests/test_deployment.py"),
+    ("tests/router/test_router_faults.py", "tests/router/test_nested_calls.py"),
 )
 LIMIT = 1800  # s, for one step
+
+Runs = tuple[tuple[str, ...], ...]
 
 
 class Unavailable(Exception):
     """This Python or this Ray cannot be had here."""
 
 
-def pairs() -> list[tuple[str, str, tuple[str, ...]]]:
+def pairs() -> list[tuple[str, str, Runs]]:
     """Ray, Python and tests."""
     found = [(ray, MAIN, TESTS) for ray in RAYS]
     for python in PYTHONS:
@@ -90,6 +88,7 @@ class Environment:
 
     def __enter__(self) -> Environment:
         shutil.rmtree(self._home, ignore_errors=True)
+        OUT.mkdir(parents=True, exist_ok=True)
         subprocess.run([self.python, "-m", "venv", self._home], check=True)
         return self
 
@@ -113,9 +112,17 @@ class Environment:
         command = [self._home / "bin" / "python", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
-    def pytest(self, *tests: str) -> dict[str, Any]:
-        """Run tests there; returns how many passed, failed and were skipped."""
+    def pytest(self, *runs: tuple[str, ...]) -> dict[str, Any]:
+        """Run tests there; returns how many passed and were skipped, and which failed."""
+        total: dict[str, Any] = {"passed": 0, "failed": [], "skipped": 0}
+        for run in runs:
+            for what, found in self._pytest(run).items():
+                total[what] += found
+        return total
+
+    def _pytest(self, tests: tuple[str, ...]) -> dict[str, Any]:
         report = self._home / "report.xml"
+        report.unlink(missing_ok=True)
         log = self.run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests)
         cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
         bad = [f"{case.get('classname')}.{case.get('name')}" for case in cases if _has(case, "failure", "error")]
@@ -130,7 +137,7 @@ def _has(case: ElementTree.Element, *kinds: str) -> bool:
     return any(case.find(kind) is not None for kind in kinds)
 
 
-def try_pair(ray: str, python: str, tests: tuple[str, ...], *, keep: bool, measure: bool) -> dict[str, Any]:
+def try_pair(ray: str, python: str, tests: Runs, *, keep: bool, measure: bool) -> dict[str, Any]:
     """Everything for one pair. Raises ``Unavailable``."""
     started = time.monotonic()
     with Environment(ray, python, keep) as environment:
@@ -140,7 +147,7 @@ def try_pair(ray: str, python: str, tests: tuple[str, ...], *, keep: bool, measu
             "ray": ray,
             "python": versions,
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "plain": environment.pytest("tests/compat/plain_ray.py"),
+            "plain": environment.pytest(("tests/compat/plain_ray.py",)),
         }
         environment.install(f"{ROOT}[jobs,page]")
         result["tests"] = environment.pytest(*tests)
@@ -162,7 +169,7 @@ def try_wheels(*, keep: bool) -> bool:
     """Members and partition actors of two versions on one Ray."""
     with Environment(NEWEST, MAIN, keep) as environment:
         environment.install(f"{ROOT}[jobs]", "pytest>=8", "pytest-timeout>=2.3")
-        found = environment.pytest("tests/compat/wheels.py")
+        found = environment.pytest(("tests/compat/wheels.py",))
     (OUT / "wheels.json").write_text(json.dumps(found))
     print(f"members and partition actors of two versions: {told(found)}")
     return not found["failed"]
