@@ -117,6 +117,13 @@ class Settings(BaseModel):
     lease. Asking costs about a millisecond.
     """
 
+    leave_draining_nodes: bool = True
+    """Whether members on a node that Ray is draining hand their keys over at once, if their group has others.
+
+    Such a node is about to end. Ray is asked at every node_proof_interval. Turn it off if members are to go on until
+    their node ends; a change while the partition actor runs brings back those that have left.
+    """
+
     metrics: bool = True
     """Whether the partition actor and its routers record metrics.
 
@@ -194,9 +201,11 @@ class Settings(BaseModel):
         return settings
 
 
+MOVES_KEYS = ("vnodes", "hash_function")
+"""The fields that say which keys are whose."""
+
 FIXED = {
-    "vnodes": "keys would move",
-    "hash_function": "keys would move",
+    **dict.fromkeys(MOVES_KEYS, "keys would move"),
     "max_members": "Ray fixes how many calls an actor holds when it starts it",
     "pin_to_head": "Ray places an actor when it starts it",
     "call_timeout": "each member has its own",

@@ -235,3 +235,34 @@ def member_in_a_task(name, namespace, my_id, group, path):
     with PartitionCoordinator(my_id, name, namespace) as coordinator:
         coordinator.join_group(group, exclusive=True)
         threading.Event().wait()
+
+
+class Handler:
+    """A worker in an exclusive group that notes which keys its callbacks were told of, in the order of the calls."""
+
+    def __init__(self, name, namespace, my_id, group, keys):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.calls = []
+        partition = self.coordinator.partition(group, keys)
+        partition.on_lost(lambda lost: self.calls.append(("lost", sorted(lost))))
+        partition.on_gained(lambda gained: self.calls.append(("gained", sorted(gained))))
+        self.coordinator.join_group(group, exclusive=True)
+
+    def told(self):
+        """All calls so far."""
+        return self.calls
+
+    def mine(self, group, keys):
+        return sorted(self.coordinator.extract_my_subset(group, keys))
+
+    def join(self, group):
+        """Join another group; returns the warnings."""
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.coordinator.join_group(group)
+        return [str(warning.message) for warning in caught]

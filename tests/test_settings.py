@@ -52,6 +52,7 @@ def test_the_defaults_are_the_documented_ones():
         "pin_to_head": True,
         "call_timeout": 5.0,
         "node_proof_interval": 1.0,
+        "leave_draining_nodes": True,
         "metrics": True,
     }
 

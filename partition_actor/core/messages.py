@@ -157,9 +157,10 @@ class GroupEntry(TypedDict, total=False):
 
     view: ViewMessage
     rejoined: bool  # beside a view: the session had been forgotten
-    state: Literal["out", "superseded", "conflict", "missing", "taken", "unknown"]
+    state: Literal["out", "superseded", "conflict", "missing", "taken", "unknown", "joining"]
     """Left or drained; another session has the id; the group is of the other mode; of a conditional join: there is no
-    such group, another session has the id; of a group watcher: there is no such group."""
+    such group, another session has the id; of a group watcher: there is no such group; it has no place while its node
+    is draining."""
     exclusive: bool  # beside "conflict"
 
 
@@ -183,6 +184,7 @@ class Reply(_Reply, total=False):
     wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
     settings: int  # how often its settings have changed; `hello` tells the present ones
+    draining: bool  # the member's node is draining: it gets no new place
 
 
 def check_request(value: object) -> Request | ShortRequest:

@@ -27,9 +27,10 @@ LIMIT = 60.0
 
 
 class PermittedWorker(Worker):
-    """Also knows when it was last without a lease."""
+    """Also knows when it was last without a lease, and when its callbacks for lost keys have returned."""
 
     def __init__(self, *arguments: Any) -> None:
+        self._lost: dict[str, float] = {}
         super().__init__(*arguments)
         self._paused = 0.0
         threading.Thread(target=self._look, daemon=True).start()
@@ -37,6 +38,14 @@ class PermittedWorker(Worker):
     def paused(self) -> float:
         """The last moment at which no lease of this worker ran, on the clock of leases."""
         return self._paused
+
+    def lost(self) -> dict[str, float]:
+        """By key, when the latest callback for its loss has returned."""
+        return self._lost
+
+    def _finish(self, group: str, lost: list[str]) -> None:
+        super()._finish(group, lost)
+        self._lost.update(dict.fromkeys(lost, clock.now()))
 
     def _look(self) -> None:
         while True:
@@ -62,6 +71,16 @@ class Workers(Chaos):
             path = str(self.folder / f"{worker_id}.jsonl")
             self.workers[worker_id] = options.remote(worker_id, self.name, path, True)
         ray.get([self.workers[worker_id].pid.remote() for worker_id in worker_ids], timeout=LIMIT)
+
+    def node(self, host: int) -> str:
+        """Ray's id of a host."""
+        return str(next(node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == address(host)))
+
+    def lost(self, *worker_ids: str) -> dict[str, float]:
+        """By key, when the latest callback of these workers for its loss has returned."""
+        told = ray.get([self.workers[worker_id].lost.remote() for worker_id in worker_ids], timeout=LIMIT)
+        keys = {key for each in told for key in each}
+        return {key: max(each.get(key, 0.0) for each in told) for key in keys}
 
     def members(self) -> list[str]:
         """Those that are in both groups."""
