@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from partition_actor.arguments import check_seconds, check_text, refuse
-from partition_actor.core.messages import check_protocol
+from partition_actor.core.messages import check_version
 from partition_actor.errors import (
     InvalidSettings,
     PartitionActorNotFound,
@@ -289,7 +289,7 @@ def _check_version(handle: Any, name: str, timeout: float) -> dict[str, Any]:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not answer within {timeout} s") from None
-    check_protocol(answer["protocol"], f"partition actor {name!r} runs version {answer['version']}")
+    check_version(answer, f"partition actor {name!r}", "this process", by_actor=True)
     return answer
 
 
