@@ -145,23 +145,6 @@ def hasty_team(hasty, group, spawn):
 
 
 @pytest.fixture
-def program(cluster, group):
-    """Run a script as a driver of the cluster."""
-
-    @contextmanager
-    def run(deployment, script):
-        where = [cluster.address_info["gcs_address"], deployment.name, deployment.namespace, group]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen([sys.executable, "-c", BEGIN + script, *where], text=True, **pipes) as process:
-            try:
-                yield Program(process)
-            finally:
-                process.kill()
-
-    return run
-
-
-@pytest.fixture
 def kept(cluster, monkeypatch):
     """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
     monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
@@ -176,3 +159,20 @@ def kept(cluster, monkeypatch):
             return self.life
 
     return Kept
+
+
+@pytest.fixture
+def program(cluster, group):
+    """Run a script as a driver of the cluster."""
+
+    @contextmanager
+    def run(deployment, script):
+        where = [cluster.address_info["gcs_address"], deployment.name, deployment.namespace, group]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", BEGIN + script, *where], text=True, **pipes) as process:
+            try:
+                yield Program(process)
+            finally:
+                process.kill()
+
+    return run

@@ -462,7 +462,7 @@ class PartitionActor:
         return await self._call(self._start().copy_state())
 
     async def hand_over(self) -> None:
-        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
+        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 14.
 
         Use ``partition_actor.deploy(replace=True)``, which ends this one then and starts the next. If nobody does that,
         this one ends by itself, and Ray restarts it with the state. Waits while it recovers from a crash. May be

@@ -121,8 +121,8 @@ class MembershipDriver:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
 
         It overtakes one of the same session that is still held. None: a later one has come before it; there is no
-        reply. `where`: its process, if it tells it.
-        Raises what ``Membership.sync`` raises, and ``PartitionActorReplaced`` after `hand_over`.
+        reply. `where`: its process, if it tells it. Raises what ``Membership.sync`` raises, and
+        ``PartitionActorReplaced`` after `hand_over`.
         """
         self._refuse_if_handed_over()
         membership = self.membership
@@ -363,7 +363,7 @@ class MembershipDriver:
         """Wait until no lease that somebody may act on is out: the process may end."""
         yield _Wait("settled", lambda _: self.membership.is_settled())
 
-    # -- rule 13: the hand-over to the next partition actor ----------------------------------------------------------
+    # -- rule 14: the hand-over to the next partition actor ----------------------------------------------------------
 
     def hand_over(self) -> Steps[dict[str, Any]]:
         """The whole state, for `take_over` of the next partition actor, once nobody waits for survivors to report.

@@ -115,7 +115,7 @@ class Membership:
     actor that is neither waits in exclusive groups only. `longest` is the longest lease that one before may have
     granted, in seconds; None: nobody knows. `records`: the longest lease is recorded before it is granted; see `prove`.
     `settings_version`: how often the settings have changed. `longest_told`: the longest ttl of all settings before.
-    `state`: what the one before has handed over, by `state`; with it nobody waits, and nothing is forgotten (rule 13).
+    `state`: what the one before has handed over, by `state`; with it nobody waits, and nothing is forgotten (rule 14).
     """
 
     def __init__(
@@ -361,7 +361,7 @@ class Membership:
             over = ("every lease of a former partition actor is over",)
             self.events.record(now, Cause("recovered", over, now - self.started_at))
 
-    # -- rule 13: the state that the next partition actor goes on with ---------------------------------------------
+    # -- rule 14: the state that the next partition actor goes on with ---------------------------------------------
 
     def state(self, now: float) -> dict[str, Any]:
         """All that is known, as builtins, for the next partition actor. This one must do nothing after it.
@@ -410,9 +410,9 @@ class Membership:
             "fenced": {name: 0.0 if at is None else max(0.0, at - self._run(now)) for name, at in fenced.items()},
             "drained": dict(session.drained),
             "barred": session.barred,
-            "waits": dict(session.waits),
             "where": (session.where.node, session.where.pid),
             "ending": sorted(session.ending),
+            "waits": dict(session.waits),
         }
 
     def _restore(self, state: Mapping[str, Any], now: float) -> None:
@@ -429,7 +429,7 @@ class Membership:
             session.needs_resync = session.seq >= 0  # what its requests refer to is not handed over
             session.groups, session.unsettled = set(each["groups"]), dict.fromkeys(each["unsettled"])
             session.drained, session.ending = each["drained"], frozenset(each["ending"])
-            session.waits = dict(each.get("waits", {}))
+            session.waits = each["waits"]
             session.where = Where(*each["where"])
             session.fenced = set(each["fenced"])
             for name, left in each["fenced"].items():
@@ -447,9 +447,8 @@ class Membership:
             )
             group.restore(each, now)
         self.kept = set(state["kept"])
-        draining: Mapping[str, float | None] = state.get("draining", {})
-        self._draining = {node: None if left is None else now + left for node, left in draining.items()}
-        self._to_drain = dict.fromkeys(self.groups if draining else ())
+        self._draining = {node: None if left is None else now + left for node, left in state["draining"].items()}
+        self._to_drain.update(dict.fromkeys(self.groups if self._draining else ()))
         self.locks.restore(state["locks"], now)
         self._set_pace()
 

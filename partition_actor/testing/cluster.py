@@ -359,7 +359,8 @@ def _replace_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) ->
         cluster.world.later(delay, None, _take_over, cluster, actor, None if lost else state)
         cluster.world.later(cluster.rng.choice((0.0, delay, delay + 1.0)), None, cluster.kill, actor)
 
-    cluster.world.later(0.0, actor, actor.hand_over, take_over)
+    actor.on_state = take_over
+    cluster.world.later(0.0, actor, actor.hand_over)
 
 
 def _take_over(cluster: SimulatedCluster, former: SimulatedPartitionActor, state: dict[str, Any] | None) -> None:

@@ -99,6 +99,8 @@ class SimulatedPartitionActor(Process):
         """The GCS has a record that nothing is out that this one has granted."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called when it has ended in good order."""
+        self.on_state: Callable[[dict[str, Any]], None] = lambda state: None
+        """Called with what it hands over."""
         self._ends = False
         self.driver = MembershipDriver(self.membership)
         if state is not None:
@@ -192,9 +194,9 @@ class SimulatedPartitionActor(Process):
             self._ends = True
             self.driver.begin(self.clock.now(), "settled", self.driver.settled())
 
-    def hand_over(self, on_state: Callable[[dict[str, Any]], None]) -> None:
+    def hand_over(self) -> None:
         """Hand the whole state to `on_state`, as the GCS keeps it. It may live on for a while."""
-        self.driver.begin(self.clock.now(), on_state, self.driver.hand_over())
+        self.driver.begin(self.clock.now(), "hand over", self.driver.hand_over())
 
     def _record_end(self) -> None:
         """Write the record, if the GCS can be reached, and then exit."""
@@ -234,10 +236,9 @@ class SimulatedPartitionActor(Process):
                 self._answer_caller(result, *call)
             elif call == "settled":
                 self._record_end()
-            elif callable(call):
-                if not isinstance(result, Exception):
-                    self.counted_alive = False
-                    call(pickle.loads(pickle.dumps(result)))
+            elif call == "hand over" and isinstance(result, dict):
+                self.counted_alive = False
+                self.on_state(pickle.loads(pickle.dumps(result)))
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time

@@ -1,4 +1,4 @@
-"""One partition actor hands its state to the next: nobody loses a key, and the former one is silent (rule 13)."""
+"""One partition actor hands its state to the next: nobody loses a key, and the former one is silent (rule 14)."""
 
 from __future__ import annotations
 

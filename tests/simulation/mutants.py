@@ -800,14 +800,14 @@ def ttl_grown_before_the_record(patch: Any) -> None:
 
 
 def one_that_has_handed_over_goes_on(patch: Any) -> None:
-    """Rule 13: a partition actor answers and grants after it has handed its state over."""
+    """Rule 14: a partition actor answers and grants after it has handed its state over."""
     patch.setattr(
         MembershipDriver, "is_handed_over", property(lambda self: False, lambda self, value: None), raising=False
     )
 
 
 def leases_not_handed_over(patch: Any) -> None:
-    """Rule 13: the next partition actor takes every lease for over."""
+    """Rule 14: the next partition actor takes every lease for over."""
 
     def session_state(self, now, session, leases):
         return {**_session_state(self, now, session, leases), "left": 0.0}
@@ -816,7 +816,7 @@ def leases_not_handed_over(patch: Any) -> None:
 
 
 def acknowledgements_not_handed_over(patch: Any) -> None:
-    """Rule 13: the next partition actor takes the published epoch for acknowledged."""
+    """Rule 14: the next partition actor takes the published epoch for acknowledged."""
 
     def restore(self, state, now):
         for each in state["participants"].values():
@@ -828,7 +828,7 @@ def acknowledgements_not_handed_over(patch: Any) -> None:
 
 
 def earlier_rings_not_handed_over(patch: Any) -> None:
-    """Rule 13: the next partition actor does not know what laggards may act on."""
+    """Rule 14: the next partition actor does not know what laggards may act on."""
 
     def restore(self, state, epoch, *others):
         kept = {at: members for at, members in state["history"].items() if at == epoch}
@@ -838,17 +838,17 @@ def earlier_rings_not_handed_over(patch: Any) -> None:
 
 
 def answers_not_handed_over(patch: Any) -> None:
-    """Rule 13: the next partition actor does not know which bare callers were answered."""
+    """Rule 14: the next partition actor does not know which bare callers were answered."""
     patch.setattr(MembershipDriver, "take_over", lambda self, now, state: None)
 
 
 def locks_not_handed_over(patch: Any) -> None:
-    """Rule 13: the next partition actor does not know who holds a lock."""
+    """Rule 14: the next partition actor does not know who holds a lock."""
     patch.setattr(LockTable, "restore", lambda self, state, now: None)
 
 
 def former_settled_after_a_hand_over(patch: Any) -> None:
-    """Rule 13: what the former partition actor has granted is on record as over as soon as it has handed over."""
+    """Rule 14: what the former partition actor has granted is on record as over as soon as it has handed over."""
 
     def restore(self, state, now):
         _restore_membership(self, {**state, "former": 0.0}, now)
@@ -857,7 +857,7 @@ def former_settled_after_a_hand_over(patch: Any) -> None:
 
 
 def drained_by_its_node_released_at_once(patch: Any) -> None:
-    """Rule 14: a member on a draining node holds nothing any more, whatever it has acknowledged."""
+    """Rule 13: a member on a draining node holds nothing any more, whatever it has acknowledged."""
 
     def take_off_draining(self, group, now):
         before = list(group.next_ring.items())
@@ -870,12 +870,12 @@ def drained_by_its_node_released_at_once(patch: Any) -> None:
 
 
 def member_stays_on_a_draining_node(patch: Any) -> None:
-    """Rule 14: a drained node is looked at when the next epoch is due, not when the drain begins."""
+    """Rule 13: a drained node is looked at when the next epoch is due, not when the drain begins."""
     patch.setattr(Membership, "_drain_some", lambda self, now: self._to_drain.clear())
 
 
 def drain_is_for_ever(patch: Any) -> None:
-    """Rule 14: a drain that is taken back still keeps members out."""
+    """Rule 13: a drain that is taken back still keeps members out."""
 
     def draining(self, now, nodes, dead=frozenset()):
         _draining(self, now, {**self.draining_nodes(now), **nodes}, dead)
@@ -884,7 +884,7 @@ def drain_is_for_ever(patch: Any) -> None:
 
 
 def those_that_wait_are_not_asked_again(patch: Any) -> None:
-    """Rule 14: a member that waits for the end of a drain joins only if it has something else to say."""
+    """Rule 13: a member that waits for the end of a drain joins only if it has something else to say."""
 
     def draining(self, now, nodes, dead=frozenset()):
         self._draining = dict(nodes)

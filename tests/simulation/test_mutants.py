@@ -54,16 +54,6 @@ FOCUS |= {
     "former_ttl_forgotten_by_a_restart": ("bare caller", "join", "pause"),
     "ttl_grown_before_the_record": ("join",),
 }
-DRAINS = dict.fromkeys(
-    (
-        "drained_by_its_node_released_at_once",
-        "member_stays_on_a_draining_node",
-        "drain_is_for_ever",
-        "those_that_wait_are_not_asked_again",
-    ),
-    (*PLANNED, "join", "restart"),
-)
-FOCUS |= DRAINS
 FOCUS |= dict.fromkeys(
     (
         "one_that_has_handed_over_goes_on",
@@ -75,6 +65,16 @@ FOCUS |= dict.fromkeys(
 )
 FOCUS["former_settled_after_a_hand_over"] = ()
 FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
+DRAINS = dict.fromkeys(
+    (
+        "drained_by_its_node_released_at_once",
+        "member_stays_on_a_draining_node",
+        "drain_is_for_ever",
+        "those_that_wait_are_not_asked_again",
+    ),
+    (*PLANNED, "join", "restart"),
+)
+FOCUS |= DRAINS
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
