@@ -98,6 +98,16 @@ def test_it_stays_a_member_where_nobody_else_is_until_somebody_comes(world, excl
     assert (a.works_on, b.works_on) == ([], KEYS)
 
 
+def test_it_leaves_as_soon_as_another_members_node_does_not_drain_any_more(world, pair):
+    a, b = pair
+    drain(world, **{THERE: None})
+    beat(a, b)
+    assert members(world) == ["a", "b"]
+    drain(world)
+    beat(a, b)
+    assert (members(world), b.works_on) == (["b"], KEYS)
+
+
 def test_a_newcomer_there_does_not_take_over_from_the_last_member(world):
     a = world.member("a", node=HERE)
     a.beat()
