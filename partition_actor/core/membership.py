@@ -1164,7 +1164,7 @@ class Membership:
             return
         has_moved = session.where.node != where.node
         session.where.node, session.where.pid = where.node, where.pid
-        if has_moved and self._drains(session):
+        if has_moved and self._draining:
             self._to_drain.update(dict.fromkeys(session.groups))
 
     def draining(self, now: float, nodes: Mapping[str, float | None], dead: Set[str] = frozenset()) -> None:
