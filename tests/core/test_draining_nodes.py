@@ -545,3 +545,15 @@ def test_the_join_of_a_bare_caller_tells_the_view_without_it(world):
     drain(world)
     told = world.call("join", "g", ("x", ""), 1, None, True, "", Where(HERE))
     assert told["members"] == {"b": 1}
+
+
+def test_a_member_hands_over_to_a_bare_caller_whose_next_process_is_elsewhere(world, call):
+    a = world.member("a", node=HERE)
+    a.beat()
+    call("x", HERE)
+    a.beat()
+    drain(world)
+    assert mine(call("x", HERE))  # it stays, as nobody is elsewhere
+    call("x", THERE)
+    a.beat()
+    assert (members(world), a.works_on) == (["x"], [])
