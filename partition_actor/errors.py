@@ -9,7 +9,7 @@
     ├── PartitionActorNotFound     (LookupError)      no partition actor has this name: deploy() it first
     ├── PartitionActorUnavailable  (ConnectionError)  the partition actor did not answer in time; the call may have run
     ├── PartitionActorReplaced     (ConnectionError)  another one has its place: look its name up again
-    ├── VersionMismatch            (RuntimeError)     it and this process are of versions too far apart
+    ├── VersionMismatch            (RuntimeError)     the partition actor and this process are too many versions apart
     ├── GroupNotFound              (LookupError)      the group has no members
     ├── MemberNotFound             (LookupError)      the group has no such member
     ├── GroupModeConflict          (ValueError)       the group is exclusive and the call says it is not, or vice versa

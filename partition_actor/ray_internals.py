@@ -31,7 +31,7 @@ def _find(module: str, name: str) -> Any:
 def lacking() -> list[str]:
     """What this version of Ray cannot do, and what is lost by it."""
     lacks = []
-    if not hasattr(_find("ray._private.state", "state"), "get_draining_nodes"):
+    if draining_nodes_asker() is None:
         lacks.append("draining nodes are not told: members there work until their node ends")
     if not hasattr(RuntimeContext, "get_task_name"):
         lacks.append("a Router does not redirect a refused call of an async method: NotOwner is raised")
@@ -46,6 +46,19 @@ def has_exporter() -> bool:
 
 
 # -- the GCS ------------------------------------------------------------------------------------------------------
+
+
+def draining_nodes_asker() -> Callable[[float], Mapping[str, int]] | None:
+    """A function that asks the GCS within so many seconds, which blocks; None if this Ray has none.
+
+    It returns the Unix time in milliseconds at which each draining node ends, or 0.
+    """
+    client, state = gcs_client(), _find("ray._private.state", "state")
+    if hasattr(client, "get_draining_nodes"):
+        return lambda seconds: dict(client.get_draining_nodes(timeout=seconds))
+    if hasattr(state, "get_draining_nodes"):
+        return lambda _: dict(state.get_draining_nodes())
+    return None
 
 
 def state_accessor() -> Any:
@@ -94,19 +107,6 @@ def grpc_channel(address: str) -> Any:
     """A channel of gRPC to a Ray, with its token where it wants one."""
     make = _find("ray._private.grpc_utils", "init_grpc_channel") or _find("ray._private.utils", "init_grpc_channel")
     return make(address)
-
-
-def what_tells_draining_nodes() -> Callable[[float], Mapping[str, int]] | None:
-    """A function that asks the GCS within so many seconds, which blocks; None if this Ray has none.
-
-    It returns the Unix time in milliseconds at which each draining node ends, or 0.
-    """
-    client, state = gcs_client(), _find("ray._private.state", "state")
-    if hasattr(client, "get_draining_nodes"):
-        return lambda seconds: dict(client.get_draining_nodes(timeout=seconds))
-    if hasattr(state, "get_draining_nodes"):
-        return lambda _: dict(state.get_draining_nodes())
-    return None
 
 
 # -- tasks --------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from partition_actor import ray_internals
 from partition_actor.actor.death_watch import alive_nodes
+from partition_actor.ray_internals import draining_nodes_asker
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class DrainingNodes:
         alive: Callable[[], Awaitable[set[str]]] = alive_nodes,
     ) -> None:
         self._tell, self._known, self._settings, self._alive = tell, known, settings, alive
-        self._ask = ask or ray_internals.what_tells_draining_nodes()
+        self._ask = ask or draining_nodes_asker()
         self._told: Nodes = {}
         self._failed = False
         if self._ask is None:

@@ -408,7 +408,7 @@ def check_version(told: Mapping[str, Any], other: str, here: str, *, by_actor: b
     install = f"install partition-actor=={__version__ if is_older else version}"
     if is_older is not by_actor:
         advice = f"{install} where {other if is_older else here} runs"
-    elif theirs[0] == PROTOCOL:
+    elif theirs[0] == PROTOCOL and min(theirs, ours)[1] > 0:  # minor version 0 cannot hand its state over
         replace = "deploy(replace=True) or `partition-actor deploy --replace`"
         advice = f"{install} on the head, then {replace} puts a new one in without a pause"
     else:
