@@ -160,8 +160,10 @@ def test_a_process_too_far_from_the_partition_actor_is_told_which_is_older_and_w
     )
     with pytest.raises(VersionMismatch, match=newer):
         check_version(told(MINOR + 2), "the partition actor", "this process", by_actor=True)
-    monkeypatch.setattr(messages, "MINOR", 2)
+    monkeypatch.setattr(messages, "MINOR", 3)
     with pytest.raises(VersionMismatch, match=older):
+        check_version(told(1), "the partition actor", "this process", by_actor=True)
+    with pytest.raises(VersionMismatch, match=r"everywhere, then shutdown\(\)"):  # minor version 0 hands nothing over
         check_version({"protocol": PROTOCOL, "version": "0.1.0"}, "the partition actor", "this process", by_actor=True)
 
 
