@@ -117,10 +117,9 @@ class Records:
         if not self.are_kept:
             return None
         try:
-            value = ray_internals.gcs_client().internal_kv_get(self._state_key(), KV_STATE, timeout=GCS_TIMEOUT)
-            if value is None or not ray_internals.gcs_client().internal_kv_del(
-                self._state_key(), False, KV_STATE, timeout=GCS_TIMEOUT
-            ):
+            key, gcs = self._state_key(), ray_internals.gcs_client()
+            value = gcs.internal_kv_get(key, KV_STATE, timeout=GCS_TIMEOUT)
+            if value is None or not gcs.internal_kv_del(key, False, KV_STATE, timeout=GCS_TIMEOUT):
                 return None
             left = pickle.loads(value)
             own, now = self._life(), self.known()

@@ -152,7 +152,9 @@ def test_a_member_that_is_too_old_is_told_what_to_install(monkeypatch):
 
 
 def test_a_process_too_far_from_the_partition_actor_is_told_which_is_older_and_what_to_install(monkeypatch):
-    newer = r"^the partition actor runs version 7\.7 .*newer than .* of this process: partition-actor==7\.7 where"
+    newer = (
+        r"^the partition actor runs version 7\.7 .*newer than .* of this process: install partition-actor==7\.7 where"
+    )
     older = (
         rf"older than .* of this process: install partition-actor=={re.escape(__version__)} on the head, then {REPLACE}"
     )

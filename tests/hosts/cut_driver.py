@@ -20,7 +20,7 @@ from ray_hosts import serve
 
 from partition_actor import Settings, clock
 
-SETTINGS = Settings(ttl=4.0, hold=0.5, handoff_timeout=2.0, node_proof_interval=0.5, max_members=100)
+SETTINGS = Settings(ttl=6.0, hold=0.5, handoff_timeout=2.0, node_proof_interval=0.5, max_members=100)
 """The lease is long enough for a cut that is shorter than it; docs/guarantees.md says how much shorter."""
 LIMIT = 60.0
 """Seconds that a call of a worker may take."""
