@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -25,7 +26,8 @@ import ray
 ROOT = Path(__file__).parents[2]
 OLD = "e7924d7"
 """The last commit whose messages have no minor version."""
-LIMIT = 60.0
+LIMIT = 90.0
+TTL = 4.0
 KEYS = [f"key-{number:02}" for number in range(40)]
 WHERE = ("wheels", "wheels")
 MINORS = {"old": 0, "new": 1, "next": 2, "future": 3}
@@ -136,6 +138,21 @@ class Member:
     def owned(self):
         return [key for key in KEYS if self.coordinator.owns(self.group, key)]
 
+    def begin_to_look(self):
+        """Look from now on, every few milliseconds, at what this member owns."""
+        self.looks = []
+        threading.Thread(target=self.look, daemon=True).start()
+
+    def look(self):
+        while True:
+            owned = self.owned()
+            if not self.looks or self.looks[-1] != owned:
+                self.looks.append(owned)
+            time.sleep(0.005)
+
+    def seen(self):
+        return self.looks
+
     def lock(self):
         self.held = self.coordinator.lock("lock")
         return self.held.acquire(timeout=LIMIT)
@@ -160,9 +177,21 @@ def deploy():
 
     is_of_its_wheel()
     try:
-        handle = partition_actor.deploy(*WHERE, Settings(ttl=4.0, hold=0.5))
+        handle = partition_actor.deploy(*WHERE, Settings(ttl=TTL, hold=0.5))
         return ray.get(handle.hello.remote(), timeout=LIMIT)
     except partition_actor.errors.VersionMismatch as error:
+        return str(error)
+
+
+def replace():
+    """Replace the partition actor by one of this version; returns what it says of itself, or the error."""
+    import partition_actor
+
+    is_of_its_wheel()
+    try:
+        handle = partition_actor.deploy(*WHERE, replace=True)
+        return ray.get(handle.hello.remote(), timeout=LIMIT)
+    except partition_actor.errors.PartitionActorUnavailable as error:
         return str(error)
 
 
@@ -309,5 +338,29 @@ def test_a_process_two_minor_versions_older_is_told_what_to_install(deployed, ru
 
 # -- an upgrade -------------------------------------------------------------------------------------------------------
 
-# Here comes the upgrade by deploy(replace=True) between two wheels: deploy "new" with members of "new", replace it from
-# a process of "next" (`run(replace, "next")`), and let members of "next" follow; no key moves, and no lease lapses.
+
+def test_an_upgrade_moves_no_key_and_members_of_both_versions_go_on(deployed, run, start):
+    deployed("new")
+    a, b = (start(my_id, "group", "new") for my_id in "ab")
+    before = share(a, b)
+    assert ask(a, "lock")
+    for member in (a, b):
+        ask(member, "begin_to_look")
+    assert run(replace, "next")["minor"] == MINORS["next"]
+    handle = ray.get_actor(WHERE[0], namespace=WHERE[1])
+    wait_until(lambda: ask(handle, "status")["uptime"] > TTL)  # every lease of the old one has ended
+    assert [ask(member, "owned") for member in (a, b)] == before
+    assert [ask(member, "seen") for member in (a, b)] == [[before[0]], [before[1]]]  # and nothing else meanwhile
+    assert ask(a, "has_lock")
+    c = start("c", "group", "next")
+    share(a, b, c)
+    kill(a)
+    share(b, c)
+
+
+def test_one_that_cannot_hand_over_goes_on_and_who_replaces_it_is_told(deployed, run, start):
+    deployed("old")
+    member = start("a", "group", "new")
+    share(member)
+    assert re.search(r"runs version 0\.1\.0, which cannot hand over: call shutdown\(\)", run(replace, "new"))
+    assert ask(member, "owned") == KEYS
