@@ -1092,7 +1092,7 @@ class Membership:
         session.drained.pop(group, None)
         participant = found.participants.get(key) or found.joiners.get(key)
         if self._drains(session) and not found.is_on_ring(key):
-            pass
+            found.remove(key, now)
         elif found.recovering:
             found.joiners[key] = Participant(weight, metadata)
         elif session.barred and found.exclusive:
