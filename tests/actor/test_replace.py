@@ -6,7 +6,7 @@ import time
 
 import pytest
 import ray
-from deployments import LIMIT, STEADY, wait_until
+from deployments import HASTY, LIMIT, STEADY, wait_until
 from members import ExclusiveWorker
 
 import partition_actor
@@ -212,3 +212,56 @@ def test_what_was_left_is_taken_once_and_only_by_the_next_life(kept):
         assert third.take_over(1) is None  # the second one has granted leases since
 
     asyncio.run(story())
+
+
+def test_whoever_deploys_meanwhile_it_runs_with_the_settings_of_the_one_before(make_deployment, group, spawn):
+    """A ring of other virtual nodes would give keys to others while their owners still work on them."""
+    settings = Settings(**{**STEADY.to_dict(), "vnodes": 7, "handoff_timeout": 33.0})
+    deployment = make_deployment(settings)
+    deployment.deploy()
+    workers = [
+        spawn(ExclusiveWorker, deployment.name, deployment.namespace, f"w{number}", group) for number in range(2)
+    ]
+    wait_until(lambda: sum(map(len, shares(workers))) == len(KEYS) and all(shares(workers)))
+    before = shares(workers)
+    deployment.call("hand_over")
+    ray.kill(deployment.handle, no_restart=True)
+    deployment.handle = partition_actor.deploy(deployment.name, deployment.namespace)
+    assert deployment.call("status", group)["members"]
+    assert deployment.call("hello")["settings"] == settings.to_dict()
+    wait_until(lambda: deployment.call("status")["heartbeats"] >= len(workers))
+    assert shares(workers) == before
+    ray.kill(deployment.handle, no_restart=False)
+    assert wait_until(lambda: _answers(deployment, "hello"))["settings"] == settings.to_dict()
+
+
+def test_settings_that_change_while_the_new_code_is_tried_out_stay(steady, monkeypatch):
+    tried = deployment._try_out
+
+    def slowly(*arguments):
+        steady.call("configure", {"handoff_timeout": 44.0})
+        tried(*arguments)
+
+    monkeypatch.setattr(deployment, "_try_out", slowly)
+    replace(steady)
+    assert steady.call("hello")["settings"]["handoff_timeout"] == 44.0
+
+
+def test_one_that_crashes_while_the_new_code_is_tried_out_is_still_replaced(make_deployment, monkeypatch):
+    """Ray restarts it, and that one hands over: it knows what its members have reported."""
+    hasty = make_deployment(HASTY)
+    hasty.deploy()
+    tried, crashed = deployment._try_out, []
+
+    def crash(*arguments):
+        if not crashed:
+            ray.kill(hasty.handle, no_restart=False)
+            crashed.append(1)
+        tried(*arguments)
+
+    monkeypatch.setattr(deployment, "_try_out", crash)
+    former = hasty.handle
+    replace(hasty)
+    assert hasty.handle._actor_id != former._actor_id
+    started = [event["why"] for event in hasty.call("events")["events"] if event["what"] == "started"]
+    assert any("goes on for a former one" in why for why in started)
