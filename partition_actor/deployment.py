@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from partition_actor.arguments import check_seconds, check_text, refuse
-from partition_actor.core.messages import check_protocol
+from partition_actor.core.messages import PROTOCOL, check_version
 from partition_actor.errors import (
     InvalidSettings,
     PartitionActorNotFound,
@@ -58,7 +58,7 @@ def deploy(
         InvalidSettings: `replace`, and these settings cannot come in without keys moving.
         PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it. Or `replace`, and
             the new code does not start, or the old one cannot hand over.
-        VersionMismatch: the running actor speaks another protocol version.
+        VersionMismatch: the running actor is too many versions away.
     """
     if settings is not None and not isinstance(settings, Settings):
         refuse("settings", settings, "a Settings or None")
@@ -88,7 +88,9 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
         handle = find(name, namespace, ANSWER_WITHIN)
     except PartitionActorNotFound:
         return None
-    hello = _check_version(handle, name, ANSWER_WITHIN)
+    hello = _hello(handle, name, ANSWER_WITHIN)
+    if hello["protocol"] != PROTOCOL:  # any minor version will do: who replaces it does not talk to it as a member does
+        _check_version(handle, name, ANSWER_WITHIN)
     if "state" not in hello:
         raise PartitionActorUnavailable(
             f"partition actor {name!r} runs version {hello['version']}, which cannot hand over: call shutdown() and "
@@ -164,7 +166,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
         InvalidArgument: an argument has the wrong type or value.
         PartitionActorNotFound: no partition actor has this name.
         PartitionActorUnavailable: it did not answer in time.
-        VersionMismatch: it speaks another protocol version.
+        VersionMismatch: it is too many versions away.
     """
     check_seconds("timeout", timeout)
     _prepare(name, namespace)
@@ -283,13 +285,19 @@ def _placement(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _check_version(handle: Any, name: str, timeout: float) -> dict[str, Any]:
-    """Wait for the actor's ``hello`` and return it: version, protocol and settings."""
+def _hello(handle: Any, name: str, timeout: float) -> dict[str, Any]:
+    """Wait for the actor's ``hello``: versions and settings."""
     try:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not answer within {timeout} s") from None
-    check_protocol(answer["protocol"], f"partition actor {name!r} runs version {answer['version']}")
+    return answer
+
+
+def _check_version(handle: Any, name: str, timeout: float) -> dict[str, Any]:
+    """The same. Raises ``VersionMismatch``."""
+    answer = _hello(handle, name, timeout)
+    check_version(answer, f"partition actor {name!r}", "this process", by_actor=True)
     return answer
 
 

@@ -9,7 +9,7 @@
     ├── PartitionActorNotFound     (LookupError)      no partition actor has this name: deploy() it first
     ├── PartitionActorUnavailable  (ConnectionError)  the partition actor did not answer in time; the call may have run
     ├── PartitionActorReplaced     (ConnectionError)  another one has its place: look its name up again
-    ├── VersionMismatch            (RuntimeError)     the partition actor speaks another protocol than this process
+    ├── VersionMismatch            (RuntimeError)     the partition actor and this process are too many versions apart
     ├── GroupNotFound              (LookupError)      the group has no members
     ├── MemberNotFound             (LookupError)      the group has no such member
     ├── GroupModeConflict          (ValueError)       the group is exclusive and the call says it is not, or vice versa
@@ -60,7 +60,8 @@ class PartitionActorReplaced(PartitionActorUnavailable, ConnectionError):
 
 
 class VersionMismatch(PartitionError, RuntimeError):
-    """The partition actor speaks another protocol version: call ``shutdown()``, then ``deploy()``."""
+    """The versions of this process and of the partition actor are too far apart. The message says which to install
+    where. A partition actor of a newer version takes over without a pause: ``deploy(replace=True)``."""
 
 
 class GroupNotFound(PartitionError, LookupError):

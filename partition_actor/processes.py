@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import ray
 from ray.util import client
+
+from partition_actor import ray_internals
 
 _UNKNOWN = "?"
 POLL = 0.01  # seconds between two checks of a process that is about to end, where only polling is possible
@@ -145,7 +147,7 @@ def ray_stays() -> Iterator[bool]:
 
     A call of Ray beside ``ray.shutdown()`` ends the process without a traceback, and one after it starts Ray anew.
     """
-    with getattr(ray._private.worker, "_connect_or_shutdown_lock", None) or nullcontext():
+    with ray_internals.connect_lock():
         yield ray.is_initialized()
 
 

@@ -45,6 +45,25 @@ class HandedOver:
         return os.getpid()
 
 
+class Bare:
+    """An actor that is no member."""
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self):
+        import ray
+
+        ray.actor.exit_actor()
+
+
+class Pending:
+    """An actor with a method that never returns."""
+
+    async def pend(self):
+        await asyncio.Event().wait()
+
+
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one if ``max_concurrency`` is above 1."""
 
@@ -210,6 +229,11 @@ class OldPartitionActor:
         raise AssertionError("no member should send a request")
 
 
+def call_method(actor, method):
+    """A Ray task that calls a method of an actor."""
+    getattr(actor, method).remote()
+
+
 def task_of_a_member(name, namespace, my_id, group, items):
     """A Ray task that is a member while it runs."""
     from partition_actor import PartitionCoordinator
@@ -224,7 +248,8 @@ def deploy_and_tell_pid(name, namespace):
 
     import partition_actor
 
-    return ray.get(partition_actor.deploy(name, namespace).status.remote())["pid"]
+    handle = partition_actor.deploy(name, namespace)
+    return ray.get(handle.status.remote())["pid"]
 
 
 def member_in_a_task(name, namespace, my_id, group, path):

@@ -114,7 +114,8 @@ class Team:
         return made
 
     def kill(self, my_id):
-        os.kill(ray.get(self.workers.pop(my_id).pid.remote(), timeout=LIMIT), signal.SIGKILL)
+        worker = self.workers.pop(my_id)
+        os.kill(ray.get(worker.pid.remote(), timeout=LIMIT), signal.SIGKILL)
 
     def others(self, key, router):
         return [handle for my_id, handle in self.workers.items() if my_id != router.owner(key)]

@@ -14,7 +14,7 @@ from deployments import HASTY, LIMIT, STEADY, in_thread, wait_until
 from members import OldPartitionActor, SilentPartitionActor, StuckPartitionActor, deploy_and_tell_pid
 
 import partition_actor
-from partition_actor import PartitionCoordinator, Settings
+from partition_actor import PartitionCoordinator, Settings, ray_internals
 from partition_actor import deployment as deployment_module
 from partition_actor.actor import predecessor
 from partition_actor.actor.partition_actor import PartitionActor
@@ -63,7 +63,8 @@ def test_connect_finds_the_running_actor_and_raises_when_there_is_none(make_depl
     with pytest.raises(PartitionActorNotFound, match=f"{deployment.name}.*'tests'.*deploy"):
         partition_actor.connect(*where)
     deployment.deploy()
-    found = ray.get(partition_actor.connect(*where).status.remote(), timeout=LIMIT)
+    handle = partition_actor.connect(*where)
+    found = ray.get(handle.status.remote(), timeout=LIMIT)
     assert found["pid"] == deployment.call("status")["pid"]
     with pytest.raises(PartitionActorNotFound, match="'elsewhere'"):
         partition_actor.connect(deployment.name, "elsewhere")
@@ -186,10 +187,10 @@ def test_an_actor_that_left_no_records_may_have_granted_anything(kept, monkeypat
 
 
 def test_when_the_gcs_does_not_tell_nobody_knows_and_nothing_is_confirmed(kept, monkeypatch):
-    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: SimpleNamespace(async_internal_kv_put=None))
     assert kept().longest_lease() is None
     assert not asyncio.run(kept().add_lease(1.0))
-    monkeypatch.setattr(predecessor, "_gcs", lambda: None)
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: None)
     assert not kept().are_kept
     assert not asyncio.run(kept().settle())
 
@@ -201,7 +202,7 @@ def test_changed_settings_are_told_or_nothing_starts_without_them(kept, monkeypa
     assert asyncio.run(first.add_settings(1, longer.to_dict()))
     assert first.settings() == {1: longer}
     assert kept().settings() == {}
-    monkeypatch.setattr(predecessor, "_gcs", lambda: SimpleNamespace(async_internal_kv_put=None))
+    monkeypatch.setattr(ray_internals, "gcs_client", lambda: SimpleNamespace(async_internal_kv_put=None))
     with pytest.raises(PartitionActorUnavailable, match="does not tell its settings"):
         first.settings()
 
@@ -286,7 +287,7 @@ def impostor(make_deployment):
 def test_a_partition_actor_of_another_protocol_is_refused_with_what_to_do(impostor, caplog):
     deployment = impostor(OldPartitionActor)
     for call in (partition_actor.connect, partition_actor.deploy):
-        with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0.*shutdown\(\)"):
+        with pytest.raises(VersionMismatch, match=r"version 0\.0\.1 with protocol 0\.0, older.*shutdown\(\)"):
             call(deployment.name, deployment.namespace)
     deployment.member("a")  # logged, not raised
     wait_until(lambda: "the partition actor runs version 0.0.1" in caplog.text)

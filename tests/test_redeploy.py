@@ -51,6 +51,7 @@ def test_the_second_run_has_everything_shared_out_without_waiting_for_a_lease(ru
         program = run()
         assert program.returncode == 0, program.stderr
         assert "NoPlaceYet" not in program.stderr
-        status = ray.get(partition_actor.connect().status.remote(), timeout=LIMIT)
+        handle = partition_actor.connect()
+        status = ray.get(handle.status.remote(), timeout=LIMIT)
         assert not status["recovering"]
         partition_actor.shutdown()

@@ -7,6 +7,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from partition_actor import ray_internals
+
 log = logging.getLogger(__name__)
 
 LOOK_UP_TIMEOUT = 1.0
@@ -38,10 +40,9 @@ async def process_of(actor: Any) -> ActorProcess | None:
 
 
 def _look_up(actor: Any) -> ActorProcess | None:
-    from ray._private import state
     from ray.core.generated import gcs_pb2
 
-    found = state.state._connect_and_get_accessor().get_actor_info(actor._actor_id)
+    found = ray_internals.state_accessor().get_actor_info(actor._actor_id)
     if found is None:
         return None
     record: Any = gcs_pb2.ActorTableData  # type: ignore[attr-defined]  # made by protobuf
@@ -49,5 +50,5 @@ def _look_up(actor: Any) -> ActorProcess | None:
     over = told.state == record.DEAD
     if not over and not told.address.worker_id:
         return None
-    worker, node = told.address.worker_id.hex(), told.address.node_id.hex()
+    worker, node = told.address.worker_id.hex(), ray_internals.node_of(told.address)
     return ActorProcess(worker, node, told.pid, told.num_restarts, told.max_restarts != 0, over)

@@ -11,11 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
-
-import ray
 
 from partition_actor.actor.death_watch import alive_nodes
+from partition_actor.ray_internals import draining_nodes_asker
 from partition_actor.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,20 +22,6 @@ Nodes = dict[str, float | None]
 """By the hex id of a node, the Unix time in seconds at which it ends at the latest, if anybody has said."""
 
 _THREAD = ThreadPoolExecutor(1, "draining-nodes")  # of its own: while the GCS is away, others do not wait for it
-
-
-def what_asks_ray() -> Callable[[float], Mapping[str, int]] | None:
-    """A function that asks the GCS within so many seconds, which blocks; None if this Ray has none.
-
-    It returns the Unix time in milliseconds at which each draining node ends, or 0.
-    """
-    worker: Any = ray._private.worker.global_worker
-    state: Any = ray._private.state.state
-    if hasattr(worker.gcs_client, "get_draining_nodes"):
-        return lambda seconds: dict(worker.gcs_client.get_draining_nodes(timeout=seconds))
-    if hasattr(state, "get_draining_nodes"):
-        return lambda _: dict(state.get_draining_nodes())
-    return None
 
 
 class DrainingNodes:
@@ -57,7 +41,7 @@ class DrainingNodes:
         alive: Callable[[], Awaitable[set[str]]] = alive_nodes,
     ) -> None:
         self._tell, self._known, self._settings, self._alive = tell, known, settings, alive
-        self._ask = ask or what_asks_ray()
+        self._ask = ask or draining_nodes_asker()
         self._told: Nodes = {}
         self._failed = False
         if self._ask is None:

@@ -39,7 +39,7 @@ from partition_actor.core.epochs import Epoch, incarnation_at
 from partition_actor.core.events import AT_ONCE, Where
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
+from partition_actor.core.messages import MINOR, PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
 from partition_actor.core.share import Share
 from partition_actor.core.status import add_shares, group_status_of, status_of
 from partition_actor.core.views import View
@@ -370,11 +370,12 @@ class PartitionActor:
         return {"status": status, "groups": {name: details.get(name) for name in names}, "events": told}
 
     async def hello(self) -> dict[str, Any]:
-        """Version, protocol and settings: what `connect` checks."""
+        """Versions and settings: what `connect` checks. Without `minor`, it is 0."""
         self._start()
         return {
             "version": __version__,
             "protocol": PROTOCOL,
+            "minor": MINOR,
             "state": STATE,
             "settings": self._settings.to_dict(),
             "settings_version": self._start().membership.settings_version,
@@ -533,7 +534,8 @@ class PartitionActor:
                 longer = membership.settings.changed({"ttl": membership.longest_told})
                 self._unrecorded = {version - 1: longer, version: membership.settings}
             self._handles = MemberHandles(incarnation)
-            self._pending = ray.get_runtime_context().current_actor.pend.remote()
+            here = ray.get_runtime_context().current_actor  # in a variable: Ray before 2.50 calls only by a kept handle
+            self._pending = here.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, membership.settings.ttl / 2)
             self._event_log = EventLog(membership.events)

@@ -8,8 +8,7 @@ when a write arrives that was given up.
 Ray's own record of an end would not do: that of ``ray.actor.exit_actor()`` is the same as that of an
 `__ray_terminate__` sent by anybody ("INTENDED_USER_EXIT", Ray 2.60), and neither says whether leases are out.
 
-All that is private to Ray is read here. The answer "unknown" is safe: a partition actor then waits as long as its
-settings allow leases to be.
+The answer "unknown" is safe: a partition actor then waits as long as its settings allow leases to be.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from partition_actor import ray_internals
 from partition_actor.errors import PartitionActorUnavailable
 from partition_actor.settings import Settings
 
@@ -66,7 +66,7 @@ class Records:
     @property
     def are_kept(self) -> bool:
         """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
-        return None not in self._where and hasattr(_gcs(), "async_internal_kv_put")
+        return None not in self._where and ray_internals.can_write_keys()
 
     def longest_lease(self) -> float | None:
         """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
@@ -106,7 +106,7 @@ class Records:
         """Leave the state of this life, the latest that is `known`, to the next; returns whether that is confirmed."""
         try:
             value = pickle.dumps({"form": form, "lives": known.lives, "actors": known.actors, "state": state})
-            await _gcs().async_internal_kv_put(self._state_key(), value, True, KV_STATE, timeout=GCS_TIMEOUT)
+            await ray_internals.write_key(self._state_key(), value, KV_STATE, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed the state that is handed over: %r", error)
             return False
@@ -117,8 +117,9 @@ class Records:
         if not self.are_kept:
             return None
         try:
-            value = _gcs().internal_kv_get(self._state_key(), KV_STATE, timeout=GCS_TIMEOUT)
-            if value is None or not _gcs().internal_kv_del(self._state_key(), False, KV_STATE, timeout=GCS_TIMEOUT):
+            key, gcs = self._state_key(), ray_internals.gcs_client()
+            value = gcs.internal_kv_get(key, KV_STATE, timeout=GCS_TIMEOUT)
+            if value is None or not gcs.internal_kv_del(key, False, KV_STATE, timeout=GCS_TIMEOUT):
                 return None
             left = pickle.loads(value)
             own, now = self._life(), self.known()
@@ -143,10 +144,10 @@ class Records:
         """
         try:
             prefix = self._settings_key()
-            keys = _gcs().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            keys = ray_internals.gcs_client().internal_kv_keys(prefix, KV_SETTINGS, timeout=GCS_TIMEOUT)
             return {
                 int(key.removeprefix(prefix)): Settings.from_dict(
-                    json.loads(_gcs().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
+                    json.loads(ray_internals.gcs_client().internal_kv_get(key, KV_SETTINGS, timeout=GCS_TIMEOUT))
                 )
                 for key in keys
             }
@@ -161,7 +162,7 @@ class Records:
         try:
             key = self._settings_key() + str(version).encode()
             value = json.dumps(settings).encode()
-            await _gcs().async_internal_kv_put(key, value, True, KV_SETTINGS, timeout=GCS_TIMEOUT)
+            await ray_internals.write_key(key, value, KV_SETTINGS, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record of settings: %r", error)
             return False
@@ -174,7 +175,7 @@ class Records:
         try:
             for record in records:
                 key = json.dumps([*self._where, *record]).encode()
-                await _gcs().async_internal_kv_put(key, b"", True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
+                await ray_internals.write_key(key, b"", KV_NAMESPACE, GCS_TIMEOUT)
         except Exception as error:
             log.warning("the GCS has not confirmed a record (%r): %r", records, error)
             return False
@@ -185,7 +186,7 @@ class Records:
         leases: defaultdict[Life, list[float]] = defaultdict(list)
         settled: set[Life] = set()
         prefix = json.dumps(self._where)[:-1].encode() + b", "
-        for key in _gcs().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
+        for key in ray_internals.gcs_client().internal_kv_keys(prefix, KV_NAMESPACE, timeout=GCS_TIMEOUT):
             _, _, actor, process, said = json.loads(key)
             if said == SETTLED:
                 settled.add((actor, process))
@@ -201,14 +202,8 @@ class Records:
 
 def _actors_of(name: str | None, namespace: str | None) -> set[str]:
     """The ids of the actors of a name and namespace, dead ones too."""
-    from ray._private import state
     from ray.core.generated import gcs_pb2
 
-    table = state.state._connect_and_get_accessor().get_actor_table(None, None)
+    table = ray_internals.state_accessor().get_actor_table(None, None)
     entries: Any = map(gcs_pb2.ActorTableData.FromString, table)  # type: ignore[attr-defined]
     return {entry.actor_id.hex() for entry in entries if (entry.name, entry.ray_namespace) == (name, namespace)}
-
-
-def _gcs() -> Any:
-    worker: Any = ray._private.worker.global_worker
-    return worker.gcs_client

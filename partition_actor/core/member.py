@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.lock_requests import LockRequest, LockRequests
 from partition_actor.core.messages import (
+    MINOR,
     PROTOCOL,
     WHOLE,
     GroupEntry,
@@ -32,6 +33,7 @@ from partition_actor.core.messages import (
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.settings import Settings
+from partition_actor.version import __version__
 
 State = Literal["joining", "member", "out", "superseded", "conflict", "missing", "taken", "watching"]
 
@@ -245,7 +247,7 @@ class MemberState:
         if (locks := self.locks.statement()) is not None:
             statement = {**statement, "locks_base": locks[0], "locks": locks[1]}
         self.locks.sent(self._seq)
-        return {**heading, **statement}
+        return {**heading, "minor": MINOR, "version": __version__, **statement}
 
     def _differs(self, name: str, known: Mapping[str, GroupReport]) -> bool:
         before, now = known.get(name), self._reports.get(name)

@@ -1165,7 +1165,7 @@ class Membership:
             return
         has_moved = session.where.node != where.node
         session.where.node, session.where.pid = where.node, where.pid
-        if has_moved and self._drains(session):
+        if has_moved and self._draining:
             self._to_drain.update(dict.fromkeys(session.groups))
 
     def draining(self, now: float, nodes: Mapping[str, float | None], dead: Set[str] = frozenset()) -> None:
@@ -1178,7 +1178,7 @@ class Membership:
         before, occupied = self._draining, {session.where.node for session in self.sessions.values()}
         ended = {node: before[node] for node in before.keys() & dead & occupied}
         self._draining = ended | {node: None if left is None else now + left for node, left in nodes.items()}
-        if (self._draining.keys() - before.keys()) & occupied:
+        if (self._draining.keys() ^ before.keys()) & occupied:
             self._to_drain.update(dict.fromkeys(self.groups))
         over = before.keys() - self._draining.keys()
         for key, session in self.sessions.items() if over & occupied else ():

@@ -3,6 +3,18 @@
 A member states what it wants and what it holds; the partition actor answers with what differs. Every request may be
 lost, repeated or overtaken. Messages are dicts of builtins. A reader ignores fields that it does not know, and
 `check_request` and `check_reply` refuse a message that lacks a field.
+
+Messages have a version, `PROTOCOL`.`MINOR`. Two sides of one `PROTOCOL` whose `MINOR` is at most 1 apart work together,
+so that a cluster can be updated process by process. Any others refuse each other with a ``VersionMismatch``. A change
+of a message, or of a method that one side calls of the other, raises one of them:
+
+- `MINOR`, when a peer of the version before does what is right without knowing of the change, and may be without it: a
+  field that is optional and that it may ignore, or a method that is called only if it is there. What is kept only for
+  peers of the version before goes when `MINOR` is raised the next time.
+- `PROTOCOL`, and `MINOR` starts again with 0, when such a peer could not read the message, or could break a guarantee
+  because it ignores what is new: a required field that comes, goes or changes its meaning.
+
+A whole request and the partition actor's ``hello`` tell the version; without `minor`, it is 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +34,10 @@ from partition_actor.arguments import (
 )
 from partition_actor.core.epochs import COUNTER_BITS, Epoch
 from partition_actor.errors import GroupModeConflict, VersionMismatch
+from partition_actor.version import __version__
 
 PROTOCOL = 4
+MINOR = 1
 
 WHOLE = -1
 """In place of a view's revision: lower than each, so that the view is told whole."""
@@ -108,6 +122,8 @@ class _Statement(TypedDict):
 class Statement(_Statement, total=False):
     """What a whole request says beyond its heading."""
 
+    minor: int  # of the version of its messages
+    version: str  # of the member's library
     groups_base: int  # `groups` tells what has changed since that request; 0: everything
     locks_base: int  # `locks` tells what has changed since that request; 0: everything
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
@@ -117,7 +133,7 @@ class Statement(_Statement, total=False):
 
 @final
 class Request(Heading, Statement):
-    """A whole request."""
+    """A whole request. It alone tells `minor` and `version`: a short one follows it, and comes from the same code."""
 
 
 class Laggard(TypedDict):
@@ -196,11 +212,11 @@ def check_request(value: object) -> Request | ShortRequest:
         refuse("request", value, f"a dict, not {type(value).__name__}")
     if "protocol" not in value:
         refuse("request", value, "a protocol in it")
-    check_protocol(value["protocol"], "a member runs")
-    if "same" in value:
+    if "same" in value and value["protocol"] == PROTOCOL:
         if not _is_plain(value):
             _check_all("request", value, _SHORT_REQUEST)
         return cast(ShortRequest, value)
+    check_version(value, "this member", "the partition actor", by_actor=False)
     _check_all("request", value, _REQUEST)
     return cast(Request, value)
 
@@ -314,6 +330,7 @@ def _check_members(name: str, value: object) -> None:
         check_weight(weight, f"{name}, weight of {member!r}")
 
 
+_LONGEST_VERSION = 64  # characters
 _MOST = (1 << 63) - 1
 _MOST_COUNTER = (1 << COUNTER_BITS) - 1
 _MOST_INCARNATION = (1 << 63 - COUNTER_BITS) - 1  # of a token that fits 64 bits
@@ -332,6 +349,8 @@ _REQUEST = _Fields(
         **_HEADING,
         "interval": _check_interval,
         "leased": check_flag,
+        "minor": _check_seq,
+        "version": check_text,
         "groups_base": _check_seq,
         "groups": _check_groups,
         "locks_base": _check_seq,
@@ -369,13 +388,36 @@ _LOCK = _Fields(
 )
 
 
-def check_protocol(protocol: object, other: str) -> None:
-    """Raise ``VersionMismatch`` when the `other` side, such as "a member runs", has not this process's protocol."""
-    if protocol != PROTOCOL:
+def check_version(told: Mapping[str, Any], other: str, here: str, *, by_actor: bool) -> None:
+    """Raise ``VersionMismatch`` when two sides, with these names, cannot work together by their versions.
+
+    The `other` side has `told` its version, the partition actor if `by_actor` in the answer of its ``hello``, a member
+    in a whole request. `here` is this side.
+    """
+    theirs = told["protocol"], told.get("minor", 0)
+    if theirs[0] == PROTOCOL and type(theirs[1]) is int and abs(theirs[1] - MINOR) <= 1:
+        return
+    said, ours = told.get("version"), (PROTOCOL, MINOR)
+    version = said if isinstance(said, str) and len(said) <= _LONGEST_VERSION else "unknown"
+    if not all(type(part) is int and 0 <= part <= _MOST for part in theirs):
         raise VersionMismatch(
-            f"{other} with protocol {protocol!r}, and this process has protocol {PROTOCOL}: install one version "
-            "everywhere, then shutdown() the partition actor and deploy() it again"
+            f"{other} runs version {version} with a protocol that {here} cannot read: install "
+            f"partition-actor=={__version__} everywhere, then shutdown() the partition actor and deploy() it again"
         )
+    is_older = theirs < ours
+    install = f"install partition-actor=={__version__ if is_older else version}"
+    if is_older is not by_actor:
+        advice = f"{install} where {other if is_older else here} runs"
+    elif theirs[0] == PROTOCOL and min(theirs, ours)[1] > 0:  # minor version 0 cannot hand its state over
+        replace = "deploy(replace=True) or `partition-actor deploy --replace`"
+        advice = f"{install} on the head, then {replace} puts a new one in without a pause"
+    else:
+        advice = f"{install} everywhere, then shutdown() the partition actor and deploy() it again"
+    raise VersionMismatch(
+        f"{other} runs version {version} with protocol {theirs[0]}.{theirs[1]}, "
+        f"{'older' if is_older else 'newer'} than version {__version__} with protocol {PROTOCOL}.{MINOR} of {here}: "
+        f"{advice}"
+    )
 
 
 def check_same_mode(group: str, is_exclusive: bool, wanted: bool | None) -> None:

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 
 from partition_actor.core.member import MemberState
-from partition_actor.core.messages import Request, ShortRequest, check_protocol, check_reply
+from partition_actor.core.messages import Request, ShortRequest, check_reply, check_version
 from partition_actor.deployment import find
 from partition_actor.errors import (
     PartitionActorNotFound,
@@ -210,7 +210,7 @@ class RayTransport(Transport):
         if isinstance(handle, str):
             handle = await run_in_thread(find, handle, self._namespace, LOOKUP_TIMEOUT)
         hello = await _answer(_call(handle, "hello"))
-        check_protocol(hello["protocol"], f"the partition actor runs version {hello['version']}")
+        check_version(hello, "the partition actor", "this member", by_actor=True)
         await self._prepare_death_watch(exchange, handle)
         with exchange.session.lock:  # `start` returns when it is connected, and the settings apply by then
             exchange.handle, exchange.ray_life, exchange.connected = handle, life, True

@@ -18,14 +18,9 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
-from ray._private import services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.grpc_utils import init_grpc_channel
-from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
-from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
-from partition_actor import deployment
+from partition_actor import deployment, ray_internals
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.operate.options import PROGRAM, UNREACHABLE, USAGE, Chosen, Failure
 
@@ -46,7 +41,7 @@ def connect() -> Any:
         Failure: there is no Ray, or this machine is not a part of it.
         PartitionActorNotFound: Ray knows no such actor.
         PartitionActorUnavailable: it does not answer.
-        VersionMismatch: it speaks another protocol version.
+        VersionMismatch: it is too many versions away.
     """
     chosen = Chosen.now()
     join_ray(chosen.address)
@@ -82,7 +77,7 @@ def join_ray(address: str | None) -> None:
     silence()
     with _within(LOOK, f"Ray does not answer within {LOOK:.0f} s"):
         gcs = check_ray(address)
-        if not services.find_node_ids():  # type: ignore[no-untyped-call]
+        if not ray_internals.has_raylet():
             raise Failure(
                 f"this machine is not a node of the Ray at {gcs}: run {PROGRAM} on one of its nodes, "
                 f"or with `ray job submit --address http://HOST:8265 -- {PROGRAM} ...`",
@@ -105,10 +100,10 @@ def check_ray(address: str | None) -> str:
     """``host:port`` of the GCS to join at `address`, which answers. Raises ``Failure`` if it does not."""
     gcs = find_gcs(address)
     if address in (None, "auto") and not os.environ.get("RAY_ADDRESS"):
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
+        ray_internals.enable_found_token()  # as ray.init does
     try:
         problem = gcs_problem(gcs)
-    except AuthenticationError:
+    except ray_internals.AuthenticationError:
         raise Failure(
             f"the Ray at {gcs} wants its token: set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here "
             "or its content in RAY_AUTH_TOKEN",
@@ -134,7 +129,7 @@ def find_gcs(address: str | None) -> str:
             USAGE,
         )
     try:
-        found = services.canonicalize_bootstrap_address(given)
+        found = ray_internals.bootstrap_address(given)
         host, _, port = (found or "").rpartition(":")
         if not host or not 0 < int(port) < 65536:
             raise ValueError
@@ -155,13 +150,13 @@ def gcs_problem(gcs: str) -> str | None:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
     except OSError as error:
         return (error.strerror or str(error)).lower()
-    with init_grpc_channel(gcs) as channel:
+    with ray_internals.grpc_channel(gcs) as channel:
         try:
-            stub = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-            stub.CheckAlive(CheckAliveRequest(), timeout=ANSWER_OF_GCS)
+            stub, is_alive = ray_internals.gcs_stub(channel)
+            stub.CheckAlive(is_alive, timeout=ANSWER_OF_GCS)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise AuthenticationError(f"the Ray at {gcs} wants its token") from None
+                raise ray_internals.AuthenticationError(f"the Ray at {gcs} wants its token") from None
             return "what listens there does not answer as Ray does"
     return None
 

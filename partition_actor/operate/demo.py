@@ -195,7 +195,8 @@ class Demonstration:
 
     def _kill(self, member: str) -> None:
         self._say(f"{member} is killed (kill -9)", member)
-        self._workers.pop(member).die.remote()
+        worker = self._workers.pop(member)  # in a variable: Ray before 2.50 calls only by a handle that is kept
+        worker.die.remote()
 
     def _leave(self, member: str) -> None:
         self._say(f"{member} stops in good order", member)

@@ -14,12 +14,13 @@ from rich.text import Text
 
 from partition_actor import deployment
 from partition_actor.core.epochs import INCARNATION_ZERO
-from partition_actor.core.messages import PROTOCOL
-from partition_actor.errors import PartitionActorNotFound, PartitionError
+from partition_actor.core.messages import MINOR, PROTOCOL, check_version
+from partition_actor.errors import PartitionActorNotFound, PartitionError, VersionMismatch
 from partition_actor.operate import text
 from partition_actor.operate.connection import LOOK, ask, join_ray
 from partition_actor.operate.options import FAILED, PROGRAM, Chosen, Failure, Operation, example
 from partition_actor.processes import own_process, watch
+from partition_actor.ray_internals import has_exporter, lacking
 from partition_actor.settings import Settings
 from partition_actor.version import __version__
 
@@ -88,6 +89,7 @@ def findings() -> Iterator[Finding]:
         f"version {ray.__version__} at {ray.get_runtime_context().gcs_address}, "
         f"{text.plural(len(nodes), 'node')} alive",
     )
+    yield _features()
     yield _death_watch()
     try:
         handle = deployment.find(chosen.name, chosen.namespace, LOOK)
@@ -109,10 +111,18 @@ def findings() -> Iterator[Finding]:
     yield _node(status, nodes)
     yield _clocks(status)
     yield from _settings(status)
+    yield _metrics(status)
     yield _room(status)
     yield _recovery(status)
     yield _pace(status)
     yield from _groups(handle, status)
+
+
+def _features() -> Finding:
+    """What this version of Ray lacks of what the library makes use of."""
+    if lacks := lacking():
+        return Finding("features of Ray", WARN, "; ".join(lacks), "a newer Ray has it; all else works without")
+    return Finding("features of Ray", OK, "none is lacking")
 
 
 def _death_watch() -> Finding:
@@ -145,13 +155,22 @@ def _answer(took: float) -> Finding:
 
 
 def _version(hello: dict[str, Any]) -> Finding:
-    theirs, same = hello["version"], hello["protocol"] == PROTOCOL
-    if not same:
-        what = f"{theirs} with protocol {hello['protocol']}, here {__version__} with protocol {PROTOCOL}"
-        return Finding("version", FAIL, what, f"install {theirs} here, or shut it down and deploy it from here")
-    if theirs != __version__:
-        return Finding("version", WARN, f"{theirs}, here {__version__}; the protocol is the same", "update one of them")
-    return Finding("version", OK, f"{theirs}, as here")
+    theirs = hello["version"]
+    try:
+        check_version(hello, "it", "this program", by_actor=True)
+    except VersionMismatch as error:
+        what, _, advice = str(error).partition(": ")
+        return Finding("version", FAIL, what, advice)
+    if theirs == __version__:
+        return Finding("version", OK, f"{theirs}, as here")
+    what = f"{theirs}, here {__version__}; they work together, with protocols {_protocol(hello)} and {PROTOCOL}.{MINOR}"
+    return Finding(
+        "version", WARN, what, "update the older one; `partition-actor deploy --replace` puts the one here in"
+    )
+
+
+def _protocol(hello: dict[str, Any]) -> str:
+    return f"{hello['protocol']}.{hello.get('minor', 0)}"
 
 
 def _node(status: dict[str, Any], nodes: dict[str, Any]) -> Finding:
@@ -194,6 +213,16 @@ def _settings(status: dict[str, Any]) -> Iterator[Finding]:
     if not troubles:
         own = sorted(name for name, value in usual.to_dict().items() if settings.get(name, value) != value)
         yield Finding("settings", OK, f"sane; not the defaults: {', '.join(own)}" if own else "the defaults")
+
+
+def _metrics(status: dict[str, Any]) -> Finding:
+    """Whether what is recorded is also exported, as far as this machine knows."""
+    if not status["settings"]["metrics"]:
+        return Finding("metrics", OK, "off")
+    if not has_exporter():
+        advice = "pip install 'partition-actor[metrics]' on every node; or `settings set metrics=false` turns them off"
+        return Finding("metrics", WARN, "recorded, but not exported: plain ray is installed here", advice)
+    return Finding("metrics", OK, "recorded, and exported by Ray")
 
 
 def _room(status: dict[str, Any]) -> Finding:

@@ -181,7 +181,7 @@ def test_a_weight_in_a_heartbeat_is_checked_as_any_other(unchanged, weight):
 
 
 def test_a_heartbeat_of_another_protocol_is_told_what_to_do(unchanged):
-    with pytest.raises(VersionMismatch, match=r"protocol 0.*install one version"):
+    with pytest.raises(VersionMismatch, match=r"protocol 0\.0, older.*install partition-actor"):
         unchanged.call("sync", {"protocol": 0})
 
 

@@ -11,7 +11,8 @@ from deployments import wait_until
 from members import Handler
 
 from partition_actor.actor import draining_nodes
-from partition_actor.actor.draining_nodes import DrainingNodes, what_asks_ray
+from partition_actor.actor.draining_nodes import DrainingNodes
+from partition_actor.ray_internals import draining_nodes_asker
 from partition_actor.settings import Settings
 
 KEYS = [f"key-{number}" for number in range(40)]
@@ -126,14 +127,14 @@ def test_an_error_changes_nothing_and_is_logged_once(fake, caplog):
 
 def test_a_ray_that_does_not_tell_is_not_asked(caplog, monkeypatch, fake):
     caplog.set_level("INFO")
-    monkeypatch.setattr(draining_nodes, "what_asks_ray", lambda: None)
+    monkeypatch.setattr(draining_nodes, "draining_nodes_asker", lambda: None)
     asyncio.run(DrainingNodes(fake.tell, lambda: fake.known, lambda: fake.settings).keep_asking())
     assert "members stay on them until they end" in caplog.text
     assert fake.told == []
 
 
 def test_this_ray_tells(cluster):
-    assert what_asks_ray()(5.0) == {}
+    assert draining_nodes_asker()(5.0) == {}
 
 
 # -- a real second node ----------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def successor_of(pid: int, name: str) -> int:
     until = time.monotonic() + RECOVER_WITHIN
     while time.monotonic() < until:
         try:
-            status = ray.get(partition_actor.connect(name, timeout=2.0).status.remote(), timeout=2.0)
+            handle = partition_actor.connect(name, timeout=2.0)
+            status = ray.get(handle.status.remote(), timeout=2.0)
         except Exception:
             time.sleep(0.05)
             continue
@@ -92,7 +93,8 @@ def main() -> int:
             print(f"partition actor {new} has started, and {first} {'still runs' if both else 'is gone'}", flush=True)
             chaos.add("newcomer")
             chaos.wait_until_recovered(clock.now())
-            members = ray.get(partition_actor.connect(name).get_members.remote(GROUP), timeout=RECOVER_WITHIN)
+            handle = partition_actor.connect(name)
+            members = ray.get(handle.get_members.remote(GROUP), timeout=RECOVER_WITHIN)
             units = read_ledger(Path(folder))
     finally:
         os.kill(raylet, signal.SIGCONT)

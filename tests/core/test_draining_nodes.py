@@ -98,6 +98,16 @@ def test_it_stays_a_member_where_nobody_else_is_until_somebody_comes(world, excl
     assert (a.works_on, b.works_on) == ([], KEYS)
 
 
+def test_it_leaves_as_soon_as_another_members_node_does_not_drain_any_more(world, pair):
+    a, b = pair
+    drain(world, **{THERE: None})
+    beat(a, b)
+    assert members(world) == ["a", "b"]
+    drain(world)
+    beat(a, b)
+    assert (members(world), b.works_on) == (["b"], KEYS)
+
+
 def test_a_newcomer_there_does_not_take_over_from_the_last_member(world):
     a = world.member("a", node=HERE)
     a.beat()
@@ -468,7 +478,7 @@ def test_one_that_replaces_another_goes_on_with_a_drain(world):
         world.driver.timer(world.now)
     beat(a, b)
     beat(a, b)
-    assert {name: members(world, name) for name in names} == dict.fromkeys(names, ["b"])
+    assert all(members(world, name) == ["b"] for name in names)
 
 
 def test_after_a_replacement_nobody_takes_an_id_back(world, pair):
@@ -535,3 +545,15 @@ def test_the_join_of_a_bare_caller_tells_the_view_without_it(world):
     drain(world)
     told = world.call("join", "g", ("x", ""), 1, None, True, "", Where(HERE))
     assert told["members"] == {"b": 1}
+
+
+def test_a_member_hands_over_to_a_bare_caller_whose_next_process_is_elsewhere(world, call):
+    a = world.member("a", node=HERE)
+    a.beat()
+    call("x", HERE)
+    a.beat()
+    drain(world)
+    assert mine(call("x", HERE))  # it stays, as nobody is elsewhere
+    call("x", THERE)
+    a.beat()
+    assert (members(world), a.works_on) == (["x"], [])

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from machines import PLAIN, World
 
+from partition_actor.core import messages
 from partition_actor.core.member import MemberState
-from partition_actor.core.messages import PROTOCOL, GroupReport, Request, check_reply, check_request
+from partition_actor.core.messages import (
+    MINOR,
+    PROTOCOL,
+    GroupReport,
+    Request,
+    check_reply,
+    check_request,
+    check_version,
+)
 from partition_actor.core.status import status_of
 from partition_actor.errors import InvalidArgument, VersionMismatch
+from partition_actor.version import __version__
 
 
 def whole_request():
@@ -28,6 +39,7 @@ def test_what_members_and_the_partition_actor_say_is_accepted():
         reply = check_reply(world.driver.reply(world.now, member.key, request["seq"]))
         member.member_state.receive(reply)
     assert "same" in request
+    assert not {"minor", "version"} & request.keys()
     assert check_request(whole_request())["locks"]
 
 
@@ -102,9 +114,65 @@ def test_a_reply_that_lacks_a_field_is_refused():
         check_reply(None)
 
 
-def test_another_protocol_is_told_what_to_do():
-    with pytest.raises(VersionMismatch, match=r"a member runs with protocol 1.*install one version everywhere"):
-        check_request({**whole_request(), "protocol": 1})
+HERE = rf"version {re.escape(__version__)} with protocol {PROTOCOL}\.{MINOR} of"
+REPLACE = r"deploy\(replace=True\) or `partition-actor deploy --replace` puts a new one in without a pause"
+
+
+def told(minor, version="7.7", protocol=PROTOCOL):
+    return {"protocol": protocol, "minor": minor, "version": version}
+
+
+@pytest.mark.parametrize("minor", [MINOR - 1, MINOR, MINOR + 1])
+def test_one_minor_version_apart_works_together(minor):
+    assert check_request({**whole_request(), **told(minor)})
+    check_version(told(minor), "the partition actor", "this process", by_actor=True)
+
+
+def test_the_version_before_minor_versions_is_minor_0():
+    old = whole_request()
+    del old["minor"], old["version"]
+    assert check_request(old)
+    check_version({"protocol": PROTOCOL}, "the partition actor", "this process", by_actor=True)
+
+
+@pytest.mark.parametrize(("protocol", "minor"), [(PROTOCOL, MINOR + 2), (PROTOCOL + 1, 0)])
+def test_a_member_that_is_too_new_is_told_to_replace_the_partition_actor(protocol, minor):
+    newer = rf"^this member runs version 7\.7 with protocol {protocol}\.{minor}, newer than {HERE} the partition actor"
+    advice = rf"7\.7 on the head, then {REPLACE}$" if protocol == PROTOCOL else r"7\.7 everywhere, then shutdown\(\)"
+    with pytest.raises(VersionMismatch, match=rf"{newer}: install partition-actor=={advice}"):
+        check_request({**whole_request(), **told(minor, protocol=protocol)})
+
+
+def test_a_member_that_is_too_old_is_told_what_to_install(monkeypatch):
+    monkeypatch.setattr(messages, "MINOR", 3)
+    here = rf"older than .* of the partition actor: install partition-actor=={re.escape(__version__)} where this member"
+    for request in (told(1), {"protocol": PROTOCOL - 1, "same": 0}):
+        with pytest.raises(VersionMismatch, match=here):
+            check_request({**whole_request(), **request})
+
+
+def test_a_process_too_far_from_the_partition_actor_is_told_which_is_older_and_what_to_install(monkeypatch):
+    newer = (
+        r"^the partition actor runs version 7\.7 .*newer than .* of this process: install partition-actor==7\.7 where"
+    )
+    older = (
+        rf"older than .* of this process: install partition-actor=={re.escape(__version__)} on the head, then {REPLACE}"
+    )
+    with pytest.raises(VersionMismatch, match=newer):
+        check_version(told(MINOR + 2), "the partition actor", "this process", by_actor=True)
+    monkeypatch.setattr(messages, "MINOR", 3)
+    with pytest.raises(VersionMismatch, match=older):
+        check_version(told(1), "the partition actor", "this process", by_actor=True)
+    with pytest.raises(VersionMismatch, match=r"everywhere, then shutdown\(\)"):  # minor version 0 hands nothing over
+        check_version({"protocol": PROTOCOL, "version": "0.1.0"}, "the partition actor", "this process", by_actor=True)
+
+
+@pytest.mark.parametrize("protocol", [None, "4", -1, 1 << 9999, [4], {"a": 1}])
+def test_a_protocol_that_is_no_number_is_told_what_to_do(protocol):
+    advice = r"a protocol that the partition actor cannot read: install partition-actor==.* everywhere"
+    with pytest.raises(VersionMismatch, match=advice) as raised:
+        check_request({**whole_request(), "protocol": protocol, "version": "x" * 10_000})
+    assert len(str(raised.value)) < 500
 
 
 TEXTS = [None, 5, "", b"a", ["a"], "x" * 2000, "\ud800"]
@@ -126,6 +194,7 @@ EPOCHS = [
 ]
 WEIGHTS = [None, "1", 1.0, True, 0, -1, 1001, math.nan]
 BROKEN = {
+    "version": TEXTS,
     "member": TEXTS,
     "session": TEXTS,
     "seq": NUMBERS,
@@ -213,8 +282,8 @@ def test_the_table_of_broken_fields_has_them_all():
     tables = {"request": BROKEN, "group 'g'": BROKEN_REPORT, "a view": BROKEN_VIEW, "lock 1": BROKEN_LOCK}
     assert check_request(full_request())
     for name, part in parts(full_request()).items():
-        assert part.keys() - {"protocol"} == tables[name].keys()
-    assert Request.__required_keys__ | Request.__optional_keys__ == BROKEN.keys() | {"protocol"}
+        assert part.keys() - {"protocol", "minor"} == tables[name].keys()
+    assert Request.__required_keys__ | Request.__optional_keys__ == BROKEN.keys() | {"protocol", "minor"}
     assert GroupReport.__required_keys__ | GroupReport.__optional_keys__ == BROKEN_REPORT.keys()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import ray
 import yaml
 
 import jobs.deploy
@@ -173,6 +174,9 @@ def test_a_worker_has_the_time_to_hand_its_keys_over():
     seconds = int(re.search(rf"{mounted[volume['name']] / script} (\d+)", command).group(1))
     assert seconds >= Settings().handoff_timeout + Settings().ttl + 20  # the longest hand-off, and to start Python
     assert WORKER_POD["terminationGracePeriodSeconds"] >= seconds + 30
+    (again,) = (each["value"] for each in WORKER["env"] if each["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
+    assert float(again) == 0
+    assert hasattr(ray._private.ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
 
 
 def test_the_budget_lets_one_worker_go_at_a_time():
