@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from partition_actor import ray_internals
 from partition_actor.arguments import check_seconds, check_text, refuse
 from partition_actor.core.messages import PROTOCOL, check_version
 from partition_actor.errors import (
@@ -20,7 +21,7 @@ from partition_actor.errors import (
     PartitionActorReplaced,
     PartitionActorUnavailable,
 )
-from partition_actor.settings import MOVES_KEYS, Settings
+from partition_actor.settings import MOVES_KEYS, Settings, told
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, di
     from partition_actor.actor.partition_actor import PartitionActor  # not at the top: workers do not need it
 
     handle = (
-        ray.remote(PartitionActor)
+        ray_internals.remote_class(PartitionActor)
         .options(
             name=name,
             namespace=namespace,
@@ -292,6 +293,7 @@ def _hello(handle: Any, name: str, timeout: float) -> dict[str, Any]:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not answer within {timeout} s") from None
+    answer["settings"] = told(answer)
     return answer
 
 

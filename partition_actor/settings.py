@@ -201,6 +201,24 @@ class Settings(BaseModel):
         return settings
 
 
+UNKNOWN_TO_MINOR_0 = ("leave_draining_nodes",)
+"""The fields that a member whose messages have minor version 0 would refuse. Later versions ignore what they do not
+know."""
+
+
+def to_tell(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings as the answer of ``hello`` has them, for `told`."""
+    fields = settings.to_dict()
+    later = {name: fields.pop(name) for name in UNKNOWN_TO_MINOR_0}
+    return {"settings": fields, "later_settings": later}
+
+
+def told(hello: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the settings in an answer of ``hello``, as far as this version knows them."""
+    fields = {**hello["settings"], **hello.get("later_settings", {})}
+    return {name: value for name, value in fields.items() if name in Settings.model_fields}
+
+
 MOVES_KEYS = ("vnodes", "hash_function")
 """The fields that say which keys are whose."""
 

@@ -47,7 +47,7 @@ from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
 from partition_actor.metrics import Recorder
 from partition_actor.processes import ProcessIdentity
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, to_tell
 from partition_actor.version import __version__
 
 log = logging.getLogger(__name__)
@@ -379,7 +379,7 @@ class PartitionActor:
             "protocol": PROTOCOL,
             "minor": MINOR,
             "state": STATE,
-            "settings": self._settings.to_dict(),
+            **to_tell(self._settings),
             "settings_version": self._start().membership.settings_version,
         }
 
