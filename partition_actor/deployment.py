@@ -81,7 +81,7 @@ def deploy(
     return handle
 
 
-# Another process may be replacing it, too.
+# It may die, and then Ray restarts it. Another process may be replacing it, too.
 @_while_it_ends
 def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> Settings | None:
     """Let the partition actor, if there is one, hand over and end; returns the settings of the next one."""
@@ -109,11 +109,12 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
     try:
         state = ray.get(handle.copy_state.remote(), timeout=recovers + ANSWER_WITHIN)
         _try_out(name, wanted, hello["state"], state)
-        ray.get(handle.hand_over.remote(), timeout=recovers + ANSWER_WITHIN)
+        chosen = None if settings is None else settings.to_dict()
+        ray.get(handle.hand_over.remote(chosen), timeout=recovers + ANSWER_WITHIN)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not hand over: it may still do so") from None
-    except (RayActorError, PartitionActorReplaced):
-        pass  # somebody else replaces it, or it has died: the next one finds out what there is to take over
+    except PartitionActorReplaced:
+        pass  # somebody else replaces it
     ray.kill(handle, no_restart=True)
     until = time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
