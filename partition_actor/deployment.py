@@ -35,7 +35,8 @@ def deploy(name: str = NAME, namespace: str = NAMESPACE, settings: Settings | No
 
     Raises:
         InvalidArgument: an argument has the wrong type or value.
-        PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it.
+        PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it. Or the Ray that
+            ``ray.init()`` would join refuses this process, for its token or its certificate.
         VersionMismatch: the running actor speaks another protocol version.
     """
     if settings is not None and not isinstance(settings, Settings):
@@ -60,7 +61,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
     Raises:
         InvalidArgument: an argument has the wrong type or value.
         PartitionActorNotFound: no partition actor has this name.
-        PartitionActorUnavailable: it did not answer in time.
+        PartitionActorUnavailable: it did not answer in time, or the Ray refuses this process.
         VersionMismatch: it speaks another protocol version.
     """
     check_seconds("timeout", timeout)
@@ -193,4 +194,8 @@ def _prepare(name: str, namespace: str) -> None:
     check_text("name", name)
     check_text("namespace", namespace)
     if not ray.is_initialized():
+        from partition_actor.ray_access import refusal_at  # not at the top: it loads gRPC, which workers do not need
+
+        if refusal := refusal_at():
+            raise PartitionActorUnavailable(refusal)
         ray.init()
