@@ -47,6 +47,12 @@ def state_accessor() -> Any:
     return state.global_state_accessor
 
 
+def node_of(address: Any) -> str:
+    """The node id, in hex, of an ``Address`` in such a table."""
+    node: bytes = address.node_id if hasattr(address, "node_id") else address.raylet_id
+    return node.hex()
+
+
 def gcs_client() -> Any:
     """This process's client of the GCS."""
     worker: Any = ray._private.worker.global_worker

@@ -50,5 +50,5 @@ def _look_up(actor: Any) -> ActorProcess | None:
     over = told.state == record.DEAD
     if not over and not told.address.worker_id:
         return None
-    worker, node = told.address.worker_id.hex(), told.address.node_id.hex()
+    worker, node = told.address.worker_id.hex(), ray_internals.node_of(told.address)
     return ActorProcess(worker, node, told.pid, told.num_restarts, told.max_restarts != 0, over)
