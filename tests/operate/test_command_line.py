@@ -330,7 +330,7 @@ def test_no_ray_is_started_for_want_of_one(monkeypatch):
     def none(_address):
         raise ConnectionError
 
-    monkeypatch.setattr(connection.services, "canonicalize_bootstrap_address", none)
+    monkeypatch.setattr(connection.ray_internals, "bootstrap_address", none)
     with pytest.raises(Failure, match="ray start --head") as failure:
         connection.find_gcs(None)
     assert failure.value.exit_code == 3
