@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run pipelines test check simulate bench chaos tooz-suite clean
+.PHONY: help run pipelines test check simulate bench chaos hosts tooz-suite clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,10 @@ chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluste
 	$(BIN)/python tests/chaos/cut_off.py
 	$(BIN)/python tests/chaos/routed.py --calls 100000
 	$(BIN)/python tests/chaos/locks.py --holds 10000
+
+# As root: it makes several hosts of this one. `make test` runs those of its tests that are quick.
+hosts: $(STAMP) ## several hosts: `ray up`, cuts of the network, slow and lossy links, a power failure
+	HOSTS=all $(BIN)/python -m pytest tests/hosts
 
 tooz-suite: $(STAMP) ## tooz's own tests, as its wheel ships them, on ray://: all must pass and none be skipped
 	$(BIN)/python tests/tooz/suite.py

@@ -115,13 +115,14 @@ class Chaos:
     """The cluster under attack."""
 
     worker: type[Writer] = Worker
+    settings = SETTINGS
 
     def __init__(self, folder: Path, seed: int, workers: int, exclusive: bool = True) -> None:
         self.folder = folder
         self.exclusive = exclusive
         self.dice = random.Random(seed)
         self.name = f"chaos-{os.getpid()}"
-        self.handle = partition_actor.deploy(self.name, settings=SETTINGS)
+        self.handle = partition_actor.deploy(self.name, settings=self.settings)
         self.workers: dict[str, Any] = {}
         self.pids: dict[str, int] = {}
         self.lives = 0

@@ -1,0 +1,79 @@
+"""Workers of the ledger of tests/chaos on given hosts, started from the head; see `ray_hosts.Driver`.
+
+python tests/hosts/cut_driver.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from bed import address
+from ledger import Chaos
+from ledger_worker import KEYS_OF, Worker
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray_hosts import serve
+
+from partition_actor import Settings, clock
+
+SETTINGS = Settings(ttl=4.0, hold=0.5, handoff_timeout=2.0, node_proof_interval=0.5, max_members=100)
+"""The lease is long enough for a cut that is shorter than it; docs/guarantees.md says how much shorter."""
+LIMIT = 60.0
+"""Seconds that a call of a worker may take."""
+
+
+class PermittedWorker(Worker):
+    """Also knows when it was last without a lease."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._paused = 0.0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def paused(self) -> float:
+        """The last moment at which no lease of this worker ran, on the clock of leases."""
+        return self._paused
+
+    def _look(self) -> None:
+        while True:
+            if not all(map(self._coordinator.fencing_token, KEYS_OF)):
+                self._paused = clock.now()
+            time.sleep(0.005)
+
+
+class Workers(Chaos):
+    """The workers, by id; each logs to a file in the folder."""
+
+    worker, settings = PermittedWorker, SETTINGS
+
+    def start(self, host: int, *worker_ids: str) -> None:
+        """Start workers on a host."""
+        nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        place = NodeAffinitySchedulingStrategy(nodes[address(host)], soft=False)
+        for worker_id in worker_ids:
+            options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4, scheduling_strategy=place)
+            path = str(self.folder / f"{worker_id}.jsonl")
+            self.workers[worker_id] = options.remote(worker_id, self.name, path, True)
+        ray.get([self.workers[worker_id].pid.remote() for worker_id in worker_ids], timeout=LIMIT)
+
+    def members(self) -> list[str]:
+        """Those that are in both groups."""
+        of_group = [set(ray.get(self.handle.get_members.remote(group), timeout=LIMIT)) for group in KEYS_OF]
+        return sorted(set.intersection(*of_group))
+
+    def epochs(self) -> list[tuple[int, int]]:
+        """The present one of each group."""
+        groups = ray.get(self.handle.status.remote(), timeout=LIMIT)["groups"]
+        return [groups[group]["epoch"] for group in KEYS_OF]
+
+    def paused(self) -> float:
+        """The last moment at which a worker was without a lease."""
+        return max(ray.get([worker.paused.remote() for worker in self.workers.values()], timeout=LIMIT))
+
+
+if __name__ == "__main__":
+    serve(lambda: Workers(Path(sys.argv[1]), seed=1, workers=0))
