@@ -453,11 +453,11 @@ class PartitionActor:
             gc.set_threshold(*COLLECT_AFTER)
             sys.setswitchinterval(SWITCH_AFTER)
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
-            longest = self._records.longest_lease()
+            longest = self._records.longest_lease(self._deployed.new_cluster_wait)
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             if longest is None:
-                longest = max(each.max_ttl for each in (self._deployed, *changed.values()))
+                longest = max(max(each.max_ttl, each.new_cluster_wait) for each in (self._deployed, *changed.values()))
             self._settings_version = max(changed, default=0)
             membership = Membership(
                 changed.get(self._settings_version, self._deployed),
