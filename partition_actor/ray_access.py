@@ -55,7 +55,7 @@ def refusal_at(address: str | None = None) -> str | None:
 
     None if it does not, if there is none, or if it does not answer: ``ray.init`` says so, waits, or starts one.
     """
-    given = address or os.environ.get("RAY_ADDRESS") or "auto"
+    given = os.environ.get("RAY_ADDRESS") or "auto" if address in (None, "auto") else address
     if given == "local" or "://" in given:
         return None
     try:
