@@ -50,7 +50,7 @@ chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluste
 	$(BIN)/python tests/chaos/routed.py --calls 100000
 	$(BIN)/python tests/chaos/locks.py --holds 10000
 
-# As root: it makes several hosts of this one. `make test` runs those of its tests that are quick.
+# As root: it makes several hosts of this machine. `make test` runs the quick ones of its tests.
 hosts: $(STAMP) ## several hosts: `ray up`, cuts of the network, slow and lossy links, a power failure
 	HOSTS=all $(BIN)/python -m pytest tests/hosts
 

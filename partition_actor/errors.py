@@ -8,7 +8,8 @@
     ├── NotStarted                 (RuntimeError)     a PartitionCoordinator was used before start()
     ├── PartitionActorNotFound     (LookupError)      no partition actor has this name: deploy() it first
     ├── PartitionActorUnavailable  (ConnectionError)  the partition actor did not answer in time; the call may have run
-    ├── VersionMismatch            (RuntimeError)     it and this process are of versions too far apart
+    ├── PartitionActorReplaced     (ConnectionError)  another one has its place: look its name up again
+    ├── VersionMismatch            (RuntimeError)     the partition actor and this process are too many versions apart
     ├── GroupNotFound              (LookupError)      the group has no members
     ├── MemberNotFound             (LookupError)      the group has no such member
     ├── GroupModeConflict          (ValueError)       the group is exclusive and the call says it is not, or vice versa
@@ -52,6 +53,10 @@ class PartitionActorNotFound(PartitionError, LookupError):
 
 class PartitionActorUnavailable(PartitionError, ConnectionError):
     """The partition actor did not answer in time. The call may or may not have taken effect."""
+
+
+class PartitionActorReplaced(PartitionActorUnavailable, ConnectionError):
+    """Another partition actor has this one's place, by ``deploy(replace=True)``: look its name up again."""
 
 
 class VersionMismatch(PartitionError, RuntimeError):

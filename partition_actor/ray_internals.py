@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import ray
+from ray.runtime_context import RuntimeContext
 
 _THREAD = ThreadPoolExecutor(1, "gcs-records")  # of its own: while the GCS is away, others do not wait for it
 
@@ -28,14 +31,34 @@ def _find(module: str, name: str) -> Any:
 def lacking() -> list[str]:
     """What this version of Ray cannot do, and what is lost by it."""
     lacks = []
-    if not hasattr(_find("ray._private.state", "state"), "get_draining_nodes"):
-        lacks.append("draining nodes are not told: members there go on until their node ends")
+    if draining_nodes_asker() is None:
+        lacks.append("draining nodes are not told: members there work until their node ends")
+    if not hasattr(RuntimeContext, "get_task_name"):
+        lacks.append("a Router does not redirect a refused call of an async method: NotOwner is raised")
     if _enable_token is None:
-        lacks.append("no token authentication (from Ray 2.52 on): whoever reaches the cluster is let in")
+        lacks.append("tokens are not known: whoever reaches the cluster is let in")
     return lacks
 
 
+def has_exporter() -> bool:
+    """Whether Ray exports metrics on this machine; plain ``ray`` has no exporter."""
+    return _find("ray.dashboard.optional_deps", "__name__") is not None
+
+
 # -- the GCS ------------------------------------------------------------------------------------------------------
+
+
+def draining_nodes_asker() -> Callable[[float], Mapping[str, int]] | None:
+    """A function that asks the GCS within so many seconds, which blocks; None if this Ray has none.
+
+    It returns the Unix time in milliseconds at which each draining node ends, or 0.
+    """
+    client, state = gcs_client(), _find("ray._private.state", "state")
+    if hasattr(client, "get_draining_nodes"):
+        return lambda seconds: dict(client.get_draining_nodes(timeout=seconds))
+    if hasattr(state, "get_draining_nodes"):
+        return lambda _: dict(state.get_draining_nodes())
+    return None
 
 
 def state_accessor() -> Any:
@@ -84,6 +107,47 @@ def grpc_channel(address: str) -> Any:
     """A channel of gRPC to a Ray, with its token where it wants one."""
     make = _find("ray._private.grpc_utils", "init_grpc_channel") or _find("ray._private.utils", "init_grpc_channel")
     return make(address)
+
+
+# -- actors -------------------------------------------------------------------------------------------------------
+
+
+def remote_class(cls: type) -> Any:
+    """``ray.remote(cls)``, which processes that have another version of the class can load.
+
+    Ray's copy of a class has a wrapper of each method, for tracing, that leads to the method by its name. Where that
+    version has no such method the copy cannot be loaded, and a handle there takes no positional arguments (Ray 2.60).
+    Without the wrappers only the class has to be found.
+    """
+    made: Any = ray.remote(cls)
+    is_traced = _find("ray.util.tracing.tracing_helper", "_is_tracing_enabled")
+    copy = getattr(getattr(made, "__ray_metadata__", None), "modified_class", None)
+    if copy is not None and is_traced is not None and not is_traced():
+        for name in vars(cls).keys() & vars(copy).keys():
+            if callable(vars(cls)[name]):
+                delattr(copy, name)
+    return made
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+
+
+def method_that_ray_called(function: Callable[..., Any]) -> str:
+    """The name by which Ray has called `function`, which runs now, as a method of an actor; else empty.
+
+    For versions of Ray that do not tell the name of a task. Empty for an async method, which is not below Ray's frames.
+    """
+    frame = sys._getframe()
+    while frame.f_code is not function.__code__:
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__", "").startswith("ray."):
+        if caller.f_code.co_name == "actor_method_executor":
+            return str(caller.f_locals.get("method_name", ""))
+        caller = caller.f_back
+    return ""
 
 
 # -- joining a cluster ----------------------------------------------------------------------------------------------

@@ -125,6 +125,13 @@ class Settings(BaseModel):
     lease. Asking costs about a millisecond.
     """
 
+    leave_draining_nodes: bool = True
+    """Whether members on a node that Ray is draining hand their keys over at once, if their group has others.
+
+    Such a node is about to end. Ray is asked at every node_proof_interval. Turn it off if members are to go on until
+    their node ends; a change while the partition actor runs brings back those that have left.
+    """
+
     metrics: bool = True
     """Whether the partition actor and its routers record metrics.
 
@@ -202,9 +209,29 @@ class Settings(BaseModel):
         return settings
 
 
+UNKNOWN_TO_MINOR_0 = ("leave_draining_nodes", "new_cluster_wait")
+"""The fields that a member whose messages have minor version 0 would refuse. Later versions ignore what they do not
+know."""
+
+
+def to_tell(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings as the answer of ``hello`` has them, for `told`."""
+    fields = settings.to_dict()
+    later = {name: fields.pop(name) for name in UNKNOWN_TO_MINOR_0}
+    return {"settings": fields, "later_settings": later}
+
+
+def told(hello: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the settings in an answer of ``hello``, as far as this version knows them."""
+    fields = {**hello["settings"], **hello.get("later_settings", {})}
+    return {name: value for name, value in fields.items() if name in Settings.model_fields}
+
+
+MOVES_KEYS = ("vnodes", "hash_function")
+"""The fields that say which keys are whose."""
+
 FIXED = {
-    "vnodes": "keys would move",
-    "hash_function": "keys would move",
+    **dict.fromkeys(MOVES_KEYS, "keys would move"),
     "max_members": "Ray fixes how many calls an actor holds when it starts it",
     "pin_to_head": "Ray places an actor when it starts it",
     "new_cluster_wait": "the wait is when a partition actor starts",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -18,7 +19,10 @@ import members as members_module
 import pytest
 import ray
 from deployments import HASTY, LIMIT, QUICK, STEADY, Deployment, wait_until
+from programs import BEGIN, Program
 from teams import Team
+
+from partition_actor.actor import predecessor
 
 
 @pytest.fixture(scope="session")
@@ -138,3 +142,37 @@ def team(steady, group, spawn):
 @pytest.fixture
 def hasty_team(hasty, group, spawn):
     yield from _team(hasty, group, spawn)
+
+
+@pytest.fixture
+def program(cluster, group):
+    """Run a script as a driver of the cluster."""
+
+    @contextmanager
+    def run(deployment, script):
+        where = [cluster.address_info["gcs_address"], deployment.name, deployment.namespace, group]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", BEGIN + script, *where], text=True, **pipes) as process:
+            try:
+                yield Program(process)
+            finally:
+                process.kill()
+
+    return run
+
+
+@pytest.fixture
+def kept(cluster, monkeypatch):
+    """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
+    monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
+    where, actors = (f"name-{uuid.uuid4().hex}", "tests"), iter("abcdef")
+
+    class Kept(predecessor.Records):
+        def __init__(self, actor=None):
+            super().__init__(*where)
+            self.life = (actor or next(actors), uuid.uuid4().hex)
+
+        def _life(self):
+            return self.life
+
+    return Kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.events import Where
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import check_request
@@ -62,6 +64,18 @@ class World:
         self.membership = Membership(self.settings, incarnation, self.now, restarted=restarted)
         self.driver.proof(self.now, self.now)
 
+    def replace(self, settings: Settings | None = None, *, proven: bool = True) -> MembershipDriver:
+        """Put one that goes on with its state in the place of this partition actor, which is returned."""
+        former, state = self.driver, self.call("hand_over")
+        assert state is not None
+        wanted = settings or former.membership.settings
+        incarnation = former.membership.incarnation + 1000
+        self.membership = Membership(wanted, incarnation, self.now, state=pickle.loads(pickle.dumps(state)))
+        self.driver.take_over(self.now, state)
+        if proven:
+            self.driver.proof(self.now, self.now)
+        return former
+
     def call(self, name: str, *arguments: Any) -> Any:
         """What a call of the driver returns at once; raises what it raises. None: it waits, in `results`."""
         self.driver.begin(self.now, name, getattr(self.driver, name)(*arguments))
@@ -75,9 +89,9 @@ class World:
                 raise result
         return results
 
-    def member(self, member_id: str, group: str = "g", **join: Any) -> Member:
+    def member(self, member_id: str, group: str = "g", node: str | None = None, **join: Any) -> Member:
         join.setdefault("exclusive", True)
-        return Member(self, member_id, group, join)
+        return Member(self, member_id, group, join, node)
 
     def watcher(self, member_id: str, group: str = "g") -> Member:
         """A process that follows the group and is no member."""
@@ -91,9 +105,10 @@ class Member:
 
     lives = 0
 
-    def __init__(self, world: World, member_id: str, group: str, join: dict[str, Any]) -> None:
+    def __init__(self, world: World, member_id: str, group: str, join: dict[str, Any], node: str | None = None) -> None:
         Member.lives += 1
         self.world, self.id, self.group = world, member_id, group
+        self.where = None if node is None else Where(node)
         self.key = (member_id, f"session-{Member.lives}")
         self.member_state = MemberState(member_id, self.key[1], world.settings)
         self.member_state.join(group, **join)
@@ -103,7 +118,7 @@ class Member:
     def send(self) -> dict[str, Any]:
         """Make a request and let it arrive; returns it."""
         request = self.member_state.request(self.world.now)
-        self.world.driver.request(self.world.now, check_request(request))
+        self.world.driver.request(self.world.now, check_request(request), self.where)
         return request
 
     def whole_request(self) -> dict[str, Any]:

@@ -45,6 +45,25 @@ class HandedOver:
         return os.getpid()
 
 
+class Bare:
+    """An actor that is no member."""
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self):
+        import ray
+
+        ray.actor.exit_actor()
+
+
+class Pending:
+    """An actor with a method that never returns."""
+
+    async def pend(self):
+        await asyncio.Event().wait()
+
+
 class Worker:
     """A worker with a ``PartitionCoordinator``: a sync actor, or a threaded one if ``max_concurrency`` is above 1."""
 
@@ -210,6 +229,11 @@ class OldPartitionActor:
         raise AssertionError("no member should send a request")
 
 
+def call_method(actor, method):
+    """A Ray task that calls a method of an actor."""
+    getattr(actor, method).remote()
+
+
 def task_of_a_member(name, namespace, my_id, group, items):
     """A Ray task that is a member while it runs."""
     from partition_actor import PartitionCoordinator
@@ -236,3 +260,34 @@ def member_in_a_task(name, namespace, my_id, group, path):
     with PartitionCoordinator(my_id, name, namespace) as coordinator:
         coordinator.join_group(group, exclusive=True)
         threading.Event().wait()
+
+
+class Handler:
+    """A worker in an exclusive group that notes which keys its callbacks were told of, in the order of the calls."""
+
+    def __init__(self, name, namespace, my_id, group, keys):
+        from partition_actor import PartitionCoordinator
+
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.calls = []
+        partition = self.coordinator.partition(group, keys)
+        partition.on_lost(lambda lost: self.calls.append(("lost", sorted(lost))))
+        partition.on_gained(lambda gained: self.calls.append(("gained", sorted(gained))))
+        self.coordinator.join_group(group, exclusive=True)
+
+    def told(self):
+        """All calls so far."""
+        return self.calls
+
+    def mine(self, group, keys):
+        return sorted(self.coordinator.extract_my_subset(group, keys))
+
+    def join(self, group):
+        """Join another group; returns the warnings."""
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.coordinator.join_group(group)
+        return [str(warning.message) for warning in caught]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -193,23 +192,6 @@ def test_after_a_crash_the_wait_is_as_long_as_the_leases_that_can_be_out(make_de
     newcomer = deployment.member("newcomer")
     newcomer.join_group(group, exclusive=True)
     wait_until(lambda: newcomer.extract_my_subset(group, KEYS))
-
-
-@pytest.fixture
-def kept(cluster, monkeypatch):
-    """Make the records, in the real GCS, of one more actor of a name that no other test uses."""
-    monkeypatch.setattr(predecessor, "was_restarted", lambda: False)
-    where, actors = (f"name-{uuid.uuid4().hex}", "tests"), iter("abcdef")
-
-    class Kept(predecessor.Records):
-        def __init__(self, actor=None):
-            super().__init__(*where)
-            self.life = (actor or next(actors), uuid.uuid4().hex)
-
-        def _life(self):
-            return self.life
-
-    return Kept
 
 
 def test_records_tell_the_longest_lease_that_may_be_out(kept):

@@ -17,3 +17,7 @@
 The owner of an input reads it and sends batches to the owners of the shards. A shard's owner transforms and publishes a
 batch, commits its state, and returns a receipt. The reader acknowledges what all shards have committed.
 """
+
+from jobs.driver.extras import check_extra
+
+check_extra("jobs.pipelines")

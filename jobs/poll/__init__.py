@@ -14,3 +14,7 @@
 The driver discovers the resources of a cycle and sends them to every agent. Each agent asks the partition actor for its
 subset, polls it and writes samples. The report is computed from the samples alone.
 """
+
+from jobs.driver.extras import check_extra
+
+check_extra("jobs.poll")

@@ -16,7 +16,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Set
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -25,6 +26,7 @@ from partition_actor import arguments, clock
 from partition_actor.actor.actor_metrics import ActorMetrics
 from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
+from partition_actor.actor.draining_nodes import DrainingNodes
 from partition_actor.actor.event_log import EventLog
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
@@ -32,9 +34,9 @@ from partition_actor.actor.predecessor import Records, was_restarted
 from partition_actor.actor.ring_shares import RingShares
 from partition_actor.actor.subsets import Subsets
 from partition_actor.actor.timer_wheel import TimerWheel, fire
-from partition_actor.core.driver import MembershipDriver, Steps
+from partition_actor.core.driver import STATE, MembershipDriver, Steps
 from partition_actor.core.epochs import Epoch, incarnation_at
-from partition_actor.core.events import AT_ONCE
+from partition_actor.core.events import AT_ONCE, Where
 from partition_actor.core.group import Group
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import MINOR, PROTOCOL, Reply, SessionKey, ViewMessage, check_request, leader_name
@@ -45,7 +47,7 @@ from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
 from partition_actor.metrics import Recorder
 from partition_actor.processes import ProcessIdentity
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, to_tell
 from partition_actor.version import __version__
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,22 @@ least. That takes some milliseconds."""
 ANSWER_EVERY = 0.001
 """Seconds between two such turns. A thread of Ray's packs the answers, 0.1 ms each, and then takes other calls in."""
 
+REPLACED_WITHIN = 20.0
+"""Seconds after which a partition actor that has handed over, and that nobody has ended, ends by itself."""
+
 OBSERVED = 20
 """Groups of which `observe` tells."""
+
+
+def _driver_with(begin: Callable[..., Membership], state: dict[str, Any]) -> MembershipDriver:
+    """One that goes on with what was handed over, or that waits for its members as after a crash."""
+    try:
+        driver = MembershipDriver(begin(state=state))
+        driver.take_over(clock.now(), state)
+    except Exception:
+        log.exception("what the former partition actor handed over cannot be used: this one begins as after a crash")
+        return MembershipDriver(begin())
+    return driver
 
 
 class PartitionActor:
@@ -112,6 +128,8 @@ class PartitionActor:
         self._records = Records(name, namespace)
         self._recorded = 0.0
         """Seconds: the longest lease of which there is a record."""
+        self._unrecorded: dict[int, Settings] = {}
+        """By version, settings that it took over, and of before, which it needs again when Ray restarts it."""
         self._former_settled = False
         self._configuring = asyncio.Lock()
         self._settings_version = 0
@@ -149,7 +167,8 @@ class PartitionActor:
         arguments.check_keys(items)
         until = clock.now() + self._settings.ttl
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        view = await self._call(driver.get_subset(group, key, weight, process=caller.process), key, caller)
+        steps = driver.get_subset(group, key, weight, process=caller.process, where=_where(caller.identity))
+        view = await self._call(steps, key, caller)
         mine = await self._subsets.of(self._share(group, key, view), items, (group, key))
         if view is not None and view["exclusive"] and clock.now() >= until:  # nobody may work by it any more
             return mine[:0]
@@ -180,7 +199,8 @@ class PartitionActor:
         arguments.check_mode(exclusive)
         packed = pack_metadata(metadata)
         caller = await self._callers.identify(key, arguments.check_caller(actor))
-        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process), key, caller)
+        where = _where(caller.identity)
+        return await self._call(driver.join(group, key, weight, packed, exclusive, caller.process, where), key, caller)
 
     async def heartbeat(self, member_id: str, session: Any = None, actor: Any = None) -> dict[str, Any]:
         """Renew the lease. Returns ``{"groups": {group: epoch}, "next": seconds, "known": bool}``.
@@ -213,9 +233,12 @@ class PartitionActor:
         """
         driver, checked = self._start(), check_request(request)
         arguments.check_watch(watch)
+        if driver.is_handed_over:
+            await self.pend()  # the end of this process tells the member to look for the next one
         key: SessionKey = (checked["member"], checked["session"])
         self._load.heartbeat(clock.now(), driver.heartbeat_due(key))
-        seconds = driver.request(clock.now(), checked)
+        identity = ProcessIdentity.of(watch) if watch else None
+        seconds = driver.request(clock.now(), checked, _where(identity))
         if seconds is None:
             return None
         overtaken = self._held.pop(key, None)
@@ -224,11 +247,9 @@ class PartitionActor:
         timer = None
         if seconds:  # before `_act`, which may have news for this very heartbeat
             timer = self._held[key] = self._wheel.timer(seconds * random.uniform(0.9, 1.0))
-        if watch and driver.is_accepted(key):
-            identity = ProcessIdentity.of(watch)
-            self._handles.register(key, watch["handle"])
+        if identity is not None and driver.is_accepted(key):
+            self._handles.register(key, identity.handle)
             self._watch.watch(key, identity)
-            driver.locate(key, identity.node, identity.pid)
             if driver.has_joined(key):
                 self._watch.succeed(key)
         if driver.has_actions:
@@ -239,6 +260,8 @@ class PartitionActor:
             finally:
                 if self._held.get(key) is timer:
                     del self._held[key]
+            if driver.is_handed_over:
+                await self.pend()
         return driver.reply(clock.now(), key, checked["seq"])
 
     async def close_session(self, member_id: str, session: Any = None) -> None:
@@ -287,11 +310,13 @@ class PartitionActor:
 
             {"actors": {member_id: handle}, "upto": int, "complete": bool}
 
-        With the `upto` of an earlier reply as `since`, returns only later registrations. Not `complete` while the
-        partition actor recovers and members have yet to report. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        With the `upto` of an earlier reply as `since`, returns only later registrations. Not `complete` while members
+        have yet to report, after a crash or after it was replaced. Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
-        found = self._start().membership.find(arguments.check_text("group", group))
-        return self._handles.of(found, arguments.check_number("since", since))
+        membership = self._start().membership
+        found = membership.find(arguments.check_text("group", group))
+        since = arguments.check_number("since", since)
+        return self._handles.of(found, since, complete=membership.have_reported(found))
 
     async def status(self, group: str | None = None) -> dict[str, Any]:
         """The state for operators, as builtins, with a summary of each group.
@@ -353,7 +378,8 @@ class PartitionActor:
             "version": __version__,
             "protocol": PROTOCOL,
             "minor": MINOR,
-            "settings": self._settings.to_dict(),
+            "state": STATE,
+            **to_tell(self._settings),
             "settings_version": self._start().membership.settings_version,
         }
 
@@ -434,6 +460,46 @@ class PartitionActor:
         self._act()
         return seconds
 
+    async def copy_state(self) -> dict[str, Any]:
+        """What `hand_over` would leave to the next one, while this one goes on. Waits and raises as `hand_over`."""
+        driver = self._start()
+        async with self._configuring:  # whoever hears that it has handed over ends it: the GCS must have the state
+            return await self._call(driver.copy_state())
+
+    async def hand_over(self, settings: dict[str, Any] | None = None) -> None:
+        """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
+
+        Whoever deploys the next one, it runs with these `settings`; None: with the present ones.
+
+        Use ``partition_actor.deploy(replace=True)``, which ends this one then and starts the next. If nobody does that,
+        this one ends by itself, and Ray restarts it with the state. Waits while it recovers from a crash. May be
+        repeated. Raises ``InvalidSettings``, and ``PartitionActorUnavailable`` when the GCS does not answer or counts
+        this node as dead, or while it is being shut down.
+        """
+        driver, records = self._start(), self._records
+        wanted = None if settings is None else Settings.from_dict(settings)
+        async with self._configuring:
+            if driver.is_handed_over:
+                return
+            if not records.are_kept:
+                raise PartitionActorUnavailable("this partition actor cannot hand over: the GCS keeps no records of it")
+            try:  # after the next step there is no way back
+                known = await asyncio.wait_for(asyncio.to_thread(records.known), self._settings.ttl)
+            except Exception as error:
+                raise PartitionActorUnavailable(
+                    f"the GCS does not answer ({error!r}): nothing was handed over"
+                ) from None
+            if not await self._counts_as_alive():  # then one of the known lives may have this one's place
+                raise PartitionActorUnavailable("the GCS does not count this node as alive: nothing was handed over")
+            state = await self._call(driver.hand_over())
+            state["by"], state["next"] = self._actor_id(), (wanted or self._settings).to_dict()
+            for task in self._tasks:
+                task.cancel()
+            self._event_log.flush()
+            await records.hand_over(STATE, known, state)
+            log.info("partition actor %r has handed over to the next one", self._name)
+            asyncio.get_running_loop().call_later(REPLACED_WITHIN, self._end_by_itself)
+
     # -- insides ------------------------------------------------------------------------------------------------
 
     async def pend(self) -> None:
@@ -453,14 +519,19 @@ class PartitionActor:
             gc.set_threshold(*COLLECT_AFTER)
             sys.setswitchinterval(SWITCH_AFTER)
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
-            longest = self._records.longest_lease(self._deployed.new_cluster_wait)
+            state = self._records.take_over(STATE)
+            first = self._deployed  # somebody else may have deployed it meanwhile, with other settings
+            if state is not None and state["by"] != self._actor_id():
+                first = Settings.from_dict(state["next"])
+            longest = self._records.longest_lease(first.new_cluster_wait)
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             if longest is None:
-                longest = max(max(each.max_ttl, each.new_cluster_wait) for each in (self._deployed, *changed.values()))
+                longest = max(max(each.max_ttl, each.new_cluster_wait) for each in (first, *changed.values()))
             self._settings_version = max(changed, default=0)
-            membership = Membership(
-                changed.get(self._settings_version, self._deployed),
+            begin = partial(
+                Membership,
+                changed.get(self._settings_version, first),
                 incarnation,
                 clock.now(),
                 first=longest == 0,
@@ -468,17 +539,27 @@ class PartitionActor:
                 longest=longest,
                 records=self._records.are_kept,
                 settings_version=self._settings_version,
-                longest_told=max(each.ttl for each in (self._deployed, *changed.values())),
+                longest_told=max(each.ttl for each in (first, *changed.values())),
             )
+            self._driver = _driver_with(begin, state) if state is not None else MembershipDriver(begin())
+            membership = self._driver.membership
+            self._settings_version = version = membership.settings_version
+            if membership.longest_told > membership.settings.ttl and not changed:
+                longer = membership.settings.changed({"ttl": membership.longest_told})
+                self._unrecorded = {version - 1: longer, version: membership.settings}
+            elif membership.settings != self._deployed and not changed:
+                self._unrecorded = {version: membership.settings}
+            self._ring_shares = RingShares(membership.settings)
             self._handles = MemberHandles(incarnation)
             here = ray.get_runtime_context().current_actor  # in a variable: Ray before 2.50 calls only by a kept handle
             self._pending = here.pend.remote()
             self._watch = DeathWatch(self._pending, self._on_ending, self._on_death)
             self._callers = BareCallers(self._watch, self._handles, self._on_replaced, membership.settings.ttl / 2)
-            self._driver = MembershipDriver(membership)
             self._event_log = EventLog(membership.events)
             self._load.watch_loop()
             self._spawn(self._keep_proving())
+            draining = DrainingNodes(self._on_draining, self._known_to_drain, lambda: self._settings)
+            self._spawn(draining.keep_asking())
             metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
             self._spawn(metrics.keep_recording())
             self._act()
@@ -502,6 +583,15 @@ class PartitionActor:
         self._event_log.flush()
         # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    @staticmethod
+    def _actor_id() -> str:
+        return str(ray.get_runtime_context().get_actor_id())
+
+    @staticmethod
+    def _end_by_itself() -> None:
+        log.error("nobody has replaced this partition actor, which has handed over: it is restarted")
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
 
     def _key(self, member_id: object, session: object) -> SessionKey:
         return (arguments.check_text("member_id", member_id), arguments.check_session(session))
@@ -581,6 +671,13 @@ class PartitionActor:
         self._start().died(clock.now(), key, self._callers.process(key), death.why(), death.seconds())
         self._act()
 
+    def _on_draining(self, nodes: dict[str, float | None], dead: Set[str]) -> None:
+        self._start().draining(clock.now(), nodes, dead)
+        self._act()
+
+    def _known_to_drain(self) -> Set[str]:
+        return self._start().membership.draining_nodes(clock.now()).keys()
+
     def _on_replaced(self, key: SessionKey, process: str) -> None:
         log.info("the former process of member %r is dead", key[0])
         self._start().replaced(clock.now(), key, process)
@@ -650,6 +747,10 @@ class PartitionActor:
     async def _prove(self) -> bool:
         """Record the longest lease if it has grown, and ask then; returns whether the GCS counts this node alive."""
         membership, records = self._start().membership, self._records
+        for version in sorted(self._unrecorded):
+            if not await records.add_settings(version, self._unrecorded[version].to_dict()):
+                return False
+            del self._unrecorded[version]
         longest = max(membership.longest_wanted, membership.longest_allowed)
         if longest > self._recorded and (not records.are_kept or await records.add_lease(longest)):
             self._recorded = longest
@@ -661,7 +762,7 @@ class PartitionActor:
             self._act()
         except Exception:
             log.exception("a proof was taken in, and what follows from it failed")
-        if membership.former_are_over and not self._former_settled:
+        if membership.former_are_over(clock.now()) and not self._former_settled:
             self._former_settled = await records.settle_former()
         return True
 
@@ -673,3 +774,7 @@ class PartitionActor:
         except Exception as error:
             log.warning("the GCS does not answer (%r): no lease of an exclusive group is renewed", error)
         return False
+
+
+def _where(identity: ProcessIdentity | None) -> Where | None:
+    return None if identity is None else Where(identity.node or None, identity.pid)

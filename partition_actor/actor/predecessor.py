@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import warnings
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -31,10 +32,20 @@ GCS_TIMEOUT = 5.0
 """Seconds that a question to the GCS may take."""
 KV_NAMESPACE = b"partition_actor"
 KV_SETTINGS = b"partition_actor_settings"
+KV_STATE = b"partition_actor_state"
 SETTLED = "settled"
 
 Life = tuple[str, str]
 """An actor's id and that of one of its processes."""
+
+
+class Known(NamedTuple):
+    """What the GCS knows of the partition actors of a name and namespace."""
+
+    lives: set[Life]
+    """Those that left a record, and the one that asks."""
+    actors: set[str]
+    """The ids of all, dead ones too."""
 
 
 def was_restarted() -> bool:
@@ -86,6 +97,45 @@ class Records:
     async def settle(self) -> bool:
         """Record that this process has ended in good order. Call it as the last act: from then on it grants nothing."""
         return self.are_kept and await self.settle_former() and await self._write([(*self._life(), SETTLED)])
+
+    def known(self) -> Known:
+        """What the GCS knows of the lives so far. Raises if it does not tell."""
+        leases, settled = self._read()
+        return Known(leases.keys() | settled | {self._life()}, _actors_of(*self._where))
+
+    async def hand_over(self, form: int, known: Known, state: dict[str, Any]) -> bool:
+        """Leave the state of this life, the latest that is `known`, to the next; returns whether that is confirmed."""
+        try:
+            value = pickle.dumps({"form": form, "lives": known.lives, "actors": known.actors, "state": state})
+            await ray_internals.write_key(self._state_key(), value, KV_STATE, GCS_TIMEOUT)
+        except Exception as error:
+            log.warning("the GCS has not confirmed the state that is handed over: %r", error)
+            return False
+        return True
+
+    def take_over(self, form: int) -> dict[str, Any] | None:
+        """What the life before this one has handed over, in this `form`: taken once, and only by the next life."""
+        if not self.are_kept:
+            return None
+        try:
+            key, gcs = self._state_key(), ray_internals.gcs_client()
+            value = gcs.internal_kv_get(key, KV_STATE, timeout=GCS_TIMEOUT)
+            if value is None or not gcs.internal_kv_del(key, False, KV_STATE, timeout=GCS_TIMEOUT):
+                return None
+            left = pickle.loads(value)
+            own, now = self._life(), self.known()
+            later = now.lives - left["lives"] - {own}, now.actors - left["actors"] - {own[0]}
+            if left["form"] != form or any(later):
+                log.warning("another partition actor has run since a state was handed over: it is not taken over")
+                return None
+            state: dict[str, Any] = left["state"]
+        except Exception:
+            log.warning("cannot take over the state of the former partition actor", exc_info=True)
+            return None
+        return state
+
+    def _state_key(self) -> bytes:
+        return json.dumps(self._where).encode()
 
     def settings(self) -> dict[int, Settings]:
         """The settings that this actor has changed to, by version: Ray restarts it with those it began with.

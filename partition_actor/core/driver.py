@@ -7,16 +7,22 @@ for how long, and what a call waits for is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from partition_actor.core.epochs import Epoch, fencing_token
-from partition_actor.core.events import Why
+from partition_actor.core.events import Where, Why
 from partition_actor.core.group import Group
 from partition_actor.core.membership import TOLD_AT_ONCE, UNKNOWN_SESSION, Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, ViewMessage, leader_name
+from partition_actor.errors import PartitionActorReplaced
 from partition_actor.settings import Settings
+
+STATE = 1
+"""The form of the state that one partition actor hands to the next. A reader ignores fields that it does not know."""
+
+HANDED_OVER = "this partition actor has been replaced, and grants no lease any more: look its name up again"
 
 
 @dataclass(slots=True)
@@ -68,6 +74,8 @@ class MembershipDriver:
         """Some call waits, or waited, for a proof from then or later."""
         self._results: list[tuple[Any, Any]] = []
         self._answers: dict[SessionKey, _Answer] = {}
+        self.is_handed_over = False
+        """Its state is the next partition actor's: this one says and does nothing any more."""
         self._now = 0.0
         """The time at which a call takes its present step."""
 
@@ -78,6 +86,8 @@ class MembershipDriver:
             pass
         self.has_actions = False
         results, self._results = self._results, []
+        if self.is_handed_over:
+            return Actions([], results, [], False, float("inf"))
         answer: list[SessionKey] = []
         unwatch: list[SessionKey] = []
         for key in sorted(membership.take_news()):
@@ -93,28 +103,34 @@ class MembershipDriver:
 
     def timer(self, now: float) -> None:
         """The moment `Actions.wake_at` has come."""
+        if self.is_handed_over:
+            return
         self.membership.tick(now)
         self.has_actions = True
 
     def proof(self, now: float, at: float, recorded: float = 0.0) -> None:
         """The GCS counted this partition actor's node alive at or after `at`: rule 8. See ``Membership.prove``."""
+        if self.is_handed_over:
+            return
         self.membership.prove(at, recorded)
         self.timer(now)
 
     # -- heartbeats and ends of processes -----------------------------------------------------------------------
 
-    def request(self, now: float, request: Request | ShortRequest) -> float | None:
+    def request(self, now: float, request: Request | ShortRequest, where: Where | None = None) -> float | None:
         """Take in a heartbeat; returns the seconds for which to hold it, at most. 0: answer it now, with `reply`.
 
         It overtakes one of the same session that is still held. None: a later one has come before it; there is no
-        reply. Raises what ``Membership.sync`` raises.
+        reply. `where`: its process, if it tells it.
+        Raises what ``Membership.sync`` raises, and ``PartitionActorReplaced`` after `hand_over`.
         """
+        self._refuse_if_handed_over()
         membership = self.membership
         if "same" in request and (session := membership.renew(now, request)) is not None:
             session.held = True
             return min(membership.interval, session.interval)
         self.has_actions = True
-        session = membership.sync(now, request)
+        session = membership.sync(now, request, where)
         if session is None:  # of a dead process: hold it off
             return membership.interval if (request["member"], request["session"]) in membership.dead else None
         seconds = membership.hold_for(session)
@@ -127,7 +143,9 @@ class MembershipDriver:
         return session.received + session.interval if session is not None and session.interval else None
 
     def reply(self, now: float, key: SessionKey, seq: int) -> Reply | None:
-        """The answer to heartbeat `seq` of a session; None when a later one has overtaken it."""
+        """The answer to heartbeat `seq` of a session; None when a later one has overtaken it, or after `hand_over`."""
+        if self.is_handed_over:
+            return None
         session = self.membership.sessions.get(key)
         if session is None:
             return None if key in self.membership.dead else self.membership.reply(now, UNKNOWN_SESSION, seq)
@@ -152,10 +170,16 @@ class MembershipDriver:
         return session is not None and bool(session.groups)
 
     def locate(self, key: SessionKey, node: str, pid: int | None) -> None:
-        """The process of a session, for operators: the hex id of its node and its pid there, if that is known."""
-        session = self.membership.sessions.get(key)
-        if session is not None:
-            session.where.node, session.where.pid = node or None, pid
+        """The process of a session: the hex id of its node and its pid there, if that is known."""
+        self.membership.locate(key, Where(node or None, pid))
+        self.has_actions = True
+
+    def draining(self, now: float, nodes: Mapping[str, float | None], dead: Set[str] = frozenset()) -> None:
+        """These nodes are draining, and no others; see ``Membership.draining``."""
+        if self.is_handed_over:
+            return
+        self.membership.draining(now, nodes, dead)
+        self.has_actions = True
 
     def died(
         self,
@@ -170,23 +194,28 @@ class MembershipDriver:
         `why` and `seconds`: who said so, and how long it took to be certain.
         A session of which another process may still work by its latest subset lives on until its lease ends.
         """
+        if self.is_handed_over:
+            return
         self.replaced(now, key, process)
         if self._may_answer(now, key, process):
             self.membership.died(now, key, why, seconds)
 
     def replaced(self, now: float, key: SessionKey, process: str) -> None:
         """This process of a bare caller is certainly dead, and the next one of its session has its place."""
-        if key in self._answers and self._answers[key].process == process:
+        if key in self._answers and self._answers[key].process == process and not self.is_handed_over:
             del self._answers[key]
         self.has_actions = True
 
     def ending(self, now: float, key: SessionKey) -> None:
         """The process of a session is about to end."""
+        if self.is_handed_over:
+            return
         self.membership.ending(now, key)
         self.has_actions = True
 
     def close(self, now: float, key: SessionKey) -> None:
         """A session says that it has stopped working, and will not come back."""
+        self._refuse_if_handed_over()
         self.membership.close(now, key)
         self.has_actions = True
 
@@ -194,14 +223,22 @@ class MembershipDriver:
 
     def heartbeat(self, now: float, key: SessionKey) -> dict[str, Any]:
         """Renew the lease of a bare caller; see ``Membership.heartbeat``."""
+        self._refuse_if_handed_over()
         self.has_actions = True
         return self.membership.heartbeat(now, key)
 
     def get_subset(
-        self, group: str, key: SessionKey, weight: int, exclusive: bool | None = None, process: str = ""
+        self,
+        group: str,
+        key: SessionKey,
+        weight: int,
+        exclusive: bool | None = None,
+        process: str = "",
+        where: Where | None = None,
     ) -> Steps[ViewMessage | None]:
         """The view that the caller may act on, or None: nothing. A drained session does not join.
 
+        `where`: the caller's process, if that is known for certain.
         `process` tells apart the processes that use one session. By its call a process says that it is done with its
         own former subset, and not that others are with theirs: it waits until they are dead or their lease is over.
         """
@@ -209,7 +246,7 @@ class MembershipDriver:
         yield from self._alone(key, process)
         session = self.membership.sessions.get(key)
         if session is None or group not in session.drained:
-            self.membership.join(self._now, group, key, weight, None, exclusive)
+            self.membership.join(self._now, group, key, weight, None, exclusive, where)
         yield self._published(group)
         if self._needs_proof(group):
             self._proof_needed = received
@@ -251,10 +288,14 @@ class MembershipDriver:
         metadata: bytes | None,
         exclusive: bool | None,
         process: str = "",
+        where: Where | None = None,
     ) -> Steps[dict[str, Any]]:
-        """``{"epoch", "token", "exclusive", "members"}``, once the join is published. `process`: see `get_subset`."""
+        """``{"epoch", "token", "exclusive", "members"}``, once the join is published.
+
+        `process` and `where`: see `get_subset`.
+        """
         yield from self._alone(key, process)
-        self.membership.join(self._now, group, key, weight, metadata, exclusive)
+        self.membership.join(self._now, group, key, weight, metadata, exclusive, where)
         yield self._published(group)
         found = self.membership.find(group)
         token = fencing_token(found.epoch) if found.epoch else 0
@@ -281,6 +322,7 @@ class MembershipDriver:
 
     def make_group(self, now: float, group: str) -> bool:
         """See ``Membership.make_group``."""
+        self._refuse_if_handed_over()
         self.has_actions = True
         return self.membership.make_group(now, group)
 
@@ -312,6 +354,7 @@ class MembershipDriver:
 
     def end(self, now: float) -> float:
         """Begin the end in good order: see ``Membership.end``. Returns the seconds that it takes at most."""
+        self._refuse_if_handed_over()
         self.has_actions = True
         self.membership.end(now)
         return self.membership.settles_within(now)
@@ -319,6 +362,36 @@ class MembershipDriver:
     def settled(self) -> Steps[None]:
         """Wait until no lease that somebody may act on is out: the process may end."""
         yield _Wait("settled", lambda _: self.membership.is_settled())
+
+    # -- rule 13: the hand-over to the next partition actor ----------------------------------------------------------
+
+    def hand_over(self) -> Steps[dict[str, Any]]:
+        """The whole state, for `take_over` of the next partition actor, once nobody waits for survivors to report.
+
+        From then on this one grants, answers and changes nothing: every call raises ``PartitionActorReplaced``.
+        """
+        state = yield from self.copy_state()
+        self.is_handed_over = True
+        for waiting in self._waiting.values():
+            self._results += [(call, PartitionActorReplaced(HANDED_OVER)) for _, call, _ in waiting]
+        self._waiting.clear()
+        return state
+
+    def copy_state(self) -> Steps[dict[str, Any]]:
+        """The same, while this one goes on: to try out whether the next one can begin with it."""
+        yield _Wait(object(), lambda _: not self.membership.locks_unknown)
+        state = self.membership.state(self._now)
+        state["answers"] = [(key, each.process, each.until - self._now) for key, each in self._answers.items()]
+        return state
+
+    def take_over(self, now: float, state: Mapping[str, Any]) -> None:
+        """Go on for the partition actor of which the membership has this `state`."""
+        for key, process, left in state["answers"]:
+            self._answers[tuple(key)] = _Answer(process, now + left)
+
+    def _refuse_if_handed_over(self) -> None:
+        if self.is_handed_over:
+            raise PartitionActorReplaced(HANDED_OVER)
 
     # -- calls that wait ----------------------------------------------------------------------------------------
 
@@ -335,6 +408,9 @@ class MembershipDriver:
     def begin(self, now: float, call: Any, steps: Steps[Any]) -> None:
         """Begin a call, or go on with it: `actions` has its result, under the token `call` of the caller's choice."""
         self._now, self.has_actions = now, True
+        if self.is_handed_over:
+            self._results.append((call, PartitionActorReplaced(HANDED_OVER)))
+            return
         try:
             while (wait := next(steps)).is_over(now):
                 pass

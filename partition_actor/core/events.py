@@ -7,7 +7,7 @@ of one death share their cause, and texts are made for who asks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -114,6 +114,29 @@ class Events:
         where = cause.where or (None if key is None else self.where_of(key))
         self._kept.append(Event(at, cause, member, session, group, epoch, lock, where))
         self.next += 1
+
+    def state(self, now: float) -> dict[str, Any]:
+        """What `restore` of the next partition actor needs; times are ages in seconds."""
+        kept = [
+            {
+                **event._asdict(),
+                "at": now - event.at,
+                "cause": tuple(event.cause._replace(where=None)),
+                "where": None if event.where is None else (event.where.node, event.where.pid),
+            }
+            for event in self._kept
+        ]
+        return {"first": self._first, "next": self.next, "kept": kept}
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with the numbers and the changes of a former partition actor."""
+        self._first, self.next = state["first"], state["next"]
+        for each in state["kept"]:
+            where = None if each["where"] is None else Where(*each["where"])
+            known = {name: each[name] for name in Event._fields}
+            self._kept.append(
+                Event(**{**known, "at": now - each["at"], "cause": Cause(*each["cause"]), "where": where})
+            )
 
     def since(self, number: int) -> tuple[int, list[Event]]:
         """The changes from the one with this id on, and the id of the first of them."""

@@ -497,10 +497,44 @@ class Group:
         known = participant.acked is not None and (self.epoch, participant.rev) == (state.have, state.rev)
         return wanted and known and (not self.exclusive or participant.acked == self.epoch)
 
+    # -- the hand-over to the next partition actor --------------------------------------------------------------
+
+    def state(self, now: float) -> dict[str, Any]:
+        """What `restore` of the next partition actor needs, once all is published; times are ages in seconds."""
+        assert self.is_published
+        for key in self._waiting_news:
+            if key in self.participants:
+                self.participants[key].rev += 1
+                self._note(key, self.name)
+        self._waiting_news.clear()
+        return {
+            "exclusive": self.exclusive,
+            "mode_assumed": self._mode_assumed,
+            "epoch": self.epoch,
+            "members": dict(self.members),
+            "sessions": dict(self.sessions),
+            "participants": {key: each.state(now) for key, each in self.participants.items()},
+            "displaced": sorted(self._displaced),
+            "empty": None if self.empty_since is None else now - self.empty_since,
+            "handoff": self._handoff.state(now),
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with the `state` of a former partition actor."""
+        self.exclusive, self._mode_assumed = state["exclusive"], state["mode_assumed"]
+        self._log.restore(state["epoch"], state["members"])
+        self.sessions = state["sessions"]
+        self.next_ring = {member: (weight, self.sessions[member]) for member, weight in self.members.items()}
+        self.participants = {key: Participant.restored(each, now) for key, each in state["participants"].items()}
+        self._displaced = set(state["displaced"])
+        self.empty_since = None if state["empty"] is None else now - state["empty"]
+        if self.exclusive:
+            self._handoff.restore(state["handoff"], self.epoch, self.sessions, self.participants, now)
+
     # -- recovery (rule 7) --------------------------------------------------------------------------------------
 
-    def take_recovery_report(self, key: SessionKey, report: Report, state: ReportState) -> None:
-        """Note who waits to be admitted, and what the survivors of the former partition actor hold.
+    def take_recovery_report(self, key: SessionKey, report: Report, state: ReportState, *, barred: bool) -> None:
+        """Note who waits to be admitted, if it is not `barred`, and what survivors of the former partition actor hold.
 
         A lease goes on only for a session whose views are known, and that says in a request sent after this partition
         actor's start that its lease runs. Of any other the former partition actor may have known that its lease was
@@ -511,7 +545,7 @@ class Group:
             self.joiners.pop(key, None)
             if key in self.participants:
                 self._forget(key)
-            if report.wants_in and report.met:
+            if report.wants_in and report.met and not barred:
                 self.joiners[key] = Participant(said["weight"], said.get("metadata"), reported=said["have"])
             state.resync = report.wants_in and not report.met
             return

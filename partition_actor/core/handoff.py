@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.messages import Members, RingMessage, SessionKey
@@ -46,6 +47,25 @@ class Participant:
             self.first, self.last = self.first or epoch, None
         elif self.first is not None and self.last is None:
             self.last = epoch
+
+    def state(self, now: float) -> dict[str, Any]:
+        """What `restored` of the next partition actor needs; times are ages in seconds."""
+        return {
+            "weight": self.weight,
+            "metadata": self.metadata,
+            "acked": self.acked,
+            "first": self.first,
+            "last": self.last,
+            "leaving": self.leaving,
+            "rev": self.rev,
+            "told": [(epoch, now - at) for epoch, at in self.told],
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], now: float) -> Participant:
+        """The participant of a `state`."""
+        known = {name: value for name, value in state.items() if name in cls.__slots__}
+        return cls(**{**known, "told": [(epoch, now - age) for epoch, age in state["told"]]})
 
     def was_on_ring_at(self, epoch: Epoch) -> bool:
         """Whether the ring of `epoch` gave the keys of its id to this session."""
@@ -101,6 +121,36 @@ class Handoff:
     def learn(self, epoch: Epoch, members: Members) -> None:
         """Take in the membership of an epoch of a former partition actor, as a member reported it."""
         self._history.setdefault(epoch, dict(members))
+
+    def state(self, now: float) -> dict[str, Any]:
+        """What `restore` of the next partition actor needs; times are ages in seconds."""
+        return {
+            "history": dict(self._history),
+            "joined": {key: (each.label, each.members, each.upto) for key, each in self._joined.items()},
+            "labels": self._labels,
+            "published": {epoch: now - at for epoch, at in self._published_at.items()},
+            "laggards": list(self.laggards),
+            "unfinished": {epoch: (now - at, count) for epoch, (at, count) in self.unfinished.items()},
+        }
+
+    def restore(
+        self,
+        state: Mapping[str, Any],
+        epoch: Epoch | None,
+        sessions: Mapping[str, str],
+        participants: Mapping[SessionKey, Participant],
+        now: float,
+    ) -> None:
+        """Go on with the `state` of a former partition actor, of which `epoch` is the latest."""
+        self._epoch, self._sessions, self._participants = epoch, sessions, participants
+        self._history = dict(state["history"])
+        self._joined = {key: Joined(*joined) for key, joined in state["joined"].items()}
+        self._labels = state["labels"]
+        self._published_at = {epoch: now - age for epoch, age in state["published"].items()}
+        self.laggards = dict.fromkeys(state["laggards"])
+        self.unfinished = {epoch: (now - age, count) for epoch, (age, count) in state["unfinished"].items()}
+        self._is_worked_out = False
+        self._work_out()  # members have been told whom they wait for
 
     def latest(self) -> tuple[Epoch | None, Members]:
         """The latest epoch known, and its membership."""

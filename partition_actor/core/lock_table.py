@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from partition_actor.core.epochs import Epoch, fencing_token
 from partition_actor.core.messages import LockAnswer, LockReport, SessionKey
@@ -139,6 +139,44 @@ class LockTable:
         else:
             claim.verdict = "lost"
             self._record("lost", claim, token)
+
+    def state(self, now: float) -> dict[str, Any]:
+        """What `restore` of the next partition actor needs; times are ages in seconds."""
+        places = {
+            id(claim): at for lock in self.locks.values() for at, claim in enumerate([*lock.holders, *lock.waiters])
+        }
+        claims = [claim for claims in self._claims.values() for claim in claims.values()]
+        return {
+            "claims": [
+                {
+                    "key": claim.key,
+                    "ticket": claim.ticket,
+                    "name": claim.name,
+                    "shared": claim.shared,
+                    "waits": claim.waits,
+                    "token": claim.token,
+                    "told": claim.told,
+                    "broken": None if claim.broken_at is None else now - claim.broken_at,
+                    "verdict": claim.verdict,
+                }
+                for claim in sorted(claims, key=lambda claim: places.get(id(claim), -1))
+            ],
+            "unverified": sorted(self.unverified),
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with the `state` of a former partition actor."""
+        self.unverified = set(state["unverified"])
+        for each in state["claims"]:
+            age = each["broken"]
+            fields = {name: value for name, value in each.items() if name in LockClaim.__slots__}
+            claim = LockClaim(**{**fields, "key": tuple(each["key"])}, broken_at=None if age is None else now - age)
+            self._claims.setdefault(claim.key, {})[claim.ticket] = claim
+            if claim.verdict is None:
+                lock = self.locks.setdefault(claim.name, LockRecord())
+                (lock.holders if claim.token else lock.waiters).append(claim)
+                self.due[claim.name] = None
+            self._note(claim)
 
     def answers(self, key: SessionKey) -> dict[int, LockAnswer]:
         """What a reply has to say to a session, by ticket."""

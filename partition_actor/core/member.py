@@ -127,6 +127,8 @@ class MemberState:
         """Exclusive groups in which the lease is not renewed (rule 6), and until when it runs there."""
         self.admits_at: float | None = None
         """When the partition actor, which recovers, will admit members; None if it has not said that it does."""
+        self.node_drains = False
+        """The partition actor has said that this member's node is draining."""
         self.withdrawn = False
         """The partition actor has withdrawn its leases, and none has been granted since."""
         self.has_let_go = False
@@ -322,6 +324,7 @@ class MemberState:
             self._fenced = {name: self._fenced.get(name, self.exclusive_until) for name in reply.get("fenced", ())}
             self.exclusive_until = max(self.exclusive_until, self._sent + reply["exclusive_lease"])
         self.admits_at = self._sent + reply["wait"] if "wait" in reply else None
+        self.node_drains = reply.get("draining", False)
         if reply.get("withdrawn"):
             self._withdraw()
         elif reply["lease"] > 0 or reply["exclusive_lease"] > 0:
@@ -359,6 +362,8 @@ class MemberState:
                 held.exclusive = entry["exclusive"]
             if held.state == "out" and held.want == "in" and held.since > seq:
                 held.state = "joining"  # asked for since: the partition actor has still to hear of it
+            if held.state == "joining":
+                held.conditional = False  # it has been a member
             held.views, held.acked = [], None
             return Change(name, before, None, held.state)
         view = held.read(entry["view"])

@@ -8,8 +8,10 @@ comments are those of ``docs/guarantees.md``.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from partition_actor.core.epochs import COUNTER_BITS, Epoch
@@ -82,6 +84,8 @@ class SessionRecord:
     barred: bool = False
     """An operator has forgotten it in an exclusive group: it gets no lease any more, and may come back after that."""
     where: Where = field(default_factory=Where)
+    waits: dict[str, bool] = field(default_factory=dict)
+    """Groups in which it wants a place and gets none while its node drains, and whether it had one before."""
     ending: frozenset[str] = frozenset()
     """Groups whose ring it left because its process is about to end."""
 
@@ -111,6 +115,7 @@ class Membership:
     actor that is neither waits in exclusive groups only. `longest` is the longest lease that one before may have
     granted, in seconds; None: nobody knows. `records`: the longest lease is recorded before it is granted; see `prove`.
     `settings_version`: how often the settings have changed. `longest_told`: the longest ttl of all settings before.
+    `state`: what the one before has handed over, by `state`; with it nobody waits, and nothing is forgotten (rule 13).
     """
 
     def __init__(
@@ -125,10 +130,11 @@ class Membership:
         records: bool = False,
         settings_version: int = 0,
         longest_told: float = 0.0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = settings
         self.settings_version = settings_version
-        self._longest_told = max(settings.ttl, longest_told)
+        self.longest_told = max(settings.ttl, longest_told)
         """Seconds: the longest ttl by which a bare caller may work; nobody tells it that it has become shorter."""
         self.incarnation = incarnation
         self.started_at = now
@@ -136,7 +142,7 @@ class Membership:
         self.groups: dict[str, Group] = {}
         self.sessions: dict[SessionKey, SessionRecord] = {}
         self.watchers = GroupWatchers()
-        self.longest_allowed = self._longest_told if records else max(self._longest_told, settings.max_ttl)
+        self.longest_allowed = self.longest_told if records else max(self.longest_told, settings.max_ttl)
         """Seconds: no lease is longer. A longer one has first to be recorded, and the record to be proven."""
         self.longest_wanted: float
         """Seconds: the lease for the present number of members, to be recorded if it is longer than is allowed."""
@@ -158,6 +164,10 @@ class Membership:
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._gone: dict[SessionKey, tuple[SessionRecord, list[str], Cause]] = {}
         """Sessions of dead processes, the groups that they have yet to be taken out of, and why they ended."""
+        self._draining: dict[str, float | None] = {}
+        """The nodes that are draining, and when each ends at the latest, if that is known."""
+        self._to_drain: dict[str, None] = {}
+        """Groups in which members on draining nodes may still have to be taken off the ring."""
         self._overdue: dict[SessionKey, float] = {}
         """Sessions whose lease was found to have ended, and when: see `_end_overdue`."""
         self._fences: Timers[tuple[SessionKey, str]] = Timers()
@@ -186,11 +196,16 @@ class Membership:
         self._timers: Timers[str] = Timers()
         """When a group has an epoch to publish or something to tell."""
         wait = self._grace(settings.max_ttl if longest is None else longest)
-        self._recovery_end = None if first and not restarted else now + wait
+        self._recovery_end = None if (first and not restarted) or state is not None else now + wait
         self._waited_at: float | None = None
         """When the wait of rule 7 was found to be over."""
-        if self._recovery_end is None:
-            started: Why = ("no lease of a former partition actor can be out",)
+        self._former_end = now if self._recovery_end is None else self._recovery_end
+        """When every lease is over that a former partition actor has granted, in seconds that this one has run."""
+        if state is not None:
+            started: Why = ("it goes on for a former one, with {} sessions", len(state["sessions"]))
+            self._restore(state, now)
+        elif self._recovery_end is None:
+            started = ("no lease of a former partition actor can be out",)
         else:
             started = ("it waits {:.1f} s for leases that a former partition actor may have granted", wait)
         self.events.record(now, Cause("started", started))
@@ -215,6 +230,7 @@ class Membership:
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
         self._remove_gone(now)
+        self._drain_some(now)
         self._set_timers(now)
         work = 0
         while work < STEP and (name := self._timers.pop(now)) is not None:
@@ -238,7 +254,7 @@ class Membership:
         moments += [at + self.stalled for at in (self._leases.next_end(), self._fences.next(), wait) if at is not None]
         if (timer := self._timers.next()) is not None:
             moments.append(timer)
-        if self._changed or self._gone:
+        if self._changed or self._gone or self._to_drain:
             moments.append(self._last_tick)
         return min(moments)
 
@@ -254,6 +270,7 @@ class Membership:
     def _publish(self, group: Group, now: float) -> None:
         due = group.publish_due
         if due is not None and due <= now:
+            self._take_off_draining(group, now)
             group.publish(self._next_epoch(), now)
             self._news.update(self.watchers.of(group.name))
         group.tell_waiting(now)
@@ -328,10 +345,9 @@ class Membership:
         """Whether somebody may hold a lock that this partition actor has not heard of."""
         return self._recovery_end is not None
 
-    @property
-    def former_are_over(self) -> bool:
+    def former_are_over(self, now: float) -> bool:
         """Whether every lease is over that a former partition actor has granted."""
-        return self._recovery_end is None or self._waited_at is not None
+        return self._run(now) >= self._former_end
 
     def _end_recovery(self, now: float) -> None:
         if self._waited_at is None:
@@ -344,6 +360,100 @@ class Membership:
             self._recovery_end = None
             over = ("every lease of a former partition actor is over",)
             self.events.record(now, Cause("recovered", over, now - self.started_at))
+
+    # -- rule 13: the state that the next partition actor goes on with ---------------------------------------------
+
+    def state(self, now: float) -> dict[str, Any]:
+        """All that is known, as builtins, for the next partition actor. This one must do nothing after it.
+
+        Times are ages, or what is left, in seconds: the next one may be on another clock. It must not recover: nobody
+        knows yet what survivors hold. Raises ``PartitionActorUnavailable`` while it ends.
+        """
+        self._refuse_if_ending()
+        assert self._recovery_end is None
+        self.tick(now)
+        self._sweep(now)
+        while self._gone:
+            self._remove_gone(now)
+        for group in self.groups.values():
+            if not group.is_published:
+                group.publish(self._next_epoch(), now)
+                self._news.update(self.watchers.of(group.name))
+            group.record_handoffs(now)
+        leases = {**dict.fromkeys(self._overdue, 0.0), **self._leases.left(self._run(now))}
+        return {
+            "incarnation": self.incarnation,
+            "settings": self.settings.to_dict(),
+            "settings_version": self.settings_version,
+            "longest_told": self.longest_told,
+            "former": max(self._grace(self.longest_allowed), self._former_end - self._run(now)),
+            "sessions": [self._session_state(now, session, leases) for session in self.sessions.values()],
+            "ended": [(key, now - at, key in self.dead) for key, at in self._ended.items()],
+            "groups": {name: group.state(now) for name, group in self.groups.items()},
+            "kept": sorted(self.kept),
+            "draining": self.draining_nodes(now),
+            "locks": self.locks.state(now),
+            "events": self.events.state(now),
+        }
+
+    def _session_state(self, now: float, session: SessionRecord, leases: Mapping[SessionKey, float]) -> dict[str, Any]:
+        fenced = {name: self._fences.moment((session.key, name)) for name in session.fenced}
+        return {
+            "key": session.key,
+            "age": now - session.joined_at,
+            "seq": session.seq,
+            "received": now - session.received,
+            "interval": session.interval,
+            "lease": session.lease,
+            "left": leases.get(session.key),
+            "groups": sorted(session.groups),
+            "unsettled": [name for name in session.unsettled if name in session.groups],
+            "fenced": {name: 0.0 if at is None else max(0.0, at - self._run(now)) for name, at in fenced.items()},
+            "drained": dict(session.drained),
+            "barred": session.barred,
+            "waits": dict(session.waits),
+            "where": (session.where.node, session.where.pid),
+            "ending": sorted(session.ending),
+        }
+
+    def _restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with the `state` of the former partition actor."""
+        self.events.restore(state["events"], now)
+        self.incarnation = max(self.incarnation, state["incarnation"] + 1)
+        self.settings_version = state["settings_version"] + (self.settings.to_dict() != state["settings"])
+        self.longest_told = max(self.longest_told, state["longest_told"])
+        self.longest_allowed = max(self.longest_allowed, self.longest_told)  # it is recorded before the first proof
+        self._former_end = now + state["former"]
+        for each in state["sessions"]:
+            key = tuple(each["key"])
+            session = self.sessions[key] = SessionRecord(key, now - each["age"], each["seq"], now - each["received"])
+            session.interval, session.lease, session.barred = each["interval"], each["lease"], each["barred"]
+            session.needs_resync = session.seq >= 0  # what its requests refer to is not handed over
+            session.groups, session.unsettled = set(each["groups"]), dict.fromkeys(each["unsettled"])
+            session.drained, session.ending = each["drained"], frozenset(each["ending"])
+            session.waits = dict(each.get("waits", {}))
+            session.where = Where(*each["where"])
+            session.fenced = set(each["fenced"])
+            for name, left in each["fenced"].items():
+                self._fences.set((key, name), now + left)
+            if each["left"] is not None:
+                step = self._lease / 16  # few lengths of leases: see ``LeaseQueue``
+                self._leases.renew(key, now, step * ceil(each["left"] / step))
+        for key, age, is_dead in state["ended"]:
+            self._ended[tuple(key)] = now - age
+            if is_dead:
+                self.dead.add(tuple(key))
+        for name, each in state["groups"].items():
+            group = self.groups[name] = Group(
+                name, each["exclusive"], self.settings, self._note, self._changed, now, self.events
+            )
+            group.restore(each, now)
+        self.kept = set(state["kept"])
+        draining: Mapping[str, float | None] = state.get("draining", {})
+        self._draining = {node: None if left is None else now + left for node, left in draining.items()}
+        self._to_drain = dict.fromkeys(self.groups if draining else ())
+        self.locks.restore(state["locks"], now)
+        self._set_pace()
 
     # -- rule 11: the end in good order ---------------------------------------------------------------------------
 
@@ -363,7 +473,7 @@ class Membership:
         """Whether every lease in exclusive groups is over that this partition actor, or one before it, has granted."""
         while self._out and not self._has_yet_to_let_go(self._out[-1]):
             self._out.pop()
-        return self.is_ending and not self._out and self.former_are_over
+        return self.is_ending and not self._out and (self._recovery_end is None or self._waited_at is not None)
 
     def settles_within(self, now: float) -> float:
         """Seconds after which `is_settled` at the latest, unless this partition actor is itself stopped."""
@@ -416,7 +526,7 @@ class Membership:
             self.ttl = self.longest_allowed
             self.interval = self.settings.hold * (self.ttl / self.settings.ttl)
         self._lease = self._grace(self.ttl)
-        self._bare_lease = self._grace(max(self.ttl, self._longest_told))
+        self._bare_lease = self._grace(max(self.ttl, self.longest_told))
 
     def want_lease(self, seconds: float) -> None:
         """Have a lease of so many seconds recorded, whether or not one is granted."""
@@ -441,7 +551,7 @@ class Membership:
             if value != before[name]
         )
         self.events.record(now, Cause("settings", ("{}", changes)))
-        self._longest_told = max(self._longest_told, settings.ttl)
+        self.longest_told = max(self.longest_told, settings.ttl)
         self._set_pace()
         self.tick(now)
 
@@ -615,9 +725,10 @@ class Membership:
         self._leases.renew(session.key, self._run(now), self._lease)
         return session
 
-    def sync(self, now: float, request: Request | ShortRequest) -> SessionRecord | None:
+    def sync(self, now: float, request: Request | ShortRequest, where: Where | None = None) -> SessionRecord | None:
         """Take in one request. None: a later one has come, or the session is over for good; it is not to be answered.
 
+        `where`: its process, if this request tells it.
         Raises ``GroupFull`` when it comes from a new session and `max_members` are served, and
         ``PartitionActorUnavailable`` when the member has heard of a later partition actor, until a proof shows that
         there is none.
@@ -638,6 +749,7 @@ class Membership:
             session = self._admit(key, now, has_place=has_place)
         if request["seq"] <= session.seq:
             return None
+        self.locate(key, where)
         session.seq = request["seq"]
         if "same" not in request:
             # It may tell changes since a request that this partition actor has never received.
@@ -683,6 +795,8 @@ class Membership:
         """Take in a whole request, or (`is_known`) one that says the same as a whole one before."""
         session.interval = request["interval"]
         told = () if is_known else request["groups"]
+        if session.waits and not self._drains(session):
+            session.unsettled.update(dict.fromkeys(session.waits))
         for name in [name for name in session.unsettled if name in session.reports]:
             if name not in told and self._is_taken_in(key, session, name):
                 continue
@@ -720,6 +834,10 @@ class Membership:
             if conditional and self._recovery_end is None:
                 state.entry = {"state": "missing"}
                 return
+            if self._drains(session) and not (said["have"] is not None and self._recovery_end is not None):
+                if report.wants_in:
+                    session.waits.setdefault(name, False)
+                return
             group = self._open(name, said["exclusive"], now)
         session.groups.add(name)
         if group.mode_conflicts(report):
@@ -729,14 +847,18 @@ class Membership:
             group.joiners.pop(key, None)
             state.entry = {"state": "taken"}
         elif group.recovering:
-            group.take_recovery_report(key, report, state)
+            group.take_recovery_report(key, report, state, barred=self._drains(session))
             self._news.update(self.watchers.of(name))
         elif key in group.participants:
             if said.get("metadata") is not None:
                 group.participants[key].metadata = said["metadata"]
-            group.take_report(now, key, report, barred=session.barred)
+            group.take_report(now, key, report, barred=session.barred or self._drains(session))
+        elif report.wants_in and self._drains(session):
+            session.waits.setdefault(name, False)
         elif report.wants_in and not session.barred:
-            group.admit(now, key, report, state, late=key in self._ended)
+            group.admit(now, key, report, state, late=key in self._ended or session.waits.get(name, False))
+        if group.is_on_ring(key):
+            session.waits.pop(name, None)
 
     def _id_is_taken(self, group: Group, key: SessionKey) -> bool:
         if group.recovering:  # nobody is on the ring yet
@@ -748,6 +870,7 @@ class Membership:
     ) -> None:
         """A member that does not mention a group holds nothing there; an older request may have said otherwise."""
         session.groups.discard(name)
+        session.waits.pop(name, None)
         if name in session.fenced:
             self._unfence(key, session, name)
         if name in self.groups:
@@ -759,7 +882,8 @@ class Membership:
         """Whether the session is on the ring as it wants in each group, knows all of it, and blocks nobody."""
         for name in [*(session.unsettled if "same" in request else request["groups"])]:
             group, state = self.groups.get(name), session.states.get(name)
-            if group is not None and state is not None and group.is_steady(key, state):
+            is_steady = group is not None and state is not None and group.is_steady(key, state)
+            if is_steady or self._waits(key, session, name):
                 session.unsettled.pop(name, None)
         return not (self.is_ending or session.unsettled or session.barred or session.prompt or key in self.locks)
 
@@ -814,6 +938,8 @@ class Membership:
         }
         if self.settings_version:
             reply["settings"] = self.settings_version
+        if self._drains(session):
+            reply["draining"] = True
         if self.is_ending:
             reply["withdrawn"] = True
         if session.needs_resync:
@@ -877,13 +1003,14 @@ class Membership:
             if group is None:  # one of before a restart may still be heard of
                 return self._recovery_end is None and not state.unknown
             return group.view_for_watcher(state) is not None
+        is_to_wait = state.have is not None and self._drains(session)
         if group is None:  # one that wants in opens it
-            return not state.wants_in
+            return not state.wants_in or is_to_wait
         if group.recovering or state.resync:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
-            return not state.wants_in or group.is_superseded(key)
+            return not state.wants_in or is_to_wait or group.is_superseded(key)
         if group.epoch is None:
             return False
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
@@ -918,8 +1045,9 @@ class Membership:
             view = None if group is None else group.view_for_watcher(state)
             return {"state": "unknown"} if view is None else {"view": view}
         if group is None or key not in group.participants:
-            taken = group is not None and group.is_superseded(key)
-            return {"state": "superseded" if taken else "out"}
+            if group is not None and group.is_superseded(key):
+                return {"state": "superseded"}
+            return {"state": "joining" if state.wants_in and self._drains(session) else "out"}
         entry: GroupEntry = {"view": group.view_for(key, None if state.rev == WHOLE else state.have)}
         if state.rejoined:
             entry["rejoined"] = True
@@ -928,10 +1056,18 @@ class Membership:
     # -- callers of a bare handle ---------------------------------------------------------------------------------
 
     def join(
-        self, now: float, group: str, key: SessionKey, weight: int, metadata: bytes | None, exclusive: bool | None
+        self,
+        now: float,
+        group: str,
+        key: SessionKey,
+        weight: int,
+        metadata: bytes | None,
+        exclusive: bool | None,
+        where: Where | None = None,
     ) -> None:
         """Put a session that has no state machine of its own on the ring; it is done with whatever it did before.
 
+        `where`: its process, if that is known. One on a draining node gets no new place.
         Raises ``GroupModeConflict``, ``GroupFull``, and ``PartitionActorUnavailable`` while it ends.
         """
         self._mind_stall(now)
@@ -943,11 +1079,14 @@ class Membership:
         if found is not None:
             check_same_mode(group, found.exclusive, exclusive)
         session = self.sessions.get(key) or self._admit(key, now)
+        self.locate(key, where)
         found = found or self._open(group, exclusive, now)
         session.groups.add(group)
         session.drained.pop(group, None)
         participant = found.participants.get(key) or found.joiners.get(key)
-        if found.recovering:
+        if self._drains(session) and not found.is_on_ring(key):
+            pass
+        elif found.recovering:
             found.joiners[key] = Participant(weight, metadata)
         elif session.barred and found.exclusive:
             pass  # its lease has to end first
@@ -1018,6 +1157,77 @@ class Membership:
         for name in sorted(session.ending):
             if name in self.groups and self.groups[name].is_on_ring(key):
                 self._drain(now, self.groups[name], key, cause)
+
+    # -- draining nodes -------------------------------------------------------------------------------------------
+
+    def locate(self, key: SessionKey, where: Where | None) -> None:
+        """The process of a session, for operators, and because its node may be draining."""
+        session = self.sessions.get(key)
+        if session is None or where is None:
+            return
+        has_moved = session.where.node != where.node
+        session.where.node, session.where.pid = where.node, where.pid
+        if has_moved and self._draining:
+            self._to_drain.update(dict.fromkeys(session.groups))
+
+    def draining(self, now: float, nodes: Mapping[str, float | None], dead: Set[str] = frozenset()) -> None:
+        """These nodes are draining, and no others: by hex id, the seconds until each ends at the latest, or None.
+
+        Members on them hand their keys over, but for those of groups that have no member elsewhere, and newcomers there
+        get no place. If a drain was taken back, they join again. `dead`: nodes that have ended, so that nobody joins
+        again there; they are forgotten when their last sessions are.
+        """
+        before, occupied = self._draining, {session.where.node for session in self.sessions.values()}
+        ended = {node: before[node] for node in before.keys() & dead & occupied}
+        self._draining = ended | {node: None if left is None else now + left for node, left in nodes.items()}
+        if (self._draining.keys() ^ before.keys()) & occupied:
+            self._to_drain.update(dict.fromkeys(self.groups))
+        over = before.keys() - self._draining.keys()
+        for key, session in self.sessions.items() if over & occupied else ():
+            if session.where.node in over:
+                session.prompt = True  # its next heartbeat comes at once, and it joins by that
+                self._news.add(key)
+        self.tick(now)
+
+    def draining_nodes(self, now: float) -> dict[str, float | None]:
+        """The nodes that are draining, and how many seconds each has left, if that is known."""
+        return {node: None if end is None else max(0.0, end - now) for node, end in self._draining.items()}
+
+    def _drains(self, session: SessionRecord) -> bool:
+        """Whether the node of a session is draining."""
+        return session.where.node in self._draining
+
+    def _drain_some(self, now: float) -> None:
+        work = 0
+        while work < STEP and self._to_drain:
+            name, _ = self._to_drain.popitem()  # from its end: at its front holes would add up
+            if name in self.groups:
+                work += 1 + len(self.groups[name].next_ring)
+                self._take_off_draining(self.groups[name], now)
+
+    def _take_off_draining(self, group: Group, now: float) -> None:
+        """Take the members on draining nodes off the ring, if there are others: else its keys would have no owner."""
+        if not self._draining:
+            return
+        keys = ((member, session) for member, (_, session) in group.next_ring.items())
+        living = [self.sessions[key] for key in keys if key in self.sessions]
+        leaving = [session for session in living if self._drains(session)]
+        for session in leaving if len(leaving) < len(living) else ():
+            end = self._draining[session.where.node or ""]
+            told: Why = ("its node is draining",) if end is None else ("its node is draining, for {:.0f} s", end - now)
+            group.goes(session.key, Cause("drained", told, None, session.where), now)
+            group.take_off_ring(session.key, now)
+            if group.name in session.reports:
+                session.waits[group.name] = True
+
+    def _waits(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether a session on a draining node knows that it has no place in a group where it wants one."""
+        state, group = session.states.get(name), self.groups.get(name)
+        if state is None or name not in session.waits or not self._drains(session):
+            return False
+        if state.entry is not None or state.have is not None or not state.wants_in:
+            return False
+        return group is None or not (group.recovering or key in group.participants or group.is_superseded(key))
 
     def close(self, now: float, key: SessionKey) -> None:
         """The session says that it has stopped working, and will not come back."""
@@ -1099,6 +1309,11 @@ class Membership:
         broken = self.locks.break_(now, name)
         self.tick(now)
         return broken
+
+    def have_reported(self, group: Group) -> bool:
+        """Whether each member of a group has sent a request to this partition actor. Callers by a handle need not."""
+        sessions = (self.sessions.get(key) for key in group.sessions.items())
+        return not any(session is not None and session.whole is None and session.seq >= 0 for session in sessions)
 
     def find(self, group: str) -> Group:
         """The group of this name. Raises ``GroupNotFound``."""

@@ -173,9 +173,10 @@ class GroupEntry(TypedDict, total=False):
 
     view: ViewMessage
     rejoined: bool  # beside a view: the session had been forgotten
-    state: Literal["out", "superseded", "conflict", "missing", "taken", "unknown"]
+    state: Literal["out", "superseded", "conflict", "missing", "taken", "unknown", "joining"]
     """Left or drained; another session has the id; the group is of the other mode; of a conditional join: there is no
-    such group, another session has the id; of a group watcher: there is no such group."""
+    such group, another session has the id; of a group watcher: there is no such group; it has no place while its node
+    is draining."""
     exclusive: bool  # beside "conflict"
 
 
@@ -199,6 +200,7 @@ class Reply(_Reply, total=False):
     wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
     settings: int  # how often its settings have changed; `hello` tells the present ones
+    draining: bool  # the member's node is draining: it gets no new place
 
 
 def check_request(value: object) -> Request | ShortRequest:
@@ -406,7 +408,7 @@ def check_version(told: Mapping[str, Any], other: str, here: str, *, by_actor: b
     install = f"install partition-actor=={__version__ if is_older else version}"
     if is_older is not by_actor:
         advice = f"{install} where {other if is_older else here} runs"
-    elif theirs[0] == PROTOCOL:
+    elif theirs[0] == PROTOCOL and min(theirs, ours)[1] > 0:  # minor version 0 cannot hand its state over
         replace = "deploy(replace=True) or `partition-actor deploy --replace`"
         advice = f"{install} on the head, then {replace} puts a new one in without a pause"
     else:

@@ -19,6 +19,7 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "recovering": membership.recovering(now),
         "stalled": membership.stalled,
         "sessions": len(membership.sessions),
+        "draining": membership.draining_nodes(now),
         "interval": membership.interval,
         "ttl": membership.ttl,
         "max_members": membership.settings.max_members,

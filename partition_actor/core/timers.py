@@ -28,6 +28,10 @@ class Timers(Generic[K]):
             self._moments[key] = moment
             heappush(self._heap, (moment, self._set, key))
 
+    def moment(self, key: K) -> float | None:
+        """When `key` fires, or None."""
+        return self._moments.get(key)
+
     def next(self) -> float | None:
         """The first moment, or None."""
         while self._heap and self._moments.get(self._heap[0][2]) != self._heap[0][0]:
@@ -90,6 +94,10 @@ class LeaseQueue(Generic[K]):
             self.drop(key)
         self._length_of[key] = length
         self._queues.setdefault(length, OrderedDict())[key] = now
+
+    def left(self, now: float) -> dict[K, float]:
+        """The seconds that each lease has left."""
+        return {key: self.end(key) - now for key in self._length_of}
 
     def drop(self, key: K) -> None:
         """Forget the lease of `key`, if there is one."""

@@ -54,6 +54,10 @@ class ChangeLog:
         while self._steps and self._size >= max(1, len(members)):
             self._size -= len(self._steps.popleft()[1])
 
+    def restore(self, epoch: Epoch | None, members: Members) -> None:
+        """Begin with the latest epoch of a former partition actor."""
+        self.epoch, self.members = epoch, members
+
     def since(self, epoch: Epoch) -> Changes | None:
         """The changes from `epoch` to now; None when it is too old, or unknown."""
         if epoch == self.epoch:

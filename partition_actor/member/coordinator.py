@@ -19,6 +19,7 @@ from partition_actor.core.member import MemberState
 from partition_actor.core.messages import check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, NoPlaceYet, SessionSuperseded
+from partition_actor.member import sigterm
 from partition_actor.member.background import run_in_background, run_in_thread
 from partition_actor.member.callbacks import Callback, Callbacks, Elected, GroupEvent
 from partition_actor.member.datasets import DatasetPartition, is_dataset
@@ -63,11 +64,21 @@ class PartitionCoordinator:
     mode: never active, every method a no-op, and every key this member's. `settings` apply until the partition actor is
     reached, whose settings then do, all but `call_timeout`, which is this member's own.
 
+    With `on_sigterm` a process that gets SIGTERM hands over as `stop` does, in a thread of its own, and waits for
+    callbacks until the lease ends. Then it ends as it would have: the handler of SIGTERM runs that there was before the
+    start, such as that of ``ray.init()``. For drivers and scripts; `start` it in the main thread. It ends with `stop`.
+
     Raises ``InvalidArgument``.
     """
 
     def __init__(
-        self, my_id: str | None = None, actor: Any = NAME, namespace: str = NAMESPACE, settings: Settings | None = None
+        self,
+        my_id: str | None = None,
+        actor: Any = NAME,
+        namespace: str = NAMESPACE,
+        settings: Settings | None = None,
+        *,
+        on_sigterm: bool = False,
     ) -> None:
         if not isinstance(actor, Transport):
             arguments.check_actor(actor, namespace, settings, optional=True)
@@ -80,6 +91,7 @@ class PartitionCoordinator:
         self._callbacks = Callbacks(self._session)
         self._guard = Guard(self._session)
         self._task_end: Callable[[], bool] | None = None
+        self._on_sigterm = arguments.check_flag("on_sigterm", on_sigterm) and actor is not None
 
     def __repr__(self) -> str:
         if self._session.is_local:
@@ -93,7 +105,18 @@ class PartitionCoordinator:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect and begin to send heartbeats. If the partition actor cannot be reached, log that and keep trying."""
+        """Connect and begin to send heartbeats. If the partition actor cannot be reached, log that and keep trying.
+
+        Raises ``InvalidArgument`` for `on_sigterm` in another thread than the main one, or in a worker of Ray.
+        """
+        self._mind_sigterm()
+        self._start()
+
+    def _mind_sigterm(self) -> None:
+        if self._on_sigterm:
+            sigterm.add(self, self._hand_over)
+
+    def _start(self) -> None:
         self._guard.enter()
         self._session.start()
         self._task_end = task_end()
@@ -115,8 +138,17 @@ class PartitionCoordinator:
         Waits until the callbacks for lost keys have returned and it has left, but not within a callback or an
         `owned_by` method of its own, which must return first.
         """
+        self._stop(waits=not self._callbacks.is_inside())
+        sigterm.remove(self)
+
+    def _stop(self, waits: bool = True, at_most: float | None = None) -> bool:
         self._guard.leave()
-        self._session.stop(waits=not self._callbacks.is_inside())
+        return self._session.stop(waits, at_most)
+
+    def _hand_over(self) -> None:
+        """Stop, and wait as long as nobody else may take the keys."""
+        if not self._stop(at_most=self._session.lease_left()):
+            log.warning("member %r: its lease ends, and callbacks for lost keys still run", self.my_id)
 
     def is_active(self) -> bool:
         """Whether it has been started, with a partition actor, and not stopped."""
@@ -149,11 +181,13 @@ class PartitionCoordinator:
 
     async def astart(self) -> None:
         """`start`, for asyncio."""
-        await run_in_thread(self.start)
+        self._mind_sigterm()
+        await run_in_thread(self._start)
 
     async def astop(self) -> None:
         """`stop`, for asyncio."""
         await run_in_thread(self.stop)
+        sigterm.remove(self)
 
     # -- groups -------------------------------------------------------------------------------------------------
 
@@ -192,7 +226,13 @@ class PartitionCoordinator:
             session.member_state.join(group_id, weight, packed, exclusive)
             session.forget_failure()
         session.send_now()
-        session.wait(lambda: session.state(group_id) != "joining" or isinstance(session.failure, GroupFull))
+        session.wait(
+            lambda: (
+                session.state(group_id) != "joining"
+                or isinstance(session.failure, GroupFull)
+                or session.member_state.node_drains
+            )
+        )
         failure, held = session.failure, session.member_state.groups.get(group_id)
         state = None if held is None else held.state
         if held is not None and state == "conflict":
@@ -215,6 +255,8 @@ class PartitionCoordinator:
         what = f"member {self.my_id!r} has not been admitted to group {group!r} yet, and keeps trying"
         if seconds is not None:
             what += f": the partition actor has restarted, and admits nobody for another {seconds:.1f} s"
+        elif self._session.member_state.node_drains:
+            what += ": its node is draining"
         log.info(what)
         warnings.warn(NoPlaceYet(what, group, seconds), stacklevel=3)
 

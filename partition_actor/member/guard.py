@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import ray
 
-from partition_actor import arguments
+from partition_actor import arguments, ray_internals
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.member_driver import GuardedCall
 from partition_actor.errors import InvalidArgument, NotOwner
@@ -168,11 +168,13 @@ class _Check:
         if not ray.is_initialized():
             return None, self._method
         context = ray.get_runtime_context()
-        name, task = self._method, context.get_task_id()
+        task = context.get_task_id()
         if task is None:
-            return None, name
-        if hasattr(context, "get_task_name"):  # older versions of Ray do not tell
+            return None, self._method
+        if hasattr(context, "get_task_name"):
             name = (context.get_task_name() or "").rpartition(".")[2]
+        else:
+            name = ray_internals.method_that_ray_called(self.guarded)
         entry = inspect.getattr_static(type(worker), name, None)
         while entry is not None and getattr(entry, "__globals__", {}).get("__name__", "").startswith("ray."):
             entry = getattr(entry, "__wrapped__", None)  # Ray's own wrapper, for tracing

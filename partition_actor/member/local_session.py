@@ -118,8 +118,9 @@ class LocalSession(Session):
     def start(self) -> None:
         """Nothing to do."""
 
-    def stop(self, waits: bool = True) -> None:
+    def stop(self, waits: bool = True, at_most: float | None = None) -> bool:
         """Nothing to do."""
+        return True
 
     def check_active(self) -> None:
         """Nothing to do: locks are always there."""

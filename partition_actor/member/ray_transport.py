@@ -32,7 +32,7 @@ from partition_actor.member.background import background_loop, run_in_background
 from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.processes import own_identity, pending_call, ray_life, ray_stays
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, told
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ LOOKUP_TIMEOUT = 10.0
 """Seconds that one call to find or greet the partition actor may take."""
 FIRST_PAUSE = 0.05
 """Seconds: the longest pause before the second attempt. It doubles with each attempt."""
+LOST_AFTER = 2.0
+"""Seconds without an answer after which the log says so: a partition actor that is replaced takes about one."""
 LOG_INTERVAL = 60.0
 """Seconds between two log lines of one member about a partition actor that it cannot reach."""
 TIMER_SLICE = 0.5
@@ -70,6 +72,8 @@ class _Exchange:
     stopped: bool = False
     failures: int = 0
     """Failed attempts in a row."""
+    failed_at: float | None = None
+    """When the first request failed that has had no answer since."""
     timeouts: int = 0
     """Requests in a row that were not answered in time."""
     lost: bool = False
@@ -211,7 +215,7 @@ class RayTransport(Transport):
         with exchange.session.lock:  # `start` returns when it is connected, and the settings apply by then
             exchange.handle, exchange.ray_life, exchange.connected = handle, life, True
             exchange.settings_version = hello.get("settings_version", 0)
-            exchange.session.connect(exchange.member_state, Settings.from_dict(hello["settings"]))
+            exchange.session.connect(exchange.member_state, Settings.from_dict(told(hello)))
 
     async def _prepare_death_watch(self, exchange: _Exchange, handle: Any) -> None:
         """Make what the partition actor watches. A task or a driver needs a reference that dies with its process."""
@@ -248,7 +252,7 @@ class RayTransport(Transport):
         if reply is None:
             return True
         changes = session.receive(member_state, check_reply(reply))
-        exchange.connected = True
+        exchange.connected, exchange.failed_at = True, None
         if changes is None:
             exchange.handle = None  # a partition actor of the past: look for its successor
             return False
@@ -262,7 +266,7 @@ class RayTransport(Transport):
         if reply.get("settings", 0) != exchange.settings_version:
             hello = await _answer(_call(exchange.handle, "hello"))
             exchange.settings_version = hello.get("settings_version", 0)
-            session.change_settings(member_state, Settings.from_dict(hello["settings"]))
+            session.change_settings(member_state, Settings.from_dict(told(hello)))
         if changes and not (reply["resync"] or reply.get("more")):
             # Let the partition actor tell others the same news first: there is no next epoch before this has passed.
             # What others wait for sets `wake`.
@@ -301,7 +305,10 @@ class RayTransport(Transport):
         exchange.failures += 1
         member_state, moment = exchange.member_state, time.monotonic()
         exchange.session.fail(member_state, cause if isinstance(cause, PartitionError) else None)
-        if moment - exchange.logged_at >= LOG_INTERVAL:
+        if exchange.failed_at is None:
+            exchange.failed_at = moment
+        is_lost = member_state.incarnation == 0 or moment - exchange.failed_at >= LOST_AFTER
+        if is_lost and moment - exchange.logged_at >= LOG_INTERVAL:
             level = logging.WARNING if exchange.lost else logging.ERROR
             exchange.logged_at, exchange.lost = moment, True
             reason = str(cause).partition("\n")[0] or repr(cause)

@@ -150,18 +150,27 @@ class Session:
         transport = self._transport
         self.wait(lambda: transport.is_connected(member_state) or bool(self.failure) or driver.is_over(member_state))
 
-    def stop(self, waits: bool = True) -> None:
+    def lease_left(self) -> float:
+        """Seconds until the last of its leases ends; 0.0 if none runs."""
+        with self.lock:
+            session = self.driver.session
+            return 0.0 if session is None else max(0.0, max(session.lease_ends()) - self.now())
+
+    def stop(self, waits: bool = True, at_most: float | None = None) -> bool:
         """Leave all groups, then send no more heartbeats.
 
-        Waits until that and all callbacks and guarded calls of the session are over, at most `call_timeout`.
+        Waits until that and all callbacks and guarded calls of the session are over, for `at_most` so many seconds, or
+        `call_timeout`. Returns whether they are.
         """
         with self.event() as driver:
             member_state = driver.stop(self.now(), self.process())
             if member_state is not None and not self._transport.is_connected(member_state):
                 driver.abandon(member_state)
             latest = driver.session if driver.has_stopped(self.process()) else None
-        if waits and latest is not None:
-            self.wait(lambda: self.active or driver.is_closed(latest))
+        if not waits or latest is None:
+            return latest is None
+        seconds = self.call_timeout if at_most is None else at_most
+        return self.wakeups.wait(lambda: self.active or driver.is_closed(latest), seconds)
 
     @property
     def active(self) -> bool:
@@ -355,3 +364,6 @@ class Session:
             log.error("another process has taken the id %r in group %r; this one is out", self.member_id, change.group)
         elif change.state == "out":
             log.info("member %r is out of group %r", self.member_id, change.group)
+        elif change.state == "joining":
+            why = "its node is draining; it joins again if the drain is taken back"
+            log.info("member %r is out of group %r: %s", self.member_id, change.group, why)

@@ -27,27 +27,33 @@ from partition_actor.operate.options import (
     show,
     yes,
 )
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, told
 
 POLL = 0.25
 """Seconds between two looks whether a drained member is gone."""
 
 
-@click.command(cls=Operation, epilog=example("deploy", "deploy --settings partition_actor.yaml"))
+@click.command(cls=Operation, epilog=example("deploy", "deploy --settings partition_actor.yaml", "deploy --replace"))
 @click.option("--settings", "file", type=click.Path(exists=True, dir_okay=False), help="YAML: field names and values.")
-def deploy(file: str | None) -> None:
+@click.option("--replace", is_flag=True, help="Put a new one in the place of the one that runs; no key moves.")
+def deploy(file: str | None, replace: bool) -> None:
     """Start the partition actor, or find the one that runs. Wait until it answers.
 
-    Settings apply only to one that is started; a running one keeps its own, and the differences are named.
+    Settings apply only to one that is started or replaces another; a running one keeps its own, and the differences are
+    named. With --replace the running one hands its state over and ends: new code and settings come in without a pause.
+    If the new code does not start, the running one goes on.
     """
     chosen = Chosen.now()
     wanted = Settings.load(file) if file else Settings()
     join_ray(chosen.address)
+    if replace:
+        _replace(chosen, wanted if file else None)
+        return
     try:
         handle, is_new = deployment.connect(chosen.name, chosen.namespace, LOOK), False
     except PartitionActorNotFound:
         handle, is_new = _start(chosen, wanted), True
-    reply = ask(handle, "hello")
+    reply = _hello(handle)
     has = reply["settings"]
     differing = sorted(name for name, value in wanted.to_dict().items() if has.get(name) != value) if file else []
     what = "is deployed" if is_new else "runs already"
@@ -56,6 +62,26 @@ def deploy(file: str | None) -> None:
         lines.append(f"  {name} is {has.get(name)}, not {wanted.to_dict()[name]}: see `settings set`")
     result = {"name": chosen.name, "namespace": chosen.namespace, "created": is_new, "differing": differing, **reply}
     show(result, "\n".join(map(text.printable, lines)))
+
+
+def _hello(handle: Any) -> dict[str, Any]:
+    """The versions and settings of a partition actor."""
+    reply = ask(handle, "hello")
+    return {**{name: reply[name] for name in reply if name != "later_settings"}, "settings": told(reply)}
+
+
+def _replace(chosen: Chosen, settings: Settings | None) -> None:
+    handle = partition_actor.deploy(chosen.name, chosen.namespace, settings, replace=True)
+    reply, status = _hello(handle), ask(handle, "status")
+    sessions = text.plural(status["sessions"], "session")
+    result = {"name": chosen.name, "namespace": chosen.namespace, "sessions": status["sessions"], **reply}
+    show(
+        result,
+        text.printable(
+            f"partition actor {chosen.name} is replaced: version {reply['version']}, namespace {chosen.namespace}, "
+            f"{sessions} taken over"
+        ),
+    )
 
 
 def _start(chosen: Chosen, settings: Settings) -> Any:
@@ -212,7 +238,7 @@ def _consequences(handle: Any, chosen: Chosen, force: bool) -> str:
 def settings(ctx: click.Context) -> None:
     """Show the settings, or change some while it runs."""
     if ctx.invoked_subcommand is None:
-        found = ask(connect(), "hello")["settings"]
+        found = _hello(connect())["settings"]
         show(found, screens.settings_table(found, text.console().width))
 
 
@@ -248,7 +274,7 @@ def set_settings(changes: dict[str, Any], sure: bool) -> None:
     Members learn of it with their next heartbeats. A field that cannot change while it runs is refused by its name.
     """
     handle = connect()
-    before = ask(handle, "hello")["settings"]
+    before = _hello(handle)["settings"]
     wanted = Settings(**before).changed(changes).to_dict()
     differing = {name: value for name, value in wanted.items() if before.get(name) != value}
     if not differing:

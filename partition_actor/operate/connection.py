@@ -38,7 +38,7 @@ def connect() -> Any:
         Failure: there is no Ray, or this machine is not a part of it.
         PartitionActorNotFound: Ray knows no such actor.
         PartitionActorUnavailable: it does not answer.
-        VersionMismatch: it speaks another protocol version.
+        VersionMismatch: it is too many versions away.
     """
     chosen = Chosen.now()
     join_ray(chosen.address)

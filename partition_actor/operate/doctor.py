@@ -20,7 +20,7 @@ from partition_actor.operate import text
 from partition_actor.operate.connection import LOOK, ask, join_ray
 from partition_actor.operate.options import FAILED, PROGRAM, Chosen, Failure, Operation, example
 from partition_actor.processes import own_process, watch
-from partition_actor.ray_internals import lacking
+from partition_actor.ray_internals import has_exporter, lacking
 from partition_actor.settings import Settings
 from partition_actor.version import __version__
 
@@ -111,6 +111,7 @@ def findings() -> Iterator[Finding]:
     yield _node(status, nodes)
     yield _clocks(status)
     yield from _settings(status)
+    yield _metrics(status)
     yield _room(status)
     yield _recovery(status)
     yield _pace(status)
@@ -212,6 +213,16 @@ def _settings(status: dict[str, Any]) -> Iterator[Finding]:
     if not troubles:
         own = sorted(name for name, value in usual.to_dict().items() if settings.get(name, value) != value)
         yield Finding("settings", OK, f"sane; not the defaults: {', '.join(own)}" if own else "the defaults")
+
+
+def _metrics(status: dict[str, Any]) -> Finding:
+    """Whether what is recorded is also exported, as far as this machine knows."""
+    if not status["settings"]["metrics"]:
+        return Finding("metrics", OK, "off")
+    if not has_exporter():
+        advice = "pip install 'partition-actor[metrics]' on every node; or `settings set metrics=false` turns them off"
+        return Finding("metrics", WARN, "recorded, but not exported: plain ray is installed here", advice)
+    return Finding("metrics", OK, "recorded, and exported by Ray")
 
 
 def _room(status: dict[str, Any]) -> Finding:

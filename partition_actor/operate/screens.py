@@ -79,6 +79,9 @@ def heading(status: Reply, heartbeats: float | None = None) -> list[Text]:
         lines.append(Text(f"{pace} · last 10 s: late by {late}, longest step {step}"))
     if status["recovering"]:
         lines.append(Text("RECOVERING: it waits for the leases of a former one, and admits nobody before", "bold red"))
+    if draining := status.get("draining"):
+        left = (text.short(node) + (f" ({text.seconds(end)} left)" if end else "") for node, end in draining.items())
+        lines.append(Text(f"DRAINING: members leave {text.plural(len(draining), 'node')}: {', '.join(left)}", "bold"))
     if status["sessions"] >= 0.9 * status["max_members"]:
         lines.append(Text("NEARLY FULL: raise max_members before more workers join", "bold red"))
     return lines

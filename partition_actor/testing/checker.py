@@ -79,7 +79,7 @@ class Checker:
         told.events = first + len(events)
         for event in events:
             members = told.members.setdefault(event.group or "", set())
-            if event.cause.what == "recovered" and event.group is not None:
+            if event.cause.what == "recovered" and event.group in known:
                 members |= set(known[event.group].sessions.items())  # and what follows tells of newcomers
             elif event.cause.what in BEGINS and event.member is not None and event.session is not None:
                 members.add((event.member, event.session))
@@ -166,6 +166,24 @@ class Checker:
                 if missing := set(keys_of(group)).difference(self._keys(covered)):
                     self._fail(f"nobody works on {', '.join(sorted(missing))}")
             self._check_watchers(group, watchers, members)
+
+    def check_drained(self, draining: set[str]) -> None:
+        """Raises ``Violation`` if a member on a node that is `draining` has a place in a group with a member elsewhere.
+
+        And unless the members elsewhere have all keys.
+        """
+        workers = [client for client in self._clients if isinstance(client, Worker) and client.alive]
+        for group, exclusive in self._world.conditions.groups:
+            views = [(worker, worker.member_state.view(group)) for worker in workers]
+            members = [worker for worker, view in views if view is not None and view.mine]
+            elsewhere = [worker for worker in members if worker.node not in draining]
+            if not elsewhere:
+                continue
+            if left := [worker for worker in members if worker.node in draining]:
+                self._fail(f"{left} are members of {group} on nodes that drain, though {elsewhere} are others")
+            covered = reduce(or_, (worker.working_on() for worker in elsewhere))
+            if exclusive and (missing := set(keys_of(group)).difference(self._keys(covered))):
+                self._fail(f"nobody works on {', '.join(sorted(missing))} while {sorted(draining)} drain")
 
     def _check_told(self, worker: Worker) -> None:
         """Users were told of all keys that they may work on, and of no others; no callback or session is left over."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import InvalidSettings
@@ -15,10 +15,12 @@ from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker
-from partition_actor.testing.world import Process, World
+from partition_actor.testing.world import NODES, Process, World
 
 WATCHED = 0.3
 """Fraction of the seeds with a process that only watches the groups."""
+PLANNED_ENDS = 0.3
+"""Fraction of the seeds in which nodes drain."""
 MAX_CLIENTS = 6
 """No fault starts a client while this many run."""
 HEALTH_TIMEOUT = (0.1, 1.5)
@@ -55,6 +57,8 @@ class SimulatedCluster:
         self.rng = random.Random(seed)
         self.settings = settings or self.rng.choice(some_settings())
         self.conditions = replace(conditions or draw(self.rng, tuple(FAULTS)))
+        if conditions is None and random.Random(f"planned ends of {seed}").random() < PLANNED_ENDS:
+            self.conditions.faults |= PLANNED.keys()
         self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
         self.time = self.world.time
         """The clock of the simulated world; every process has its own, which follows it."""
@@ -109,6 +113,10 @@ class SimulatedCluster:
         latest.cut_off = False
         for worker in (*self.workers, *self.watchers):
             worker.route = latest
+        if self.world.draining:
+            self.run_for(self.settling_time)
+            self._checker.check_drained(self.world.draining)
+            self.world.draining.clear()
         self.run_for(self.settling_time)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
@@ -123,10 +131,13 @@ class SimulatedCluster:
         """`what`, with the seed, the time, and the trace if one is kept."""
         return self.world.explain(what)
 
-    def start_partition_actor(self) -> SimulatedPartitionActor:
-        """Start the first partition actor or the next; its clients find it after a while."""
+    def start_partition_actor(self, state: dict[str, Any] | None = None) -> SimulatedPartitionActor:
+        """Start the first partition actor or the next; its clients find it after a while.
+
+        `state`: what the one before has handed over.
+        """
         restarted = bool(self.partition_actors) and self.rng.random() < 0.7
-        actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted)
+        actor = SimulatedPartitionActor(self.world, self.partition_actors, restarted=restarted, state=state)
         for client in self.clients:
             pace = 0.4 if self.conditions.slow_to_find else self.rng.choice((20.0, 4.0, 1.0))
             pace = 20.0 if self.world.faults_over else pace  # one that was ending then is replaced after that
@@ -208,10 +219,11 @@ class SimulatedCluster:
     def _next_fault(self) -> None:
         if self.world.faults_over:
             return
-        kinds = [kind for kind in FAULTS if kind in self.conditions.faults]
+        faults = FAULTS | PLANNED
+        kinds = [kind for kind in faults if kind in self.conditions.faults]
         if kinds:
             kind = self.rng.choice(kinds)
-            if FAULTS[kind](self):
+            if faults[kind](self):
                 self.counts[kind] += 1
                 self.world.log(None, "fault:", kind)
         self._plan_fault()
@@ -337,6 +349,26 @@ def _redeploy(cluster: SimulatedCluster) -> None:
     cluster.world.later(delay, None, _replace, cluster)
 
 
+def _replace_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> None:
+    """Somebody calls ``deploy(replace=True)``; what the partition actor hands over may get lost with the GCS."""
+
+    def take_over(state: dict[str, Any]) -> None:
+        cluster.world.log(actor, "has handed over")
+        lost = actor.cut_off or cluster.rng.random() < 0.1
+        delay = cluster.rng.choice((0.01, cluster.rng.uniform(0.0, 2.0)))
+        cluster.world.later(delay, None, _take_over, cluster, actor, None if lost else state)
+        cluster.world.later(cluster.rng.choice((0.0, delay, delay + 1.0)), None, cluster.kill, actor)
+
+    actor.on_state = take_over
+    cluster.world.later(0.0, actor, actor.hand_over)
+
+
+def _take_over(cluster: SimulatedCluster, former: SimulatedPartitionActor, state: dict[str, Any] | None) -> None:
+    latest = cluster.partition_actors[-1]
+    if not latest.counted_alive:
+        cluster.start_partition_actor(state if latest is former else None)
+
+
 def _cut_off_actor(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
     """The GCS loses touch with the partition actor's node, and may start another while the first still runs."""
     if actor.cut_off:
@@ -456,6 +488,45 @@ def _call(cluster: SimulatedCluster) -> bool:
     return True
 
 
+def _drain_node(cluster: SimulatedCluster) -> bool:
+    """A node is to end. All may be draining at the same time."""
+    world = cluster.world
+    node = cluster.rng.choice(world.nodes)
+    world.log(None, node, "drains")
+    world.draining.add(node)
+    return True
+
+
+def _take_drain_back(cluster: SimulatedCluster) -> bool:
+    draining = sorted(cluster.world.draining)
+    if draining:
+        cluster.world.draining.discard(cluster.rng.choice(draining))
+    return bool(draining)
+
+
+def _end_node(cluster: SimulatedCluster) -> bool:
+    """A node that is draining ends, with all that run there, and another comes in its place."""
+    world, draining = cluster.world, sorted(cluster.world.draining)
+    if not draining:
+        return False
+    node = cluster.rng.choice(draining)
+    world.log(None, node, "ends")
+    world.draining.discard(node)
+    world.ended.add(node)
+    world.nodes[world.nodes.index(node)] = f"node-{NODES + len(world.ended)}"
+    for client in cluster.clients:
+        if client.node == node and client.alive:
+            cluster.kill(client)
+    return True
+
+
+PLANNED: dict[str, Fault] = {
+    "node drains": _drain_node,
+    "drain taken back": _take_drain_back,
+    "draining node ends": _end_node,
+}
+"""What is no fault, and moves keys nevertheless. Apart, so that `draw` decides as it would without it."""
+
 FAULTS: dict[str, Fault] = {
     "pause": _to(_client, _pause, running=True),
     "crash": _to(_client, _crash),
@@ -478,5 +549,6 @@ FAULTS: dict[str, Fault] = {
     "bare caller": _call,
     "lock broken": _to(_actor, _break_lock, running=True),
     "settings change": _to(_actor, _configure, running=True),
+    "partition actor replaced": _to(_actor, _replace_actor, running=True),
     "partition actor shutdown": _to(_any_actor, _shut_down_actor, running=True),
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.events import Where
 from partition_actor.core.membership import Membership
 from partition_actor.core.messages import Reply, Request, SessionKey, ShortRequest, check_request
 from partition_actor.core.share import Share
@@ -64,13 +66,20 @@ class SimulatedPartitionActor(Process):
     """One life of the partition actor. `counted_alive`: the GCS counts its node alive.
 
     `lives` are all lives of this name, oldest first; the new one appends itself. `restarted`: if it is not the first,
-    Ray has restarted it, and nobody has deployed it anew.
+    Ray has restarted it, and nobody has deployed it anew. `state`: what the one before has handed over.
     """
 
-    def __init__(self, world: World, lives: list[SimulatedPartitionActor], *, restarted: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        lives: list[SimulatedPartitionActor],
+        *,
+        restarted: bool,
+        state: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(world, f"partition-actor-{len(lives)}")
         incarnation, longest = 1000 * (len(lives) + 1), longest_lease(lives)
-        self.configured: list[Settings] = lives[-1].configured[:] if restarted else [world.settings]
+        self.configured: list[Settings] = lives[-1].configured[:] if restarted or state else [world.settings]
         """Of all records of settings in the GCS, those that count for this life, oldest first."""
         self.membership = Membership(
             self.configured[-1],
@@ -81,7 +90,8 @@ class SimulatedPartitionActor(Process):
             longest=longest,
             records=True,
             settings_version=len(self.configured) - 1,
-            longest_told=max(settings.ttl for settings in self.configured),
+            longest_told=max(settings.ttl for settings in (self.configured[-1:] if state else self.configured)),
+            state=state,
         )
         self.recorded = 0.0
         """The longest lease that this one may grant, by its record in the GCS."""
@@ -89,8 +99,12 @@ class SimulatedPartitionActor(Process):
         """The GCS has a record that nothing is out that this one has granted."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called when it has ended in good order."""
+        self.on_state: Callable[[dict[str, Any]], None] = lambda state: None
+        """Called with what it hands over."""
         self._ends = False
         self.driver = MembershipDriver(self.membership)
+        if state is not None:
+            self.driver.take_over(self.clock.now(), state)
         self._lives: Sequence[SimulatedPartitionActor] = lives
         self.counted_alive, self.cut_off = True, False
         self.seen: dict[Client, int] = {}
@@ -114,7 +128,7 @@ class SimulatedPartitionActor(Process):
         """A heartbeat."""
         key, seq = (request["member"], request["session"]), request["seq"]
         try:
-            seconds = self.driver.request(self.clock.now(), check_request(request))
+            seconds = self.driver.request(self.clock.now(), check_request(request), Where(worker.node))
         except PartitionError as error:
             self.world.send(self, worker, worker.on_refusal, seq, type(error).__name__)
             return
@@ -144,9 +158,10 @@ class SimulatedPartitionActor(Process):
             return
         self.seen[caller] = number
         key, process = (caller.member_id, caller.session), caller.name
+        where: Where | None = Where(caller.node)
         if self.world.rng.random() < 0.1:
-            process = f"unknown {number} of {caller.name}"
-        steps = self.driver.get_subset(group, key, weight, True, process)
+            process, where = f"unknown {number} of {caller.name}", None
+        steps = self.driver.get_subset(group, key, weight, True, process, where)
         self.driver.begin(self.clock.now(), (caller, number, group, keys), steps)
 
     def on_bare_heartbeat(self, caller: Client) -> None:
@@ -156,7 +171,8 @@ class SimulatedPartitionActor(Process):
 
     def on_close(self, member_id: str, session: str) -> None:
         """A session says that it is over."""
-        self.driver.close(self.clock.now(), (member_id, session))
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.close(self.clock.now(), (member_id, session))
 
     def command(self, name: str, *arguments: Any) -> None:
         """An operator's `drain`, `forget` or `break_lock`; a refusal is only logged."""
@@ -172,10 +188,15 @@ class SimulatedPartitionActor(Process):
 
     def shut_down(self) -> None:
         """End in good order."""
-        self.driver.end(self.clock.now())
-        if not self._ends:
+        with contextlib.suppress(PartitionActorUnavailable):
+            self.driver.end(self.clock.now())
+        if not self._ends and not self.driver.is_handed_over:
             self._ends = True
             self.driver.begin(self.clock.now(), "settled", self.driver.settled())
+
+    def hand_over(self) -> None:
+        """Hand the whole state to `on_state`, as the GCS keeps it. It may live on for a while."""
+        self.driver.begin(self.clock.now(), "hand over", self.driver.hand_over())
 
     def _record_end(self) -> None:
         """Write the record, if the GCS can be reached, and then exit."""
@@ -215,6 +236,9 @@ class SimulatedPartitionActor(Process):
                 self._answer_caller(result, *call)
             elif call == "settled":
                 self._record_end()
+            elif call == "hand over" and isinstance(result, dict):
+                self.counted_alive = False
+                self.on_state(pickle.loads(pickle.dumps(result)))
             elif isinstance(result, Exception):
                 self.world.log(self, call, "refused:", result)
         if actions.prove and not self._asking:  # one question is under way at a time
@@ -237,8 +261,11 @@ class SimulatedPartitionActor(Process):
         return True
 
     def keep_proving(self) -> None:
-        """Ask the GCS whether it still counts this node alive, every `node_proof_interval`."""
+        """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
+        draining, now = self.world.draining, self.clock.now()
+        if self.counted_alive and not self.cut_off and self.membership.draining_nodes(now).keys() != draining:
+            self.driver.draining(now, dict.fromkeys(sorted(draining), 30.0), self.world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:
@@ -268,6 +295,6 @@ class SimulatedPartitionActor(Process):
         """The GCS counted this node alive at or after `at`, with a lease of `recorded` recorded."""
         self._asking = False
         self.driver.proof(self.clock.now(), at, recorded)
-        if self.membership.former_are_over and not self._former_settled:
+        if self.membership.former_are_over(self.clock.now()) and not self._former_settled:
             self._former_settled = True
             self.world.later(self.world.rng.uniform(0.0, 0.02), None, self._settle, self._lives.index(self))

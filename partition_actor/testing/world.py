@@ -14,6 +14,7 @@ from partition_actor.settings import Settings
 from partition_actor.testing.clock import FakeClock
 from partition_actor.testing.conditions import Conditions
 
+NODES = 3
 TRACE_KEPT = 200
 """Events that a trace keeps."""
 
@@ -27,6 +28,9 @@ class Process:
         self.world, self.name = world, name
         self.alive, self.paused = True, False
         self.backlog: list[tuple[Handler, tuple[Any, ...]]] = []
+        dice = random.Random(f"node of {name}, {world.seed}")  # does not change the dice of other processes
+        self.node = dice.choice([*world.nodes, None])
+        """The node that it runs on; None: nobody knows."""
         rng = world.rng
         fastest = 1 + world.settings.clock_rate_margin
         rate = rng.choice((1.0, fastest, rng.uniform(1.0, fastest)))
@@ -80,6 +84,11 @@ class World:
         self.check: Callable[[Process], None] = lambda process: None
         """Called after each step of a process."""
         self.cuts: set[tuple[Process, str]] = set()
+        self.nodes = [f"node-{number}" for number in range(NODES)]
+        """The nodes that are alive; one that has ended has a successor."""
+        self.draining: set[str] = set()
+        """Those of them that are draining, as the GCS tells it."""
+        self.ended: set[str] = set()
         self._events: list[tuple[float, int, Process | None, Handler, tuple[Any, ...]]] = []
         self._order = count()
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACE_KEPT) if trace else None

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from machines import PLAIN, World
 
+from partition_actor.core.events import Where
 from partition_actor.errors import PartitionError
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -28,9 +29,8 @@ class Calls(RuleBasedStateMachine):
     @rule(name=NAMES, exclusive=st.booleans(), weight=st.integers(1, 3))
     def a_process_starts(self, name, exclusive, weight):
         if len(self.members) < 6:
-            self.members.append(
-                self.world.member(name, group="g" if exclusive else "h", exclusive=exclusive, weight=weight)
-            )
+            group = "g" if exclusive else "h"
+            self.members.append(self.world.member(name, group, f"node-{name}", exclusive=exclusive, weight=weight))
 
     @rule(group=GROUPS)
     def a_watcher_starts(self, group):
@@ -65,12 +65,28 @@ class Calls(RuleBasedStateMachine):
         member = self.members.pop(which % len(self.members))
         self.world.membership.died(self.world.now, member.key)
 
+    @precondition(lambda self: not self.world.membership.locks_unknown)
+    @rule(proven=st.booleans())
+    def replace(self, proven):
+        """The next partition actor knows what the former one did, and nobody works on other keys."""
+        works_on = [member.works_on for member in self.members]
+        former = self.world.replace(proven=proven)
+        before, after = (each.state(self.world.now) for each in (former.membership, self.world.membership))
+        lefts = []
+        for state in (before, after):
+            del state["incarnation"], state["events"], state["former"]
+            lefts.append([session.pop("left") for session in state["sessions"]])
+        for was, left in zip(*lefts, strict=True):
+            assert was == left or was <= left <= was + PLAIN.ttl / 8
+        assert before == after
+        assert [member.works_on for member in self.members] == works_on
+
     @rule(name=NAMES, group=GROUPS, call=st.sampled_from(["join", "use", "leave", "drain", "forget", "heartbeat"]))
     def call(self, name, group, call):
         membership, now, key = self.world.membership, self.world.now, (name, "")
         try:
             if call == "join":
-                membership.join(now, group, key, 1, None, None)
+                membership.join(now, group, key, 1, None, None, Where(f"node-{name}"))
             elif call == "heartbeat":
                 membership.heartbeat(now, key)
             elif call in ("use", "leave"):
@@ -83,6 +99,11 @@ class Calls(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.0, 11.5]), proven=st.booleans())
     def wait(self, seconds, proven):
         self.world.wait(seconds, proven=proven)
+
+    @rule(nodes=st.sets(NAMES), dead=st.sets(NAMES))
+    def nodes_drain(self, nodes, dead):
+        draining = {f"node-{name}": None for name in sorted(nodes)}
+        self.world.driver.draining(self.world.now, draining, {f"node-{name}" for name in dead - nodes})
 
     @rule(seconds=st.sampled_from([3.0, 30.0]))
     def the_coordinator_is_stopped(self, seconds):

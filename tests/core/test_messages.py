@@ -152,14 +152,24 @@ def test_a_member_that_is_too_old_is_told_what_to_install(monkeypatch):
 
 
 def test_a_process_too_far_from_the_partition_actor_is_told_which_is_older_and_what_to_install(monkeypatch):
-    newer = r"^the partition actor runs version 7\.7 .*newer than .* of this process: partition-actor==7\.7 where"
+    newer = (
+        r"^the partition actor runs version 7\.7 .*newer than .* of this process: install partition-actor==7\.7 where"
+    )
     older = (
         rf"older than .* of this process: install partition-actor=={re.escape(__version__)} on the head, then {REPLACE}"
     )
     with pytest.raises(VersionMismatch, match=newer):
         check_version(told(MINOR + 2), "the partition actor", "this process", by_actor=True)
-    monkeypatch.setattr(messages, "MINOR", 2)
+    monkeypatch.setattr(messages, "MINOR", 3)
     with pytest.raises(VersionMismatch, match=older):
+        check_version(told(1), "the partition actor", "this process", by_actor=True)
+
+
+def test_one_that_cannot_hand_over_is_not_to_be_replaced(monkeypatch):
+    monkeypatch.setattr(messages, "MINOR", 2)
+    with pytest.raises(
+        VersionMismatch, match=r"everywhere, then shutdown\(\) the partition actor and deploy\(\) it again"
+    ):
         check_version({"protocol": PROTOCOL, "version": "0.1.0"}, "the partition actor", "this process", by_actor=True)
 
 

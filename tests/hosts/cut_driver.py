@@ -20,16 +20,17 @@ from ray_hosts import serve
 
 from partition_actor import Settings, clock
 
-SETTINGS = Settings(ttl=4.0, hold=0.5, handoff_timeout=2.0, node_proof_interval=0.5, max_members=100)
+SETTINGS = Settings(ttl=6.0, hold=0.5, handoff_timeout=2.0, node_proof_interval=0.5, max_members=100)
 """The lease is long enough for a cut that is shorter than it; docs/guarantees.md says how much shorter."""
 LIMIT = 60.0
 """Seconds that a call of a worker may take."""
 
 
 class PermittedWorker(Worker):
-    """Also knows when it was last without a lease."""
+    """Also knows when it was last without a lease, and when its callbacks for lost keys have returned."""
 
     def __init__(self, *arguments: Any) -> None:
+        self._lost: dict[str, float] = {}
         super().__init__(*arguments)
         self._paused = 0.0
         threading.Thread(target=self._look, daemon=True).start()
@@ -37,6 +38,14 @@ class PermittedWorker(Worker):
     def paused(self) -> float:
         """The last moment at which no lease of this worker ran, on the clock of leases."""
         return self._paused
+
+    def lost(self) -> dict[str, float]:
+        """By key, when the latest callback for its loss has returned."""
+        return self._lost
+
+    def _finish(self, group: str, lost: list[str]) -> None:
+        super()._finish(group, lost)
+        self._lost.update(dict.fromkeys(lost, clock.now()))
 
     def _look(self) -> None:
         while True:
@@ -50,15 +59,28 @@ class Workers(Chaos):
 
     worker, settings = PermittedWorker, SETTINGS
 
+    def alive(self) -> dict[str, str]:
+        """Of each host that Ray counts alive, the id of its node by its address."""
+        return {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
     def start(self, host: int, *worker_ids: str) -> None:
         """Start workers on a host."""
-        nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        place = NodeAffinitySchedulingStrategy(nodes[address(host)], soft=False)
+        place = NodeAffinitySchedulingStrategy(self.alive()[address(host)], soft=False)
         for worker_id in worker_ids:
             options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4, scheduling_strategy=place)
             path = str(self.folder / f"{worker_id}.jsonl")
             self.workers[worker_id] = options.remote(worker_id, self.name, path, True)
         ray.get([self.workers[worker_id].pid.remote() for worker_id in worker_ids], timeout=LIMIT)
+
+    def node(self, host: int) -> str:
+        """Ray's id of a host."""
+        return str(next(node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == address(host)))
+
+    def lost(self, *worker_ids: str) -> dict[str, float]:
+        """By key, when the latest callback of these workers for its loss has returned."""
+        told = ray.get([self.workers[worker_id].lost.remote() for worker_id in worker_ids], timeout=LIMIT)
+        keys = {key for each in told for key in each}
+        return {key: max(each.get(key, 0.0) for each in told) for key in keys}
 
     def members(self) -> list[str]:
         """Those that are in both groups."""

@@ -22,7 +22,7 @@ PORT = 6379
 
 
 def environment(*imports: Path, **variables: str) -> dict[str, str]:
-    """For a program on a host; workers of Ray import from these directories."""
+    """Of a program on a host."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     paths = [str(path) for path in (ROOT, *imports)]
     of_ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -32,17 +32,22 @@ def environment(*imports: Path, **variables: str) -> dict[str, str]:
 class RayHosts:
     """Ray on all hosts of a bed, with its head on host 0. It ends with the bed.
 
-    Two Rays start at the same time here, because they share neither a /tmp nor processes.
+    They can start at the same time, because hosts share neither a /tmp nor processes. `variables` are added to the
+    environment, such as Ray's own settings (RAY_...), and workers of Ray import from the directories `imports`.
     """
 
     def __init__(self, hosts: bed.Hosts, *imports: Path, **variables: str) -> None:
         self.hosts, self.environment = hosts, environment(*imports, **variables)
-        self._finish(self.start(HEAD))
-        for started in [self.start(host) for host in range(1, hosts.number)]:
-            self._finish(started)
+        self.start(HEAD)
+        self.start(*range(1, hosts.number))
 
-    def start(self, host: int) -> subprocess.Popen[str]:
-        """`ray start` on a host."""
+    def start(self, *of_hosts: int) -> None:
+        """`ray start` on these hosts at the same time."""
+        for started in [self._start(host) for host in of_hosts]:
+            output, _ = started.communicate(timeout=START_WITHIN)
+            assert started.returncode == 0, output
+
+    def _start(self, host: int) -> subprocess.Popen[str]:
         join = ["--head", f"--port={PORT}", "--include-dashboard=false"]
         if host != HEAD:
             join = [f"--address={bed.address(HEAD)}:{PORT}"]
@@ -56,10 +61,6 @@ class RayHosts:
             stderr=subprocess.STDOUT,
             text=True,
         )
-
-    def _finish(self, started: subprocess.Popen[str]) -> None:
-        output, _ = started.communicate(timeout=START_WITHIN)
-        assert started.returncode == 0, output
 
 
 class Driver:
@@ -81,9 +82,6 @@ class Driver:
             return json.loads(line)
 
         return call
-
-    def end(self) -> None:
-        self._process.communicate(timeout=START_WITHIN)
 
 
 def serve(make: Callable[[], object]) -> None:

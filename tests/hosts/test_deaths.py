@@ -37,6 +37,7 @@ def test_a_death_on_another_host_is_known_long_before_its_lease_ends(driver, mea
         assert statistics.median(took) < SETTINGS.ttl - SETTINGS.hold  # what it takes if only the lease tells
 
 
+@pytest.mark.slow_hosts
 def test_a_host_that_is_powered_off_is_known_after_a_lease(hosts, driver, measured):
     """The last one: the host does not come back. Nothing tells of its end but silence."""
     began = clock.now()

@@ -1,10 +1,7 @@
 """Programs with members and routers: their Ray is shut down, not there yet or another one, and they end well."""
 
-import json
 import logging
-import subprocess
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 from deployments import HASTY, LIMIT, wait_until
@@ -21,43 +18,6 @@ SHORT = Settings(ttl=4.0, hold=0.1, node_proof_interval=0.4)
 WITHOUT_THE_LOOK_UP = 7.0
 """Seconds in which a program ends that does not wait for the ten that a look-up may take."""
 
-BEGIN = '''
-import json, logging, sys, threading, time
-import ray
-from partition_actor import PartitionCoordinator, Router, Settings, deploy
-
-address, name, namespace, group = sys.argv[1:]
-logged = []
-handler = logging.Handler(logging.WARNING)
-handler.emit = lambda record: logged.append(record.getMessage())
-logging.getLogger("partition_actor").addHandler(handler)
-
-def connect():
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-
-def member(my_id="member", call_timeout=5.0):
-    return PartitionCoordinator(my_id, name, namespace, Settings(call_timeout=call_timeout))
-
-def wait_until(condition, seconds=50.0):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.005)
-    assert condition()
-
-def no_ray():
-    """Wait until it has logged that it cannot reach the partition actor. Whether meanwhile no Ray has been started,
-    nor within a dozen heartbeats."""
-    started, begun = [], time.monotonic()
-    wait_until(lambda: (started.append(ray.is_initialized()), logged and time.monotonic() > begun + 1.0)[1])
-    return not any(started)
-
-def say(**what):
-    print(json.dumps(what), flush=True)
-
-def hear():
-    sys.stdin.readline()
-'''
-
 
 @pytest.fixture
 def brisk(make_deployment):
@@ -71,52 +31,6 @@ def short(make_deployment):
     deployment = make_deployment(SHORT)
     deployment.deploy()
     return deployment
-
-
-class Program:
-    """A program of its own process, and the lines of JSON that it prints."""
-
-    def __init__(self, process):
-        self._process = process
-
-    def says(self):
-        """The next thing that it says."""
-        line = self._process.stdout.readline()
-        assert line, self.end()
-        return json.loads(line)
-
-    def tell(self):
-        """Let it go on."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def kill(self):
-        self._process.kill()
-
-    def end(self, timeout=LIMIT):
-        """Wait for its end. Returns its exit code, and what it had to complain of."""
-        try:
-            errors = self._process.communicate(timeout=timeout)[1]
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"the program has not ended within {timeout} s", pytrace=False)
-        return self._process.returncode, errors
-
-
-@pytest.fixture
-def program(cluster, group):
-    """Run a script as a driver of the cluster."""
-
-    @contextmanager
-    def run(deployment, script):
-        where = [cluster.address_info["gcs_address"], deployment.name, deployment.namespace, group]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen([sys.executable, "-c", BEGIN + script, *where], text=True, **pipes) as process:
-            try:
-                yield Program(process)
-            finally:
-                process.kill()
-
-    return run
 
 
 def watched(deployment, number):

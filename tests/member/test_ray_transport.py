@@ -29,7 +29,7 @@ from partition_actor.errors import (
 )
 from partition_actor.member import ray_transport
 from partition_actor.member.background import run_in_background
-from partition_actor.member.ray_transport import FIRST_PAUSE, LOG_INTERVAL, RayTransport
+from partition_actor.member.ray_transport import FIRST_PAUSE, LOG_INTERVAL, LOST_AFTER, RayTransport
 from partition_actor.member.session import Session
 from partition_actor.processes import ProcessIdentity
 
@@ -119,6 +119,11 @@ def settled():
     """Wait until the background loop has done what it can do at once."""
     for _ in range(3):
         run_in_background(asyncio.sleep(0)).result(LIMIT)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(ray_transport, "LOST_AFTER", 0.0)
 
 
 @pytest.fixture
@@ -542,6 +547,7 @@ def test_what_on_changes_raises_does_not_end_heartbeats(make, actor):
     assert session.failure is None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_log_handler_that_raises_does_not_end_heartbeats(started, actor, caplog):
     caplog.set_level(logging.INFO)
 
@@ -576,6 +582,24 @@ LOST = "member 'a' cannot reach the partition actor"
 BACK = ("INFO", "member 'a' has reached the partition actor again")
 
 
+def test_the_log_does_not_tell_of_a_partition_actor_that_is_soon_replaced(started, actor, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(ray_transport, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    actor.held.future.set_exception(ActorDiedError())
+    clock.now = 0.9 * LOST_AFTER
+    actor.next().future.set_exception(PartitionActorNotFound())
+    actor.next().answer()
+    actor.next().future.set_exception(ActorDiedError())  # another, which comes back later
+    call = actor.next()
+    assert told(caplog) == []
+    clock.now = 2 * LOST_AFTER
+    call.future.set_exception(PartitionActorNotFound())
+    actor.next()
+    assert [level for level, _ in told(caplog)] == ["ERROR"]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_the_log_says_once_that_the_partition_actor_is_lost_and_once_that_it_is_back(started, actor, caplog):
     caplog.set_level(logging.INFO)
     actor.held.future.set_exception(ActorDiedError())
@@ -594,6 +618,7 @@ def test_the_log_says_once_that_the_partition_actor_is_lost_and_once_that_it_is_
     assert [level for level, _ in told(caplog)[2:]] == ["ERROR"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_while_it_is_lost_the_log_has_one_line_a_minute(started, actor, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     clock = SimpleNamespace(now=0.0)
@@ -611,6 +636,7 @@ def test_while_it_is_lost_the_log_has_one_line_a_minute(started, actor, caplog, 
     assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING", "WARNING", "INFO"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_greeting_that_succeeds_each_time_is_no_news_until_a_heartbeat_does(started, actor, caplog):
     """As with a request that cannot be pickled."""
     caplog.set_level(logging.INFO)

@@ -209,6 +209,12 @@ def test_deploy_and_shutdown(make_deployment, tmp_path):
     again = terminal("deploy", "--settings", file)
     assert "runs already" in again.stdout
     assert "ttl is 4.0, not 5.0" in again.stdout
+    replaced = terminal("deploy", "--replace", "--settings", file)
+    assert "is replaced" in replaced.stdout
+    assert "0 sessions taken over" in replaced.stdout
+    assert terminal.json("deploy", "--replace")["settings"]["ttl"] == 5.0
+    file.write_text("vnodes: 7\n")
+    assert "keys would move" in refusal(terminal("deploy", "--replace", "--settings", file, expected=2))
     file.write_text("ttl: much\n")
     assert "ttl" in refusal(terminal("deploy", "--settings", file, expected=2))
     assert "has ended" in terminal("shutdown", "--yes").stdout

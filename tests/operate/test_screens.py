@@ -117,6 +117,11 @@ def test_trouble_is_said_above_everything():
     assert any("NEARLY FULL" in line for line in lines[:5])
 
 
+def test_draining_nodes_are_shown_with_the_time_that_they_have_left():
+    lines = shown(screens.overview(status(draining={"abcdef123456": 25.0, "123456abcdef": None}), 50, 100), 100)
+    assert "DRAINING: members leave 2 nodes: abcdef (25 s left), 123456" in lines
+
+
 def test_top_fits_the_screen_and_shows_handoffs_first():
     groups = {f"group-{number}": summary(number) for number in range(100)}
     groups["slow"] = summary(1, handoff={"seconds": 2.0, "held_up_by": ["agent-1"], "members": 1})

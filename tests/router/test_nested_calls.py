@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import ray
 from deployments import LIMIT
+from ray.runtime_context import RuntimeContext
 from teams import KEYS, AsyncWorker, Worker
 
 from partition_actor import errors, owned_by
@@ -119,6 +120,8 @@ class Alias(Worker):
 @pytest.mark.parametrize("cls", [Inherits, GuardedOverride, Alias, AsyncWorker])
 @pytest.mark.parametrize("options", [{}, {"max_concurrency": 4}], ids=["one at a time", "many"])
 def test_a_refused_entry_is_sent_to_the_owner(team, cls, options):
+    if cls is AsyncWorker and not hasattr(RuntimeContext, "get_task_name"):
+        pytest.skip("this Ray does not tell which method it has called: NotOwner is raised, as doctor says")
     router = team.add("a", "b", cls=cls, **options).router()
     key = KEYS[0]
     (other,) = team.others(key, router)

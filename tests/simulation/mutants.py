@@ -26,9 +26,15 @@ _of = Report.of.__func__
 _init = Membership.__init__
 _on_death = SimulatedPartitionActor.on_death
 _use = Membership.use
+_draining = Membership.draining
+_take_off_draining = Membership._take_off_draining
 _take = LockTable.take
 _set_pace = Membership._set_pace
 _configure = MembershipDriver.configure
+_session_state = Membership._session_state
+_restore_membership = Membership._restore
+_restore_group = Group.restore
+_restore_handoff = Handoff.restore
 
 
 def lease_from_the_reply(patch: Any) -> None:
@@ -313,7 +319,7 @@ def longer_lease_without_a_later_proof(patch: Any) -> None:
 
 def former_settled_before_the_wait(patch: Any) -> None:
     """Rule 7: a restarted partition actor records at once that the leases of its predecessors are over."""
-    patch.setattr(Membership, "former_are_over", True)
+    patch.setattr(Membership, "former_are_over", lambda self, now: True)
 
 
 def lease_before_views_are_known(patch: Any) -> None:
@@ -791,6 +797,113 @@ def ttl_grown_before_the_record(patch: Any) -> None:
         return _configure(self, settings, version)
 
     patch.setattr(MembershipDriver, "configure", configure)
+
+
+def one_that_has_handed_over_goes_on(patch: Any) -> None:
+    """Rule 13: a partition actor answers and grants after it has handed its state over."""
+    patch.setattr(
+        MembershipDriver, "is_handed_over", property(lambda self: False, lambda self, value: None), raising=False
+    )
+
+
+def leases_not_handed_over(patch: Any) -> None:
+    """Rule 13: the next partition actor takes every lease for over."""
+
+    def session_state(self, now, session, leases):
+        return {**_session_state(self, now, session, leases), "left": 0.0}
+
+    patch.setattr(Membership, "_session_state", session_state)
+
+
+def acknowledgements_not_handed_over(patch: Any) -> None:
+    """Rule 13: the next partition actor takes the published epoch for acknowledged."""
+
+    def restore(self, state, now):
+        for each in state["participants"].values():
+            each["acked"] = state["epoch"]
+        state["handoff"]["laggards"], state["handoff"]["unfinished"] = [], {}
+        _restore_group(self, state, now)
+
+    patch.setattr(Group, "restore", restore)
+
+
+def earlier_rings_not_handed_over(patch: Any) -> None:
+    """Rule 13: the next partition actor does not know what laggards may act on."""
+
+    def restore(self, state, epoch, *others):
+        kept = {at: members for at, members in state["history"].items() if at == epoch}
+        _restore_handoff(self, {**state, "history": kept, "joined": {}}, epoch, *others)
+
+    patch.setattr(Handoff, "restore", restore)
+
+
+def answers_not_handed_over(patch: Any) -> None:
+    """Rule 13: the next partition actor does not know which bare callers were answered."""
+    patch.setattr(MembershipDriver, "take_over", lambda self, now, state: None)
+
+
+def locks_not_handed_over(patch: Any) -> None:
+    """Rule 13: the next partition actor does not know who holds a lock."""
+    patch.setattr(LockTable, "restore", lambda self, state, now: None)
+
+
+def former_settled_after_a_hand_over(patch: Any) -> None:
+    """Rule 13: what the former partition actor has granted is on record as over as soon as it has handed over."""
+
+    def restore(self, state, now):
+        _restore_membership(self, {**state, "former": 0.0}, now)
+
+    patch.setattr(Membership, "_restore", restore)
+
+
+def told_ttl_not_recorded_after_a_hand_over(patch: Any) -> None:
+    """Rule 13: the next one records leases of its own settings, though bare callers still go by a longer ttl."""
+
+    def restore(self, state, now):
+        allowed = self.longest_allowed
+        _restore_membership(self, state, now)
+        self.longest_allowed = allowed
+        self._set_pace()
+
+    patch.setattr(Membership, "_restore", restore)
+
+
+def drained_by_its_node_released_at_once(patch: Any) -> None:
+    """Rule 14: a member on a draining node holds nothing any more, whatever it has acknowledged."""
+
+    def take_off_draining(self, group, now):
+        before = list(group.next_ring.items())
+        _take_off_draining(self, group, now)
+        for member, (_, session) in before:
+            if member not in group.next_ring:
+                group.remove((member, session), now)
+
+    patch.setattr(Membership, "_take_off_draining", take_off_draining)
+
+
+def member_stays_on_a_draining_node(patch: Any) -> None:
+    """Rule 14: a drained node is looked at when the next epoch is due, not when the drain begins."""
+    patch.setattr(Membership, "_drain_some", lambda self, now: self._to_drain.clear())
+
+
+def drain_is_for_ever(patch: Any) -> None:
+    """Rule 14: a drain that is taken back still keeps members out."""
+
+    def draining(self, now, nodes, dead=frozenset()):
+        _draining(self, now, {**self.draining_nodes(now), **nodes}, dead)
+
+    patch.setattr(Membership, "draining", draining)
+
+
+def those_that_wait_are_not_asked_again(patch: Any) -> None:
+    """Rule 14: a member that waits for the end of a drain joins only if it has something else to say."""
+
+    def draining(self, now, nodes, dead=frozenset()):
+        self._draining = dict(nodes)
+        self._to_drain.update(dict.fromkeys(self.groups))
+        self.tick(now)
+
+    patch.setattr(Membership, "draining", draining)
 
 
 MUTANTS = [

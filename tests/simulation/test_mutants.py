@@ -9,7 +9,7 @@ from mutants import MUTANTS
 
 from partition_actor.settings import Settings
 from partition_actor.testing import SimulatedCluster, Violation
-from partition_actor.testing.cluster import FAULTS
+from partition_actor.testing.cluster import FAULTS, PLANNED
 from partition_actor.testing.conditions import Conditions, draw
 from partition_actor.testing.simulation import run
 
@@ -54,6 +54,28 @@ FOCUS |= {
     "former_ttl_forgotten_by_a_restart": ("bare caller", "join", "pause"),
     "ttl_grown_before_the_record": ("join",),
 }
+DRAINS = dict.fromkeys(
+    (
+        "drained_by_its_node_released_at_once",
+        "member_stays_on_a_draining_node",
+        "drain_is_for_ever",
+        "those_that_wait_are_not_asked_again",
+    ),
+    (*PLANNED, "join", "restart"),
+)
+FOCUS |= DRAINS
+FOCUS |= dict.fromkeys(
+    (
+        "one_that_has_handed_over_goes_on",
+        "leases_not_handed_over",
+        "acknowledgements_not_handed_over",
+        "earlier_rings_not_handed_over",
+    ),
+    ("partition actor replaced", "join", "restart", "weight change", "pause"),
+)
+FOCUS["former_settled_after_a_hand_over"] = ()
+FOCUS["told_ttl_not_recorded_after_a_hand_over"] = ("bare caller", "join", "pause")
+FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -66,6 +88,7 @@ LOCK_FOCUS = {
     "lock_freed_without_proof": (("partition actor cut off",), 1.0, 0.0),
     "lease_before_holds_are_known": (("partition actor crash",), 0.8, 0.2),
     "lock_changes_without_their_base": (("partition actor crash",), 0.8, 0.0),
+    "locks_not_handed_over": (("partition actor replaced",), 2.0, 0.0),
 }
 """The same for locks, with no exclusive group: the faults, how many per second, and the fraction of messages lost."""
 
@@ -90,7 +113,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.faults = frozenset(FOCUS[mutant])
         drawn.fault_rate, drawn.loss, drawn.holds = 3.0, 0.0, True
         drawn.groups = (("keys", True), ("more", True))
-        drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith("let_go") else 0.0
+        drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith(("let_go", "drained")) else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     if mutant in LONGER:
         drawn.faults, drawn.fault_rate = frozenset(("partition actor cut off", "join", "crash")), 6.0
@@ -124,12 +147,18 @@ def conditions(seed: int, mutant: str) -> Conditions:
 
 
 def cluster(seed: int, mutant: str) -> SimulatedCluster:
+    if mutant == "former_settled_after_a_hand_over":
+        made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=8)
+        replace_and_crash(made)
+        return made
     if mutant not in LONGER:
         made = SimulatedCluster(seed, conditions=conditions(seed, mutant))
         if mutant == "ttl_grown_before_the_record":
             configure_while_cut_off(made)
         if mutant == "former_ttl_forgotten_by_a_restart":
             configure_and_crash(made)
+        if mutant == "told_ttl_not_recorded_after_a_hand_over":
+            configure_replace_and_crash(made)
         return made
     made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=1)
     if mutant == "longer_lease_without_a_later_proof":
@@ -160,10 +189,38 @@ def configure_while_cut_off(made: SimulatedCluster) -> None:
     made.start_partition_actor()
 
 
+SHORTER = {"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}
+
+
 def configure_and_crash(made: SimulatedCluster) -> None:
     """The ttl becomes shorter, and then the partition actor crashes."""
-    made.partition_actors[-1].configure(made.settings.changed({"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}))
+    made.partition_actors[-1].configure(made.settings.changed(SHORTER))
     made.run_for(0.1)
+    made.kill(made.partition_actors[-1])
+    made.start_partition_actor()
+
+
+def configure_replace_and_crash(made: SimulatedCluster) -> None:
+    """The ttl becomes shorter, and the next partition actor crashes once the leases of before are over."""
+    made.partition_actors[-1].configure(made.settings.changed(SHORTER))
+    made.run_for(0.1)
+    FAULTS["partition actor replaced"](made)
+    made.run_for(2.5)
+    made.kill(made.partition_actors[-1])
+    made.start_partition_actor()
+
+
+def replace_and_crash(made: SimulatedCluster) -> None:
+    """One member keeps a lease as long as many members have it; the next partition actor has few, and crashes."""
+    made.run_for(4.0)
+    for direction in ("in", "out"):
+        made.cut(made.workers[0], direction, 20.0)
+    for worker in made.workers[2:]:
+        made.kill(worker)
+        made.report_death(worker, certain=True)
+    made.run_for(0.1)
+    FAULTS["partition actor replaced"](made)
+    made.run_for(2.5)
     made.kill(made.partition_actors[-1])
     made.start_partition_actor()
 
@@ -190,5 +247,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 63
+    assert len(MUTANTS) >= 74
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}

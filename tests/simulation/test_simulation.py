@@ -14,7 +14,7 @@ from partition_actor.core.handoff import Handoff
 from partition_actor.core.membership import Membership
 from partition_actor.testing import FakeClock, SimulatedCluster, Violation, simulate, simulate_many
 from partition_actor.testing.__main__ import main
-from partition_actor.testing.cluster import FAULTS
+from partition_actor.testing.cluster import FAULTS, PLANNED
 from partition_actor.testing.conditions import Conditions
 from partition_actor.testing.workers import keys_of
 
@@ -71,7 +71,7 @@ def test_the_shortcut_for_signs_of_life_has_the_same_effect_as_the_full_path(mon
 def test_every_kind_of_fault_happens():
     outcome = simulate_many(range(60), steps=500)
     messages = {"lost message", "duplicated message", "late message"}
-    assert set(FAULTS) | messages | {"slow callback", "raising callback"} <= set(outcome.faults)
+    assert set(FAULTS) | set(PLANNED) | messages | {"slow callback", "raising callback"} <= set(outcome.faults)
 
 
 def test_a_seed_decides_everything_whatever_the_hash_seed():
