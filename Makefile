@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run pipelines test check simulate bench chaos hosts tooz-suite compat compat-ci clean
+.PHONY: help run pipelines test check simulate bench chaos hosts head-failure tooz-suite compat compat-ci clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluste
 # As root: it makes several hosts of this machine. `make test` runs the quick ones of its tests.
 hosts: $(STAMP) ## several hosts: `ray up`, cuts of the network, slow and lossy links, a power failure
 	HOSTS=all $(BIN)/python -m pytest tests/hosts
+
+# As root, as `make hosts`; needs redis-server.
+head-failure: $(STAMP) ## kill the head and start it again, with its GCS in memory, Redis and RocksDB; half an hour
+	$(BIN)/python tests/hosts/head_failure.py --rounds $(or $(ROUNDS),3)
 
 tooz-suite: $(STAMP) ## tooz's own tests, as its wheel ships them, on ray://: all must pass and none be skipped
 	$(BIN)/python tests/tooz/suite.py

@@ -58,7 +58,8 @@ def deploy(
         InvalidArgument: an argument has the wrong type or value.
         InvalidSettings: `replace`, and these settings cannot come in without keys moving.
         PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it. Or `replace`, and
-            the new code does not start, or the old one cannot hand over.
+            the new code does not start, or the old one cannot hand over. Or the Ray that ``ray.init()`` would join
+            refuses this process, for its token or its certificate.
         VersionMismatch: the running actor is too many versions away.
     """
     if settings is not None and not isinstance(settings, Settings):
@@ -167,7 +168,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
     Raises:
         InvalidArgument: an argument has the wrong type or value.
         PartitionActorNotFound: no partition actor has this name.
-        PartitionActorUnavailable: it did not answer in time.
+        PartitionActorUnavailable: it did not answer in time, or the Ray refuses this process.
         VersionMismatch: it is too many versions away.
     """
     check_seconds("timeout", timeout)
@@ -308,4 +309,8 @@ def _prepare(name: str, namespace: str) -> None:
     check_text("name", name)
     check_text("namespace", namespace)
     if not ray.is_initialized():
+        from partition_actor.ray_access import refusal_at  # not at the top: it loads gRPC, which workers do not need
+
+        if refusal := refusal_at():
+            raise PartitionActorUnavailable(refusal)
         ray.init()

@@ -104,6 +104,14 @@ class Settings(BaseModel):
     it. Turn it off if the head must not run actors.
     """
 
+    new_cluster_wait: Annotated[float, Field(ge=0.0, le=86_400.0)] = 0.0
+    """Seconds. How long the first partition actor of its name in a Ray cluster waits before it grants a lease.
+
+    A head that is started again without GCS fault tolerance is a new cluster: its GCS knows nothing of the leases that
+    members on other hosts still hold by the former one. Set it to the ttl then, or to ``max_ttl`` if the interval grows
+    with the members. With GCS fault tolerance, and where all hosts end together, 0 is right.
+    """
+
     call_timeout: Seconds = 5.0
     """Seconds. How long a user's call waits for the partition actor before it raises ``PartitionActorUnavailable``.
 
@@ -201,7 +209,7 @@ class Settings(BaseModel):
         return settings
 
 
-UNKNOWN_TO_MINOR_0 = ("leave_draining_nodes",)
+UNKNOWN_TO_MINOR_0 = ("leave_draining_nodes", "new_cluster_wait")
 """The fields that a member whose messages have minor version 0 would refuse. Later versions ignore what they do not
 know."""
 
@@ -226,6 +234,7 @@ FIXED = {
     **dict.fromkeys(MOVES_KEYS, "keys would move"),
     "max_members": "Ray fixes how many calls an actor holds when it starts it",
     "pin_to_head": "Ray places an actor when it starts it",
+    "new_cluster_wait": "the wait is when a partition actor starts",
     "call_timeout": "each member has its own",
 }
 """The fields that cannot change while a partition actor runs, and why."""

@@ -50,6 +50,7 @@ def test_the_defaults_are_the_documented_ones():
         "vnodes": 160,
         "hash_function": "xxh3",
         "pin_to_head": True,
+        "new_cluster_wait": 0.0,
         "call_timeout": 5.0,
         "node_proof_interval": 1.0,
         "leave_draining_nodes": True,

@@ -522,14 +522,14 @@ class PartitionActor:
             sys.setswitchinterval(SWITCH_AFTER)
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
             state = self._records.take_over(STATE)
-            longest = self._records.longest_lease()
             first = self._deployed  # somebody else may have deployed it meanwhile, with other settings
             if state is not None and state["by"] != self._actor_id():
                 first = Settings.from_dict(state["next"])
+            longest = self._records.longest_lease(first.new_cluster_wait)
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             if longest is None:
-                longest = max(each.max_ttl for each in (first, *changed.values()))
+                longest = max(max(each.max_ttl, each.new_cluster_wait) for each in (first, *changed.values()))
             self._settings_version = max(changed, default=0)
             begin = partial(
                 Membership,

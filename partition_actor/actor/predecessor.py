@@ -70,10 +70,11 @@ class Records:
         """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
         return None not in self._where and ray_internals.can_write_keys()
 
-    def longest_lease(self) -> float | None:
+    def longest_lease(self, of_former_cluster: float = 0.0) -> float | None:
         """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
 
-        0: nothing is out. None: nobody knows.
+        0: nothing is out. None: nobody knows. `of_former_cluster`: the longest of a cluster before this one, which no
+        record tells of; it counts until some life of this cluster is settled.
         """
         try:
             leases, settled = self._read()
@@ -82,7 +83,7 @@ class Records:
             known = {each for each, _ in leases}
             if not _actors_of(*self._where) - {actor} <= known or (was_restarted() and actor not in known):
                 return None  # some life left no records
-            return max((max(leases[life]) for life in self._former), default=0.0)
+            return max([max(leases[life]) for life in self._former] + [0.0 if settled else of_former_cluster])
         except Exception:
             log.warning("cannot tell which leases of former partition actors may be out", exc_info=True)
             return None
