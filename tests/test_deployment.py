@@ -20,6 +20,7 @@ from partition_actor import deployment as deployment_module
 from partition_actor.actor import predecessor
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
+from partition_actor.settings import told
 
 KEYS = [f"key-{number:02}" for number in range(20)]
 
@@ -273,7 +274,7 @@ def test_shutdown_leaves_the_one_alone_that_was_deployed_since(make_deployment, 
 
     monkeypatch.setattr(deployment_module, "_ask_to_end", ask_and_redeploy)
     deployment.shutdown(force=False)
-    assert deployment.call("hello")["settings"] == HASTY.to_dict()
+    assert told(deployment.call("hello")) == HASTY.to_dict()
 
 
 def test_it_outlives_the_driver_that_deployed_it(make_deployment):

@@ -464,7 +464,9 @@ class PartitionActor:
         """What `hand_over` would leave to the next one, while this one goes on. Waits and raises as `hand_over`."""
         driver = self._start()
         async with self._configuring:  # whoever hears that it has handed over ends it: the GCS must have the state
-            return await self._call(driver.copy_state())
+            state = await self._call(driver.copy_state())
+            self._records.check_size(state)
+            return state
 
     async def hand_over(self, settings: dict[str, Any] | None = None) -> None:
         """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 GCS_TIMEOUT = 5.0
 """Seconds that a question to the GCS may take."""
+LARGEST_STATE = 200_000_000
+"""Bytes that the GCS takes in as one value within `GCS_TIMEOUT`."""
 KV_NAMESPACE = b"partition_actor"
 KV_SETTINGS = b"partition_actor_settings"
 KV_STATE = b"partition_actor_state"
@@ -102,6 +104,16 @@ class Records:
         """What the GCS knows of the lives so far. Raises if it does not tell."""
         leases, settled = self._read()
         return Known(leases.keys() | settled | {self._life()}, _actors_of(*self._where))
+
+    @staticmethod
+    def check_size(state: dict[str, Any]) -> None:
+        """Raise ``PartitionActorUnavailable`` when a state is larger than the GCS takes in."""
+        size = len(pickle.dumps(state))
+        if size > LARGEST_STATE:
+            raise PartitionActorUnavailable(
+                f"the state has {size} bytes, and the GCS takes at most {LARGEST_STATE}: most of it is metadata, as a "
+                "rule. This partition actor cannot be replaced: call shutdown() and then deploy()"
+            )
 
     async def hand_over(self, form: int, known: Known, state: dict[str, Any]) -> bool:
         """Leave the state of this life, the latest that is `known`, to the next; returns whether that is confirmed."""

@@ -11,7 +11,9 @@ from members import ExclusiveWorker
 
 import partition_actor
 from partition_actor import Settings, deployment
+from partition_actor.actor import predecessor
 from partition_actor.errors import InvalidArgument, InvalidSettings, PartitionActorReplaced, PartitionActorUnavailable
+from partition_actor.settings import told
 
 KEYS = [f"key-{number}" for number in range(60)]
 
@@ -102,14 +104,14 @@ def test_other_settings_come_in_and_those_that_move_keys_do_not(steady, group):
     member.join_group(group)
     changed = Settings(**{**STEADY.to_dict(), "ttl": 50.0, "max_members": 123})
     replace(steady, changed)
-    assert steady.call("hello")["settings"] == changed.to_dict()
+    assert told(steady.call("hello")) == changed.to_dict()
     assert steady.call("get_members", group) == ["a"]
     with pytest.raises(InvalidSettings, match=r"vnodes: got 7, expected .* keys would move"):
         replace(steady, Settings(**{**STEADY.to_dict(), "vnodes": 7}))
     replace(steady)
-    assert steady.call("hello")["settings"] == changed.to_dict()
+    assert told(steady.call("hello")) == changed.to_dict()
     ray.kill(steady.handle, no_restart=False)  # Ray restarts it with what it began with
-    assert wait_until(lambda: _answers(steady, "hello"))["settings"] == changed.to_dict()
+    assert told(wait_until(lambda: _answers(steady, "hello"))) == changed.to_dict()
 
 
 def test_new_code_that_does_not_start_leaves_the_old_one_as_it_is(steady, group, workers, monkeypatch):
@@ -197,6 +199,22 @@ def test_joins_go_on_while_it_is_replaced(steady, group):
     assert len(steady.members(group)) == len(joined)
 
 
+def test_a_state_that_the_gcs_would_not_take_in_is_told_before_anything_stops(kept, monkeypatch):
+    kept.check_size({"metadata": b"m" * 1000})
+    monkeypatch.setattr(predecessor, "LARGEST_STATE", 999)
+    with pytest.raises(PartitionActorUnavailable, match=r"the state has 10\d\d bytes, and the GCS takes at most 999"):
+        kept.check_size({"metadata": b"m" * 1000})
+
+
+def test_a_router_goes_on(team):
+    router = team.add("a", "b").router()
+    owners = {key: router.owner(key) for key in KEYS}
+    replace(team.deployment)
+    late = team.router()
+    for key in KEYS:
+        assert [each.get(each.call(key, "who", key))[:2] for each in (router, late)] == [(owners[key], key)] * 2
+
+
 def test_what_was_left_is_taken_once_and_only_by_the_next_life(kept):
     async def story():
         first, second, third = kept(), kept(), kept()
@@ -228,11 +246,11 @@ def test_whoever_deploys_meanwhile_it_runs_with_the_settings_of_the_one_before(m
     ray.kill(deployment.handle, no_restart=True)
     deployment.handle = partition_actor.deploy(deployment.name, deployment.namespace)
     assert deployment.call("status", group)["members"]
-    assert deployment.call("hello")["settings"] == settings.to_dict()
+    assert told(deployment.call("hello")) == settings.to_dict()
     wait_until(lambda: deployment.call("status")["heartbeats"] >= len(workers))
     assert shares(workers) == before
     ray.kill(deployment.handle, no_restart=False)
-    assert wait_until(lambda: _answers(deployment, "hello"))["settings"] == settings.to_dict()
+    assert told(wait_until(lambda: _answers(deployment, "hello"))) == settings.to_dict()
 
 
 def test_settings_that_change_while_the_new_code_is_tried_out_stay(steady, monkeypatch):
@@ -244,7 +262,7 @@ def test_settings_that_change_while_the_new_code_is_tried_out_stay(steady, monke
 
     monkeypatch.setattr(deployment, "_try_out", slowly)
     replace(steady)
-    assert steady.call("hello")["settings"]["handoff_timeout"] == 44.0
+    assert told(steady.call("hello"))["handoff_timeout"] == 44.0
 
 
 def test_one_that_crashes_while_the_new_code_is_tried_out_is_still_replaced(make_deployment, monkeypatch):
