@@ -66,7 +66,7 @@ def test_the_next_deployment_begins_with_its_own_settings(make_deployment):
     deployment.call("configure", {"hold": 0.5})
     partition_actor.shutdown(deployment.name, deployment.namespace)
     deployment.deploy()
-    assert ray.get(deployment.handle.hello.remote(), timeout=LIMIT)["settings"] == SETTINGS.to_dict()
+    assert told(ray.get(deployment.handle.hello.remote(), timeout=LIMIT)) == SETTINGS.to_dict()
 
 
 def test_a_newcomer_after_a_shorter_ttl_need_not_wait_for_the_former_interval_of_proofs(make_deployment):

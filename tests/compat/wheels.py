@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 OLD = "e7924d7"
 """The last commit whose messages have no minor version."""
 LIMIT = 90.0
-TTL = 4.0
+TTL = 10.0
 KEYS = [f"key-{number:02}" for number in range(40)]
 WHERE = ("wheels", "wheels")
 MINORS = {"old": 0, "new": 1, "next": 2, "future": 3}

@@ -179,6 +179,7 @@ def test_doctor_finds_a_sound_partition_actor_sound(terminal):
     assert not [each for each in found.values() if each["level"] == "FAIL"]
     assert found["node"]["level"] == "OK"
     assert found["clocks"]["level"] == "OK"
+    assert (found["features of Ray"]["level"], found["metrics"]["level"]) == ("OK", "OK")
 
 
 def test_doctor_says_what_to_do(make_deployment, group):
