@@ -9,6 +9,7 @@ from machines import World
 
 from partition_actor.core.member import MemberState
 from partition_actor.member.session import Session, Transport
+from partition_actor.member.wakeups import Wakeups
 
 
 class FakeTransport(Transport):
@@ -17,8 +18,8 @@ class FakeTransport(Transport):
     Without a world, or while it is not `prompt`, requests wait for `beat`.
     """
 
-    def __init__(self, world: World | None = None) -> None:
-        super().__init__()
+    def __init__(self, world: World | None = None, wakeups: Wakeups | None = None) -> None:
+        super().__init__(wakeups)
         self.world = world or World()
         self.prompt = world is not None
         self.connected = True

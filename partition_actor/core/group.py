@@ -466,26 +466,28 @@ class Group:
         if acked is not None:
             self.ack(key, acked)
 
-    def admit(self, now: float, key: SessionKey, report: Report, state: ReportState, *, late: bool) -> None:
+    def admit(
+        self, now: float, key: SessionKey, report: Report, state: ReportState, *, late: bool, waited: bool
+    ) -> None:
         """Put a session on the ring that is no participant. One that has a view had expired; another may have its id.
 
         A session takes an id over only when it has had a reply, or a late message of a process long gone could throw a
-        live one out. For the same reason no session that has ended (`late`) takes an id over, and none from a later one
-        of its own process.
+        live one out. For the same reason no session that has ended (`late`) takes an id over, none from a later one of
+        its own process, and none that had a place and has `waited` while its node was draining.
         """
         had_view = report.said["have"] is not None
         holder = self.session_of(key[0])
         if holder is not None:
-            gives_way = had_view or late or key in self._displaced or is_former(key[1], holder)
+            gives_way = had_view or late or waited or key in self._displaced or is_former(key[1], holder)
             if gives_way and self.is_superseded(key):
                 state.entry = {"state": "superseded"}
                 return
             if not report.met:
                 state.resync = True
                 return
-        state.rejoined = had_view
+        state.rejoined = had_view and not waited
         self.put_on_ring(key, Participant(report.said["weight"], report.said.get("metadata")), now)
-        if had_view:
+        if state.rejoined:
             self._causes[key] = _REJOINED
 
     def is_steady(self, key: SessionKey, state: ReportState) -> bool:

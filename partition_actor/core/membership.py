@@ -856,9 +856,15 @@ class Membership:
         elif report.wants_in and self._drains(session):
             session.waits.setdefault(name, False)
         elif report.wants_in and not session.barred:
-            group.admit(now, key, report, state, late=key in self._ended or session.waits.get(name, False))
+            group.admit(now, key, report, state, late=key in self._ended, waited=session.waits.get(name, False))
         if group.is_on_ring(key):
             session.waits.pop(name, None)
+
+    def _is_superseded(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
+        """Whether another session has this one's id for good. One that waits for its first place may take it over."""
+        group, state = self.groups.get(name), session.states[name]
+        had_place = session.waits.get(name, True) or state.have is not None or key in self._ended
+        return group is not None and had_place and group.is_superseded(key)
 
     def _id_is_taken(self, group: Group, key: SessionKey) -> bool:
         if group.recovering:  # nobody is on the ring yet
@@ -1010,7 +1016,7 @@ class Membership:
             return False
         participant = group.participants.get(key)
         if participant is None:  # one that was forgotten and wants in comes back
-            return not state.wants_in or is_to_wait or group.is_superseded(key)
+            return not state.wants_in or is_to_wait or self._is_superseded(key, session, name)
         if group.epoch is None:
             return False
         return participant.acked is not None and (group.epoch, participant.rev) != (state.have, state.rev)
@@ -1045,7 +1051,7 @@ class Membership:
             view = None if group is None else group.view_for_watcher(state)
             return {"state": "unknown"} if view is None else {"view": view}
         if group is None or key not in group.participants:
-            if group is not None and group.is_superseded(key):
+            if self._is_superseded(key, session, name):
                 return {"state": "superseded"}
             return {"state": "joining" if state.wants_in and self._drains(session) else "out"}
         entry: GroupEntry = {"view": group.view_for(key, None if state.rev == WHOLE else state.have)}
@@ -1217,7 +1223,7 @@ class Membership:
             told: Why = ("its node is draining",) if end is None else ("its node is draining, for {:.0f} s", end - now)
             group.goes(session.key, Cause("drained", told, None, session.where), now)
             group.take_off_ring(session.key, now)
-            if group.name in session.reports:
+            if session.seq >= 0:  # a bare caller joins by its next call
                 session.waits[group.name] = True
 
     def _waits(self, key: SessionKey, session: SessionRecord, name: str) -> bool:
@@ -1227,7 +1233,8 @@ class Membership:
             return False
         if state.entry is not None or state.have is not None or not state.wants_in:
             return False
-        return group is None or not (group.recovering or key in group.participants or group.is_superseded(key))
+        waits = group is None or not (group.recovering or key in group.participants)
+        return waits and not self._is_superseded(key, session, name)
 
     def close(self, now: float, key: SessionKey) -> None:
         """The session says that it has stopped working, and will not come back."""

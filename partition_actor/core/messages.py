@@ -212,7 +212,7 @@ def check_request(value: object) -> Request | ShortRequest:
         refuse("request", value, f"a dict, not {type(value).__name__}")
     if "protocol" not in value:
         refuse("request", value, "a protocol in it")
-    if "same" in value and value["protocol"] == PROTOCOL:
+    if "same" in value and type(value["protocol"]) is int and value["protocol"] == PROTOCOL:
         if not _is_plain(value):
             _check_all("request", value, _SHORT_REQUEST)
         return cast(ShortRequest, value)
@@ -395,11 +395,12 @@ def check_version(told: Mapping[str, Any], other: str, here: str, *, by_actor: b
     in a whole request. `here` is this side.
     """
     theirs = told["protocol"], told.get("minor", 0)
-    if theirs[0] == PROTOCOL and type(theirs[1]) is int and abs(theirs[1] - MINOR) <= 1:
+    is_readable = all(type(part) is int and 0 <= part <= _MOST for part in theirs)
+    if is_readable and theirs[0] == PROTOCOL and abs(theirs[1] - MINOR) <= 1:
         return
     said, ours = told.get("version"), (PROTOCOL, MINOR)
     version = said if isinstance(said, str) and len(said) <= _LONGEST_VERSION else "unknown"
-    if not all(type(part) is int and 0 <= part <= _MOST for part in theirs):
+    if not is_readable:
         raise VersionMismatch(
             f"{other} runs version {version} with a protocol that {here} cannot read: install "
             f"partition-actor=={__version__} everywhere, then shutdown() the partition actor and deploy() it again"

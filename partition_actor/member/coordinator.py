@@ -223,14 +223,16 @@ class PartitionCoordinator:
                 return  # in one step with the join: a session that leaves must join nothing
             if session.state(group_id) == "superseded":
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
-            session.member_state.join(group_id, weight, packed, exclusive)
+            joining = session.member_state
+            joining.join(group_id, weight, packed, exclusive)
+            asked = joining.want_reply() if joining.node_drains else joining.answered + 1  # it may drain no more
             session.forget_failure()
         session.send_now()
         session.wait(
             lambda: (
                 session.state(group_id) != "joining"
                 or isinstance(session.failure, GroupFull)
-                or session.member_state.node_drains
+                or (joining.node_drains and joining.answered >= asked)
             )
         )
         failure, held = session.failure, session.member_state.groups.get(group_id)

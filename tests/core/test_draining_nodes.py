@@ -371,6 +371,30 @@ def test_one_whose_id_another_process_has_taken_meanwhile_does_not_take_it_back(
     assert successor.state == "member"
 
 
+def test_a_drain_taken_back_before_anybody_has_heard_of_it_ends_no_lease(world, pair):
+    a, b = pair
+    drain(world)
+    take_back(world)
+    beat(a, b)
+    assert a.state == "member"
+    assert not any(change.rejoined for change in a.changes)
+    assert "rejoined" not in [event["what"] for event in world.membership.events.read()["events"]]
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_a_newcomer_under_an_id_that_is_taken_waits_to_take_it_over(world, exclusive, node):
+    a = world.member("a", node=node, exclusive=exclusive)
+    a.beat()
+    drain(world)
+    successor = world.member("a", node=HERE, exclusive=exclusive)
+    successor.beat()
+    assert successor.state == "joining"
+    assert "same" in successor.send()  # it waits, and there is nothing to tell it
+    take_back(world)
+    successor.beat()
+    assert successor.state == "member"
+
+
 # -- the end of the node ---------------------------------------------------------------------------------------------
 
 
@@ -490,6 +514,18 @@ def test_after_a_replacement_nobody_takes_an_id_back(world, pair):
     world.replace()
     take_back(world)
     beat(b, successor)
+    beat(a, b, successor)
+    assert (a.state, successor.state) == ("superseded", "member")
+
+
+def test_nor_if_the_drain_begins_before_the_members_have_reached_the_new_one(world, pair):
+    a, b = pair
+    world.replace()
+    drain(world)
+    beat(a, b)
+    successor = world.member("a", node="node-3", exclusive=world.membership.groups["g"].exclusive)
+    beat(b, successor)
+    take_back(world)
     beat(a, b, successor)
     assert (a.state, successor.state) == ("superseded", "member")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 from machines import PLAIN, World
 
@@ -173,11 +174,13 @@ def test_one_that_cannot_hand_over_is_not_to_be_replaced(monkeypatch):
         check_version({"protocol": PROTOCOL, "version": "0.1.0"}, "the partition actor", "this process", by_actor=True)
 
 
-@pytest.mark.parametrize("protocol", [None, "4", -1, 1 << 9999, [4], {"a": 1}])
+@pytest.mark.parametrize("protocol", [None, "4", -1, 1 << 9999, [4], {"a": 1}, 4.0, np.array([4, 4])])
 def test_a_protocol_that_is_no_number_is_told_what_to_do(protocol):
     advice = r"a protocol that the partition actor cannot read: install partition-actor==.* everywhere"
     with pytest.raises(VersionMismatch, match=advice) as raised:
         check_request({**whole_request(), "protocol": protocol, "version": "x" * 10_000})
+    with pytest.raises(VersionMismatch, match=advice):
+        check_request({"protocol": protocol, "same": 0})
     assert len(str(raised.value)) < 500
 
 

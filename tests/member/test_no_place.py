@@ -8,7 +8,8 @@ from machines import PLAIN, World
 from sessions import FakeTransport
 
 from partition_actor import PartitionCoordinator, Settings
-from partition_actor.errors import NoPlaceYet
+from partition_actor.errors import GroupModeConflict, NoPlaceYet
+from partition_actor.member.wakeups import Wakeups
 
 BRIEF = Settings(**{**PLAIN.to_dict(), "call_timeout": 0.05})
 
@@ -60,3 +61,43 @@ def test_a_join_that_is_admitted_warns_of_nothing(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         started(world).join_group("g")
+
+
+class _OnlyWhenWaitedFor(Wakeups):
+    """Replies come only while somebody waits for them."""
+
+    def wait(self, done, seconds):
+        if not done():
+            self.transport.beat()
+        return done()
+
+
+@pytest.fixture
+def on_draining_node(world):
+    """A member that knows that its node is draining."""
+    wakeups = _OnlyWhenWaitedFor()
+    transport = wakeups.transport = FakeTransport(world, wakeups)
+    transport.prompt = False
+    coordinator = PartitionCoordinator("a", transport, settings=BRIEF)
+    coordinator.start()
+    transport.beat(1)
+    world.driver.locate(("a", "life.1"), "node-1", 7)
+    world.driver.draining(world.now, {"node-1": None})
+    transport.beat()
+    assert coordinator._session.member_state.node_drains
+    return coordinator
+
+
+def test_a_join_on_a_draining_node_waits_for_an_answer_to_it(world, on_draining_node):
+    world.member("b", exclusive=False).beat()
+    with pytest.raises(GroupModeConflict):
+        on_draining_node.join_group("g", exclusive=True)
+    with pytest.warns(NoPlaceYet, match="its node is draining"):
+        on_draining_node.join_group("h")
+
+
+def test_a_join_does_not_go_by_a_drain_that_is_over(world, on_draining_node):
+    world.driver.draining(world.now, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        on_draining_node.join_group("g")

@@ -79,10 +79,10 @@ def old_session_released_at_once(patch: Any) -> None:
 def zombie_readmitted(patch: Any) -> None:
     """Rule 2: a session that has lost its id takes it back."""
 
-    def admit(self, now, key, report, state, *, late):
+    def admit(self, now, key, report, state, *, late, waited):
         self._displaced.clear()
         unseen = replace(report, said={**report.said, "have": None}, met=True)
-        _admit(self, now, key, unseen, state, late=False)
+        _admit(self, now, key, unseen, state, late=False, waited=False)
 
     _admit = Group.admit
     patch.setattr(Group, "admit", admit)
