@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run pipelines test check simulate bench chaos hosts tooz-suite clean
+.PHONY: help run pipelines test check simulate bench chaos hosts head-failure tooz-suite compat compat-ci clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,8 +54,19 @@ chaos: $(STAMP) ## a quarter of an hour of real kills and stops on a real cluste
 hosts: $(STAMP) ## several hosts: `ray up`, cuts of the network, slow and lossy links, a power failure
 	HOSTS=all $(BIN)/python -m pytest tests/hosts
 
+# As root, as `make hosts`; needs redis-server.
+head-failure: $(STAMP) ## kill the head and start it again, with its GCS in memory, Redis and RocksDB; half an hour
+	$(BIN)/python tests/hosts/head_failure.py --rounds $(or $(ROUNDS),3)
+
 tooz-suite: $(STAMP) ## tooz's own tests, as its wheel ships them, on ray://: all must pass and none be skipped
 	$(BIN)/python tests/tooz/suite.py
+
+# Each environment is of its own, and is removed: 600 MB at a time.
+compat: ## the real-cluster tests, jobs.poll and failovers on old and new Rays and Pythons, then members of two versions
+	$(PYTHON) tests/compat/matrix.py
+
+compat-ci: ## what CI runs of `make compat`: a small set on the oldest Ray that has a wheel for this Python
+	$(PYTHON) tests/compat/matrix.py --oldest
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis out

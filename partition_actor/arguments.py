@@ -152,7 +152,7 @@ def check_caller(value: Any) -> Any:
 
 
 def check_watch(value: object) -> None:
-    """None, or a dict with the fields of ``processes.ProcessIdentity``: a handle, four texts and a list."""
+    """None, or a dict with the fields of ``processes.ProcessIdentity``: a handle, four short texts and a list."""
     if value is None:
         return
     texts = ("node", "actor", "worker", "process")
@@ -160,8 +160,10 @@ def check_watch(value: object) -> None:
         refuse("watch", value, f"None or a dict with handle, {', '.join(texts)} and owned")
     if not all(isinstance(value[name], str) for name in texts):
         refuse("watch", value, f"a str for each of {', '.join(texts)}")
-    if value["actor"] and not hasattr(value["handle"], "__ray_call__"):
-        refuse("watch", value["handle"], "an actor's handle")
-    owned = value["owned"]
-    if owned is not None and not (isinstance(owned, list) and all(hasattr(each, "task_id") for each in owned)):
-        refuse("watch", owned, "None or a list of references")
+    for name in texts:
+        check_text(f"watch, {name}", value[name], empty=True)
+    handle, owned = value["handle"], value["owned"]
+    if (value["actor"] or handle is not None) and not hasattr(handle, "__ray_call__"):
+        refuse("watch", handle, "an actor's handle")
+    if owned is not None and not (isinstance(owned, list) and len(owned) == 1 and hasattr(owned[0], "task_id")):
+        refuse("watch", owned, "None or a list of one reference")

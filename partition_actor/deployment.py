@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from partition_actor import ray_internals
 from partition_actor.arguments import check_seconds, check_text, refuse
 from partition_actor.core.messages import PROTOCOL, check_version
 from partition_actor.errors import (
@@ -20,7 +21,7 @@ from partition_actor.errors import (
     PartitionActorReplaced,
     PartitionActorUnavailable,
 )
-from partition_actor.settings import MOVES_KEYS, Settings
+from partition_actor.settings import MOVES_KEYS, Settings, told
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def deploy(
         InvalidArgument: an argument has the wrong type or value.
         InvalidSettings: `replace`, and these settings cannot come in without keys moving.
         PartitionActorUnavailable: the actor did not answer within 60 s; no node may have room for it. Or `replace`, and
-            the new code does not start, or the old one cannot hand over.
+            the new code does not start, or the old one cannot hand over. Or the Ray that ``ray.init()`` would join
+            refuses this process, for its token or its certificate.
         VersionMismatch: the running actor is too many versions away.
     """
     if settings is not None and not isinstance(settings, Settings):
@@ -80,7 +82,7 @@ def deploy(
     return handle
 
 
-# Another process may be replacing it, too.
+# It may die, and then Ray restarts it. Another process may be replacing it, too.
 @_while_it_ends
 def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> Settings | None:
     """Let the partition actor, if there is one, hand over and end; returns the settings of the next one."""
@@ -108,11 +110,12 @@ def _end_for_the_next(name: str, namespace: str, settings: Settings | None) -> S
     try:
         state = ray.get(handle.copy_state.remote(), timeout=recovers + ANSWER_WITHIN)
         _try_out(name, wanted, hello["state"], state)
-        ray.get(handle.hand_over.remote(), timeout=recovers + ANSWER_WITHIN)
+        chosen = None if settings is None else settings.to_dict()
+        ray.get(handle.hand_over.remote(chosen), timeout=recovers + ANSWER_WITHIN)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not hand over: it may still do so") from None
-    except (RayActorError, PartitionActorReplaced):
-        pass  # somebody else replaces it, or it has died: the next one finds out what there is to take over
+    except PartitionActorReplaced:
+        pass  # somebody else replaces it
     ray.kill(handle, no_restart=True)
     until = time.monotonic() + ANSWER_WITHIN
     while time.monotonic() < until:
@@ -165,7 +168,7 @@ def connect(name: str = NAME, namespace: str = NAMESPACE, timeout: float = 10.0)
     Raises:
         InvalidArgument: an argument has the wrong type or value.
         PartitionActorNotFound: no partition actor has this name.
-        PartitionActorUnavailable: it did not answer in time.
+        PartitionActorUnavailable: it did not answer in time, or the Ray refuses this process.
         VersionMismatch: it is too many versions away.
     """
     check_seconds("timeout", timeout)
@@ -260,7 +263,7 @@ def _deploy_once(name: str, namespace: str, settings: Settings) -> tuple[Any, di
     from partition_actor.actor.partition_actor import PartitionActor  # not at the top: workers do not need it
 
     handle = (
-        ray.remote(PartitionActor)
+        ray_internals.remote_class(PartitionActor)
         .options(
             name=name,
             namespace=namespace,
@@ -291,6 +294,7 @@ def _hello(handle: Any, name: str, timeout: float) -> dict[str, Any]:
         answer: dict[str, Any] = ray.get(handle.hello.remote(), timeout=timeout)
     except GetTimeoutError:
         raise PartitionActorUnavailable(f"partition actor {name!r} did not answer within {timeout} s") from None
+    answer["settings"] = told(answer)
     return answer
 
 
@@ -305,4 +309,8 @@ def _prepare(name: str, namespace: str) -> None:
     check_text("name", name)
     check_text("namespace", namespace)
     if not ray.is_initialized():
+        from partition_actor.ray_access import refusal_at  # not at the top: it loads gRPC, which workers do not need
+
+        if refusal := refusal_at():
+            raise PartitionActorUnavailable(refusal)
         ray.init()

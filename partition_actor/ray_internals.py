@@ -109,6 +109,26 @@ def grpc_channel(address: str) -> Any:
     return make(address)
 
 
+# -- actors -------------------------------------------------------------------------------------------------------
+
+
+def remote_class(cls: type) -> Any:
+    """``ray.remote(cls)``, which processes that have another version of the class can load.
+
+    Ray's copy of a class has a wrapper of each method, for tracing, that leads to the method by its name. Where that
+    version has no such method the copy cannot be loaded, and a handle there takes no positional arguments (Ray 2.60).
+    Without the wrappers only the class has to be found.
+    """
+    made: Any = ray.remote(cls)
+    is_traced = _find("ray.util.tracing.tracing_helper", "_is_tracing_enabled")
+    copy = getattr(getattr(made, "__ray_metadata__", None), "modified_class", None)
+    if copy is not None and is_traced is not None and not is_traced():
+        for name in vars(cls).keys() & vars(copy).keys():
+            if callable(vars(cls)[name]):
+                delattr(copy, name)
+    return made
+
+
 # -- tasks --------------------------------------------------------------------------------------------------------
 
 

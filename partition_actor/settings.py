@@ -104,6 +104,14 @@ class Settings(BaseModel):
     it. Turn it off if the head must not run actors.
     """
 
+    new_cluster_wait: Annotated[float, Field(ge=0.0, le=86_400.0)] = 0.0
+    """Seconds. How long the first partition actor of its name in a Ray cluster waits before it grants a lease.
+
+    A head that is started again without GCS fault tolerance is a new cluster: its GCS knows nothing of the leases that
+    members on other hosts still hold by the former one. Set it to the ttl then, or to ``max_ttl`` if the interval grows
+    with the members. With GCS fault tolerance, and where all hosts end together, 0 is right.
+    """
+
     call_timeout: Seconds = 5.0
     """Seconds. How long a user's call waits for the partition actor before it raises ``PartitionActorUnavailable``.
 
@@ -201,6 +209,24 @@ class Settings(BaseModel):
         return settings
 
 
+UNKNOWN_TO_MINOR_0 = ("leave_draining_nodes", "new_cluster_wait")
+"""The fields that a member whose messages have minor version 0 would refuse. Later versions ignore what they do not
+know."""
+
+
+def to_tell(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings as the answer of ``hello`` has them, for `told`."""
+    fields = settings.to_dict()
+    later = {name: fields.pop(name) for name in UNKNOWN_TO_MINOR_0}
+    return {"settings": fields, "later_settings": later}
+
+
+def told(hello: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the settings in an answer of ``hello``, as far as this version knows them."""
+    fields = {**hello["settings"], **hello.get("later_settings", {})}
+    return {name: value for name, value in fields.items() if name in Settings.model_fields}
+
+
 MOVES_KEYS = ("vnodes", "hash_function")
 """The fields that say which keys are whose."""
 
@@ -208,6 +234,7 @@ FIXED = {
     **dict.fromkeys(MOVES_KEYS, "keys would move"),
     "max_members": "Ray fixes how many calls an actor holds when it starts it",
     "pin_to_head": "Ray places an actor when it starts it",
+    "new_cluster_wait": "the wait is when a partition actor starts",
     "call_timeout": "each member has its own",
 }
 """The fields that cannot change while a partition actor runs, and why."""

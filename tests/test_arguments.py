@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+import ray
 
 from partition_actor import arguments
 from partition_actor.errors import InvalidArgument, PartitionError
@@ -148,6 +149,7 @@ def test_callbacks_that_are_refused(callback):
         arguments.check_callback(callback)
 
 
+REFERENCE = ray.ObjectRef.nil()
 IDENTITY = {"handle": None, "node": "n", "actor": "", "worker": "w", "process": "p", "owned": None}
 
 
@@ -161,18 +163,22 @@ IDENTITY = {"handle": None, "node": "n", "actor": "", "worker": "w", "process": 
         *({key: value for key, value in IDENTITY.items() if key != name} for name in IDENTITY),
         *({**IDENTITY, name: None} for name in ("node", "actor", "worker", "process")),
         {**IDENTITY, "actor": "a", "handle": "handle"},
+        {**IDENTITY, "handle": {"anything": "x" * 1_000_000}},
+        *({**IDENTITY, name: "x" * 1025} for name in ("node", "actor", "worker", "process")),
         {**IDENTITY, "owned": 7},
+        {**IDENTITY, "owned": [REFERENCE, REFERENCE]},
         {**IDENTITY, "owned": ["reference"]},
     ],
 )
 def test_watches_that_are_refused(watch):
-    with pytest.raises(InvalidArgument, match=r"^watch: got .*, expected "):
+    with pytest.raises(InvalidArgument, match=r"^watch(, \w+)?: got .*, expected "):
         arguments.check_watch(watch)
 
 
 def test_no_watch_is_fine():
     arguments.check_watch(None)
     arguments.check_watch({**IDENTITY, "new": 1})
+    arguments.check_watch({**IDENTITY, "owned": [REFERENCE]})
 
 
 def test_a_long_value_is_shown_shortened():

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from partition_actor import deployment as deployment_module
 from partition_actor.actor import predecessor
 from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.errors import InvalidSettings, PartitionActorNotFound, PartitionActorUnavailable, VersionMismatch
+from partition_actor.settings import told
 
 KEYS = [f"key-{number:02}" for number in range(20)]
 
@@ -122,6 +124,42 @@ def test_after_shutdown_by_force_the_next_one_waits_for_leases(make_deployment):
     deployment.deploy()
     assert deployment.call("status")["recovering"]
     deployment.shutdown(force=True)
+
+
+def started(deployment):
+    """What the present partition actor said when it started."""
+    events = deployment.call("events", 0)["events"]
+    return next(event["why"] for event in events if event["what"] == "started")
+
+
+def test_a_partition_actor_of_a_new_cluster_waits_for_leases_of_the_former_one_if_it_is_to(make_deployment, group):
+    deployment = make_deployment(Settings(**{**HASTY.to_dict(), "new_cluster_wait": 60.0}))
+    deployment.deploy()
+    assert "it waits 61.2 s for leases" in started(deployment)
+    pid = deployment.call("status")["pid"]
+    os.kill(pid, signal.SIGKILL)  # the next one finds a record of this one's leases, which are shorter
+    wait_until(lambda: has_pid_other_than(deployment, pid))
+    assert "it waits 61.2 s for leases" in started(deployment)
+    deployment.shutdown(force=True)
+
+
+def test_it_waits_once_in_a_cluster(make_deployment, group):
+    deployment = make_deployment(Settings(**{**HASTY.to_dict(), "new_cluster_wait": 1.0}))
+    deployment.deploy()
+    assert "it waits 1.0 s for leases" in started(deployment)
+    member = deployment.member("a")
+    member.join_group(group, exclusive=True)
+    wait_until(lambda: member.extract_my_subset(group, KEYS) == KEYS)
+    deployment.shutdown(force=False)
+    deployment.deploy()
+    assert started(deployment) == "no lease of a former partition actor can be out"
+
+
+def has_pid_other_than(deployment, pid):
+    try:
+        return deployment.call("status")["pid"] != pid
+    except ray.exceptions.RayActorError:
+        return False
 
 
 def test_a_namespace_never_used_before_pays_nothing_for_a_name_used_elsewhere(make_deployment):
@@ -236,7 +274,7 @@ def test_shutdown_leaves_the_one_alone_that_was_deployed_since(make_deployment, 
 
     monkeypatch.setattr(deployment_module, "_ask_to_end", ask_and_redeploy)
     deployment.shutdown(force=False)
-    assert deployment.call("hello")["settings"] == HASTY.to_dict()
+    assert told(deployment.call("hello")) == HASTY.to_dict()
 
 
 def test_it_outlives_the_driver_that_deployed_it(make_deployment):

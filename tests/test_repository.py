@@ -1,6 +1,7 @@
 """The repository's pages and configuration agree with each other and with the code."""
 
 import ast
+import importlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import partition_actor
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", MAKEFILE, re.MULTILINE))
@@ -72,9 +74,18 @@ def test_the_pytest_commands_of_a_page_select_tests(page):
             assert word in text, (path, word)
 
 
-def test_the_tests_named_in_the_list_of_bugs_exist():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "bugs.md").read_text()))
+@pytest.mark.parametrize("page", ["bugs.md", "security.md"])
+def test_the_tests_that_a_page_names_exist(page):
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text()))
     assert named - TEST_NAMES == set()
+
+
+def test_the_limits_of_the_page_on_security_are_those_of_the_code():
+    rows = re.findall(r"^\| .+? \| (.+?) \| `([\w.]+)\.([A-Z_]+)` \|", SECURITY, re.MULTILINE)
+    assert len(rows) > 5
+    for said, module, name in rows:
+        limit = getattr(importlib.import_module(f"partition_actor.{module}"), name)
+        assert f"{limit:,}" in said, (name, said)
 
 
 def test_pre_commit_runs_the_tools_of_make_check():

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from partition_actor.errors import InvalidSettings, PartitionError
-from partition_actor.settings import Settings
+from partition_actor.settings import UNKNOWN_TO_MINOR_0, Settings, to_tell, told
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_the_defaults_are_the_documented_ones():
         "vnodes": 160,
         "hash_function": "xxh3",
         "pin_to_head": True,
+        "new_cluster_wait": 0.0,
         "call_timeout": 5.0,
         "node_proof_interval": 1.0,
         "leave_draining_nodes": True,
@@ -335,3 +336,22 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Settings.load(tmp_path / "none.yaml")
     with pytest.raises(InvalidSettings, match="cannot be read: Is a directory"):
         Settings.load(Path(tmp_path))
+
+
+def test_what_is_told_is_read_by_this_version_and_by_minor_version_0():
+    settings = Settings(ttl=7.0, hold=1.0, leave_draining_nodes=False)
+    hello = to_tell(settings)
+    assert Settings.from_dict(told(hello)) == settings
+    assert hello["settings"].keys().isdisjoint(UNKNOWN_TO_MINOR_0)
+    assert Settings.from_dict(told({"settings": hello["settings"]})) == Settings(ttl=7.0, hold=1.0)
+
+
+def test_a_setting_of_a_later_version_is_ignored():
+    assert told({"settings": {"ttl": 7.0, "of a later version": 1}}) == {"ttl": 7.0}
+
+
+def test_minor_version_0_is_told_the_fields_that_it_knows_and_no_other():
+    """It refuses any other, and its members would have no keys."""
+    known = "ttl hold clock_rate_margin handoff_timeout publish_window max_members max_heartbeats_per_second vnodes "
+    known += "hash_function pin_to_head call_timeout node_proof_interval metrics"
+    assert to_tell(Settings())["settings"].keys() == set(known.split())

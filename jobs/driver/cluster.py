@@ -17,6 +17,7 @@ import partition_actor
 from jobs.driver.command_line import InputError
 from partition_actor import Settings
 from partition_actor.errors import PartitionActorNotFound
+from partition_actor.ray_access import refusal_at
 
 # Seconds in which a cluster's head must accept a connection.
 _CONNECT_LIMIT = 10.0
@@ -54,6 +55,8 @@ def join(address: str) -> None:
     """
     if address not in ("auto", "local"):
         _check_that_something_listens(address)
+    if refusal := refusal_at(address):
+        raise InputError(f"--address {address}: cannot join Ray: {refusal}")
     try:
         ray.init(
             address=address,

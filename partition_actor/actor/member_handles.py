@@ -35,9 +35,9 @@ class MemberHandles:
         """Drop the handle of a session that is over."""
         self._handles.pop(key, None)
 
-    def of(self, group: Group, since: int) -> dict[str, Any]:
+    def of(self, group: Group, since: int, *, complete: bool = True) -> dict[str, Any]:
         """The handles of a group's members with a registration number above `since`, as `get_actors` returns them."""
         sessions = dict(group.participants.keys()) if group.recovering else group.sessions
         known = {member: self._handles.get((member, session), (-1, None)) for member, session in sessions.items()}
         actors = {member: handle for member, (number, handle) in known.items() if number > since}
-        return {"actors": actors, "upto": max(since, self._latest), "complete": not group.recovering}
+        return {"actors": actors, "upto": max(since, self._latest), "complete": complete and not group.recovering}

@@ -47,7 +47,7 @@ from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.metadata import pack_metadata, readable_metadata
 from partition_actor.metrics import Recorder
 from partition_actor.processes import ProcessIdentity
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, to_tell
 from partition_actor.version import __version__
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class PartitionActor:
         self._recorded = 0.0
         """Seconds: the longest lease of which there is a record."""
         self._unrecorded: dict[int, Settings] = {}
-        """By version, settings of before it took over, which it needs again when Ray restarts it."""
+        """By version, settings that it took over, and of before, which it needs again when Ray restarts it."""
         self._former_settled = False
         self._configuring = asyncio.Lock()
         self._settings_version = 0
@@ -310,11 +310,13 @@ class PartitionActor:
 
             {"actors": {member_id: handle}, "upto": int, "complete": bool}
 
-        With the `upto` of an earlier reply as `since`, returns only later registrations. Not `complete` while the
-        partition actor recovers and members have yet to report. Raises ``InvalidArgument`` and ``GroupNotFound``.
+        With the `upto` of an earlier reply as `since`, returns only later registrations. Not `complete` while members
+        have yet to report, after a crash or after it was replaced. Raises ``InvalidArgument`` and ``GroupNotFound``.
         """
-        found = self._start().membership.find(arguments.check_text("group", group))
-        return self._handles.of(found, arguments.check_number("since", since))
+        membership = self._start().membership
+        found = membership.find(arguments.check_text("group", group))
+        since = arguments.check_number("since", since)
+        return self._handles.of(found, since, complete=membership.have_reported(found))
 
     async def status(self, group: str | None = None) -> dict[str, Any]:
         """The state for operators, as builtins, with a summary of each group.
@@ -377,7 +379,7 @@ class PartitionActor:
             "protocol": PROTOCOL,
             "minor": MINOR,
             "state": STATE,
-            "settings": self._settings.to_dict(),
+            **to_tell(self._settings),
             "settings_version": self._start().membership.settings_version,
         }
 
@@ -460,16 +462,24 @@ class PartitionActor:
 
     async def copy_state(self) -> dict[str, Any]:
         """What `hand_over` would leave to the next one, while this one goes on. Waits and raises as `hand_over`."""
-        return await self._call(self._start().copy_state())
+        driver = self._start()
+        async with self._configuring:  # whoever hears that it has handed over ends it: the GCS must have the state
+            state = await self._call(driver.copy_state())
+            self._records.check_size(state)
+            return state
 
-    async def hand_over(self) -> None:
+    async def hand_over(self, settings: dict[str, Any] | None = None) -> None:
         """Leave the whole state to the next partition actor of this name, and do nothing any more: rule 13.
+
+        Whoever deploys the next one, it runs with these `settings`; None: with the present ones.
 
         Use ``partition_actor.deploy(replace=True)``, which ends this one then and starts the next. If nobody does that,
         this one ends by itself, and Ray restarts it with the state. Waits while it recovers from a crash. May be
-        repeated. Raises ``PartitionActorUnavailable`` when the GCS does not answer, or while it is being shut down.
+        repeated. Raises ``InvalidSettings``, and ``PartitionActorUnavailable`` when the GCS does not answer or counts
+        this node as dead, or while it is being shut down.
         """
         driver, records = self._start(), self._records
+        wanted = None if settings is None else Settings.from_dict(settings)
         async with self._configuring:
             if driver.is_handed_over:
                 return
@@ -481,7 +491,10 @@ class PartitionActor:
                 raise PartitionActorUnavailable(
                     f"the GCS does not answer ({error!r}): nothing was handed over"
                 ) from None
+            if not await self._counts_as_alive():  # then one of the known lives may have this one's place
+                raise PartitionActorUnavailable("the GCS does not count this node as alive: nothing was handed over")
             state = await self._call(driver.hand_over())
+            state["by"], state["next"] = self._actor_id(), (wanted or self._settings).to_dict()
             for task in self._tasks:
                 task.cancel()
             self._event_log.flush()
@@ -509,15 +522,18 @@ class PartitionActor:
             sys.setswitchinterval(SWITCH_AFTER)
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
             state = self._records.take_over(STATE)
-            longest = self._records.longest_lease()
+            first = self._deployed  # somebody else may have deployed it meanwhile, with other settings
+            if state is not None and state["by"] != self._actor_id():
+                first = Settings.from_dict(state["next"])
+            longest = self._records.longest_lease(first.new_cluster_wait)
             self._node = ray.get_runtime_context().get_node_id()
             incarnation = incarnation_at(time.time())
             if longest is None:
-                longest = max(each.max_ttl for each in (self._deployed, *changed.values()))
+                longest = max(max(each.max_ttl, each.new_cluster_wait) for each in (first, *changed.values()))
             self._settings_version = max(changed, default=0)
             begin = partial(
                 Membership,
-                changed.get(self._settings_version, self._deployed),
+                changed.get(self._settings_version, first),
                 incarnation,
                 clock.now(),
                 first=longest == 0,
@@ -525,7 +541,7 @@ class PartitionActor:
                 longest=longest,
                 records=self._records.are_kept,
                 settings_version=self._settings_version,
-                longest_told=max(each.ttl for each in (self._deployed, *changed.values())),
+                longest_told=max(each.ttl for each in (first, *changed.values())),
             )
             self._driver = _driver_with(begin, state) if state is not None else MembershipDriver(begin())
             membership = self._driver.membership
@@ -533,6 +549,9 @@ class PartitionActor:
             if membership.longest_told > membership.settings.ttl and not changed:
                 longer = membership.settings.changed({"ttl": membership.longest_told})
                 self._unrecorded = {version - 1: longer, version: membership.settings}
+            elif membership.settings != self._deployed and not changed:
+                self._unrecorded = {version: membership.settings}
+            self._ring_shares = RingShares(membership.settings)
             self._handles = MemberHandles(incarnation)
             here = ray.get_runtime_context().current_actor  # in a variable: Ray before 2.50 calls only by a kept handle
             self._pending = here.pend.remote()
@@ -566,6 +585,10 @@ class PartitionActor:
         self._event_log.flush()
         # `exit_actor` would wait for the heartbeats that are held, and those who sent them would wait too.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    @staticmethod
+    def _actor_id() -> str:
+        return str(ray.get_runtime_context().get_actor_id())
 
     @staticmethod
     def _end_by_itself() -> None:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 GCS_TIMEOUT = 5.0
 """Seconds that a question to the GCS may take."""
+LARGEST_STATE = 200_000_000
+"""Bytes that the GCS takes in as one value within `GCS_TIMEOUT`."""
 KV_NAMESPACE = b"partition_actor"
 KV_SETTINGS = b"partition_actor_settings"
 KV_STATE = b"partition_actor_state"
@@ -68,10 +70,11 @@ class Records:
         """Whether records can be written. Without them the next partition actor finds out nothing, and waits."""
         return None not in self._where and ray_internals.can_write_keys()
 
-    def longest_lease(self) -> float | None:
+    def longest_lease(self, of_former_cluster: float = 0.0) -> float | None:
         """The longest lease, in seconds, that a former partition actor may have granted and that may still run.
 
-        0: nothing is out. None: nobody knows.
+        0: nothing is out. None: nobody knows. `of_former_cluster`: the longest of a cluster before this one, which no
+        record tells of; it counts until some life of this cluster is settled.
         """
         try:
             leases, settled = self._read()
@@ -80,7 +83,7 @@ class Records:
             known = {each for each, _ in leases}
             if not _actors_of(*self._where) - {actor} <= known or (was_restarted() and actor not in known):
                 return None  # some life left no records
-            return max((max(leases[life]) for life in self._former), default=0.0)
+            return max([max(leases[life]) for life in self._former] + [0.0 if settled else of_former_cluster])
         except Exception:
             log.warning("cannot tell which leases of former partition actors may be out", exc_info=True)
             return None
@@ -101,6 +104,16 @@ class Records:
         """What the GCS knows of the lives so far. Raises if it does not tell."""
         leases, settled = self._read()
         return Known(leases.keys() | settled | {self._life()}, _actors_of(*self._where))
+
+    @staticmethod
+    def check_size(state: dict[str, Any]) -> None:
+        """Raise ``PartitionActorUnavailable`` when a state is larger than the GCS takes in."""
+        size = len(pickle.dumps(state))
+        if size > LARGEST_STATE:
+            raise PartitionActorUnavailable(
+                f"the state has {size} bytes, and the GCS takes at most {LARGEST_STATE}: most of it is metadata, as a "
+                "rule. This partition actor cannot be replaced: call shutdown() and then deploy()"
+            )
 
     async def hand_over(self, form: int, known: Known, state: dict[str, Any]) -> bool:
         """Leave the state of this life, the latest that is `known`, to the next; returns whether that is confirmed."""

@@ -133,7 +133,10 @@ class Events:
         self._first, self.next = state["first"], state["next"]
         for each in state["kept"]:
             where = None if each["where"] is None else Where(*each["where"])
-            self._kept.append(Event(**{**each, "at": now - each["at"], "cause": Cause(*each["cause"]), "where": where}))
+            known = {name: each[name] for name in Event._fields}
+            self._kept.append(
+                Event(**{**known, "at": now - each["at"], "cause": Cause(*each["cause"]), "where": where})
+            )
 
     def since(self, number: int) -> tuple[int, list[Event]]:
         """The changes from the one with this id on, and the id of the first of them."""

@@ -507,6 +507,7 @@ class Group:
         for key in self._waiting_news:
             if key in self.participants:
                 self.participants[key].rev += 1
+                self._note(key, self.name)
         self._waiting_news.clear()
         return {
             "exclusive": self.exclusive,

@@ -64,7 +64,8 @@ class Participant:
     @classmethod
     def restored(cls, state: Mapping[str, Any], now: float) -> Participant:
         """The participant of a `state`."""
-        return cls(**{**state, "told": [(epoch, now - age) for epoch, age in state["told"]]})
+        known = {name: value for name, value in state.items() if name in cls.__slots__}
+        return cls(**{**known, "told": [(epoch, now - age) for epoch, age in state["told"]]})
 
     def was_on_ring_at(self, epoch: Epoch) -> bool:
         """Whether the ring of `epoch` gave the keys of its id to this session."""

@@ -169,7 +169,7 @@ class LockTable:
         self.unverified = set(state["unverified"])
         for each in state["claims"]:
             age = each["broken"]
-            fields = {name: value for name, value in each.items() if name != "broken"}
+            fields = {name: value for name, value in each.items() if name in LockClaim.__slots__}
             claim = LockClaim(**{**fields, "key": tuple(each["key"])}, broken_at=None if age is None else now - age)
             self._claims.setdefault(claim.key, {})[claim.ticket] = claim
             if claim.verdict is None:

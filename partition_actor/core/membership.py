@@ -378,6 +378,7 @@ class Membership:
         for group in self.groups.values():
             if not group.is_published:
                 group.publish(self._next_epoch(), now)
+                self._news.update(self.watchers.of(group.name))
             group.record_handoffs(now)
         leases = {**dict.fromkeys(self._overdue, 0.0), **self._leases.left(self._run(now))}
         return {
@@ -421,6 +422,7 @@ class Membership:
         self.incarnation = max(self.incarnation, state["incarnation"] + 1)
         self.settings_version = state["settings_version"] + (self.settings.to_dict() != state["settings"])
         self.longest_told = max(self.longest_told, state["longest_told"])
+        self.longest_allowed = max(self.longest_allowed, self.longest_told)  # it is recorded before the first proof
         self._former_end = now + state["former"]
         for each in state["sessions"]:
             key = tuple(each["key"])
@@ -1317,6 +1319,11 @@ class Membership:
         broken = self.locks.break_(now, name)
         self.tick(now)
         return broken
+
+    def have_reported(self, group: Group) -> bool:
+        """Whether each member of a group has sent a request to this partition actor. Callers by a handle need not."""
+        sessions = (self.sessions.get(key) for key in group.sessions.items())
+        return not any(session is not None and session.whole is None and session.seq >= 0 for session in sessions)
 
     def find(self, group: str) -> Group:
         """The group of this name. Raises ``GroupNotFound``."""

@@ -32,7 +32,7 @@ from partition_actor.member.background import background_loop, run_in_background
 from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
 from partition_actor.processes import own_identity, pending_call, ray_life, ray_stays
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, told
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class RayTransport(Transport):
         with exchange.session.lock:  # `start` returns when it is connected, and the settings apply by then
             exchange.handle, exchange.ray_life, exchange.connected = handle, life, True
             exchange.settings_version = hello.get("settings_version", 0)
-            exchange.session.connect(exchange.member_state, Settings.from_dict(hello["settings"]))
+            exchange.session.connect(exchange.member_state, Settings.from_dict(told(hello)))
 
     async def _prepare_death_watch(self, exchange: _Exchange, handle: Any) -> None:
         """Make what the partition actor watches. A task or a driver needs a reference that dies with its process."""
@@ -266,7 +266,7 @@ class RayTransport(Transport):
         if reply.get("settings", 0) != exchange.settings_version:
             hello = await _answer(_call(exchange.handle, "hello"))
             exchange.settings_version = hello.get("settings_version", 0)
-            session.change_settings(member_state, Settings.from_dict(hello["settings"]))
+            session.change_settings(member_state, Settings.from_dict(told(hello)))
         if changes and not (reply["resync"] or reply.get("more")):
             # Let the partition actor tell others the same news first: there is no next epoch before this has passed.
             # What others wait for sets `wake`.

@@ -27,7 +27,7 @@ from partition_actor.operate.options import (
     show,
     yes,
 )
-from partition_actor.settings import Settings
+from partition_actor.settings import Settings, told
 
 POLL = 0.25
 """Seconds between two looks whether a drained member is gone."""
@@ -53,7 +53,7 @@ def deploy(file: str | None, replace: bool) -> None:
         handle, is_new = deployment.connect(chosen.name, chosen.namespace, LOOK), False
     except PartitionActorNotFound:
         handle, is_new = _start(chosen, wanted), True
-    reply = ask(handle, "hello")
+    reply = _hello(handle)
     has = reply["settings"]
     differing = sorted(name for name, value in wanted.to_dict().items() if has.get(name) != value) if file else []
     what = "is deployed" if is_new else "runs already"
@@ -64,9 +64,15 @@ def deploy(file: str | None, replace: bool) -> None:
     show(result, "\n".join(map(text.printable, lines)))
 
 
+def _hello(handle: Any) -> dict[str, Any]:
+    """The versions and settings of a partition actor."""
+    reply = ask(handle, "hello")
+    return {**{name: reply[name] for name in reply if name != "later_settings"}, "settings": told(reply)}
+
+
 def _replace(chosen: Chosen, settings: Settings | None) -> None:
     handle = partition_actor.deploy(chosen.name, chosen.namespace, settings, replace=True)
-    reply, status = ask(handle, "hello"), ask(handle, "status")
+    reply, status = _hello(handle), ask(handle, "status")
     sessions = text.plural(status["sessions"], "session")
     result = {"name": chosen.name, "namespace": chosen.namespace, "sessions": status["sessions"], **reply}
     show(
@@ -232,7 +238,7 @@ def _consequences(handle: Any, chosen: Chosen, force: bool) -> str:
 def settings(ctx: click.Context) -> None:
     """Show the settings, or change some while it runs."""
     if ctx.invoked_subcommand is None:
-        found = ask(connect(), "hello")["settings"]
+        found = _hello(connect())["settings"]
         show(found, screens.settings_table(found, text.console().width))
 
 
@@ -268,7 +274,7 @@ def set_settings(changes: dict[str, Any], sure: bool) -> None:
     Members learn of it with their next heartbeats. A field that cannot change while it runs is refused by its name.
     """
     handle = connect()
-    before = ask(handle, "hello")["settings"]
+    before = _hello(handle)["settings"]
     wanted = Settings(**before).changed(changes).to_dict()
     differing = {name: value for name, value in wanted.items() if before.get(name) != value}
     if not differing:

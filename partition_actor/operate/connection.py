@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import threading
 import warnings
@@ -16,16 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from partition_actor import deployment, ray_internals
 from partition_actor.errors import PartitionActorUnavailable, PartitionError
 from partition_actor.operate.options import PROGRAM, UNREACHABLE, USAGE, Chosen, Failure
+from partition_actor.ray_access import gcs_problem, refused
 
-REACH, ANSWER_OF_GCS = 1.5, 2.0
-"""Seconds to reach an address, and for a GCS to answer there, which takes it milliseconds."""
 LOOK = 3.0
 """Seconds until it is clear that there is no Ray, or that a partition actor does not answer."""
 JOIN = 30.0
@@ -101,16 +98,10 @@ def check_ray(address: str | None) -> str:
     gcs = find_gcs(address)
     if address in (None, "auto") and not os.environ.get("RAY_ADDRESS"):
         ray_internals.enable_found_token()  # as ray.init does
-    try:
-        problem = gcs_problem(gcs)
-    except ray_internals.AuthenticationError:
-        raise Failure(
-            f"the Ray at {gcs} wants its token: set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here "
-            "or its content in RAY_AUTH_TOKEN",
-            UNREACHABLE,
-        ) from None
-    if problem:
-        raise Failure(f"no Ray answers at {gcs} ({problem}): {_advice(address)}", UNREACHABLE)
+    if problem := gcs_problem(gcs):
+        if problem.refuses:
+            raise Failure(refused(gcs, problem), UNREACHABLE)
+        raise Failure(f"no Ray answers at {gcs} ({problem.why}): {_advice(address)}", UNREACHABLE)
     return gcs
 
 
@@ -138,27 +129,6 @@ def find_gcs(address: str | None) -> str:
     except ValueError:
         raise Failure(f"{source} is {given!r}: expected host:port", USAGE) from None
     return f"{host}:{port}"
-
-
-def gcs_problem(gcs: str) -> str | None:
-    """Why nothing that speaks as a GCS does answers at an address; None if it does.
-
-    Raises Ray's ``AuthenticationError`` if it refuses this process for the want of a token.
-    """
-    host, _, port = gcs.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    with ray_internals.grpc_channel(gcs) as channel:
-        try:
-            stub, is_alive = ray_internals.gcs_stub(channel)
-            stub.CheckAlive(is_alive, timeout=ANSWER_OF_GCS)
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise ray_internals.AuthenticationError(f"the Ray at {gcs} wants its token") from None
-            return "what listens there does not answer as Ray does"
-    return None
 
 
 def silence() -> None:

@@ -10,8 +10,9 @@ from ray.exceptions import RayActorError
 
 from partition_actor import deployment
 from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable
-from partition_actor.operate.connection import LOOK, ask, gcs_problem
+from partition_actor.operate.connection import LOOK, ask
 from partition_actor.operate.options import UNREACHABLE, Chosen, Failure
+from partition_actor.ray_access import gcs_problem
 
 PATIENCE = 20.0
 """Seconds without Ray after which to give up. Ray's core ends the process by itself after a minute."""
@@ -57,4 +58,4 @@ class Observer:
         else:
             self.reason = "its process has ended" if isinstance(error, RayActorError) else "it does not answer"
         if self.lost_for > PATIENCE and self._gcs and (problem := gcs_problem(self._gcs)):
-            raise Failure(f"the Ray at {self._gcs} is gone ({problem})", UNREACHABLE)
+            raise Failure(f"the Ray at {self._gcs} is gone ({problem.why})", UNREACHABLE)

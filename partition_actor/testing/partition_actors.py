@@ -90,7 +90,7 @@ class SimulatedPartitionActor(Process):
             longest=longest,
             records=True,
             settings_version=len(self.configured) - 1,
-            longest_told=max(settings.ttl for settings in self.configured),
+            longest_told=max(settings.ttl for settings in (self.configured[-1:] if state else self.configured)),
             state=state,
         )
         self.recorded = 0.0

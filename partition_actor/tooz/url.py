@@ -14,6 +14,7 @@ from tooz import coordination, utils
 
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import InvalidSettings
+from partition_actor.ray_access import refusal_at
 from partition_actor.settings import Settings
 
 PORT = 6379
@@ -90,6 +91,8 @@ def connect_to_ray(url: RayUrl) -> None:
         host, _, port = address.rpartition(":")
         if host and port.isdecimal():
             socket.create_connection((host.strip("[]"), int(port)), REACHABLE_WITHIN).close()
+        if refusal := refusal_at(address):
+            raise coordination.ToozConnectionError(refusal)
         ray.init(address=address, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         problem = f"no Ray answers at {address}" if address != "auto" else "no Ray runs on this machine"

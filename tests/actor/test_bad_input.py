@@ -152,10 +152,17 @@ def test_every_argument_of_every_call_is_tried():
     }
 
 
-@pytest.mark.parametrize("watch", [7, "ab", ["a"], {"handle": None, "node": "n"}])
+ANYBODY = {"handle": None, "node": "n", "actor": "", "worker": "w", "process": "p", "owned": None}
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [7, "ab", ["a"], {"handle": None, "node": "n"}, {**ANYBODY, "worker": "x" * 10**6}, {**ANYBODY, "handle": "x"}],
+    ids=["int", "text", "list", "lacking", "long", "no handle"],
+)
 def test_a_heartbeat_with_a_bad_watch_is_refused(unchanged, watch):
     request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 0, "incarnation": 0, "same": 0}
-    with pytest.raises(InvalidArgument, match="watch: got"):
+    with pytest.raises(InvalidArgument, match=r"watch(, worker)?: got"):
         unchanged.call("sync", request, watch)
 
 
@@ -178,6 +185,15 @@ def test_a_weight_in_a_heartbeat_is_checked_as_any_other(unchanged, weight):
         InvalidArgument, match=r"request, group 'unchanged', weight: got .*, expected an int from 1 to 1000"
     ):
         unchanged.call("sync", whole)
+
+
+@pytest.mark.parametrize("field", ["member", "session"])
+def test_a_short_heartbeat_of_nobody_leaves_nothing_behind(unchanged, field):
+    """Its texts are not measured, because only those of a session that is known count."""
+    request = {"protocol": PROTOCOL, "member": "m", "session": "s", "seq": 0, "incarnation": 0, "same": 0}
+    reply = unchanged.call("sync", {**request, field: "x" * 10**6})
+    assert reply["resync"]
+    assert (reply["lease"], reply["groups"]) == (0, {})
 
 
 def test_a_heartbeat_of_another_protocol_is_told_what_to_do(unchanged):

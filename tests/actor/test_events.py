@@ -16,6 +16,7 @@ from partition_actor.actor.partition_actor import PartitionActor
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.member import MemberState
 from partition_actor.core.membership import Membership
+from partition_actor.errors import PartitionActorReplaced, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
 LIMIT = 20.0
@@ -253,3 +254,53 @@ def test_a_call_that_needs_a_later_proof_does_not_wait_for_the_next_interval(run
         proving.cancel()
 
     run(scenario, Settings(ttl=200.0, hold=60.0, handoff_timeout=60.0, node_proof_interval=90.0), first=True)
+
+
+class KeptByTheGcs:
+    """Records of which the GCS confirms a state when the test says so."""
+
+    are_kept = True
+
+    def __init__(self):
+        self.confirmed, self.states = asyncio.Event(), []
+
+    def known(self):
+        return None
+
+    async def hand_over(self, form, known, state):
+        await self.confirmed.wait()
+        self.states.append(state)
+
+
+def test_nobody_is_told_of_a_hand_over_before_the_gcs_has_the_state(run):
+    """Whoever is told ends this process."""
+
+    async def scenario(shell):
+        records = shell.actor._records = KeptByTheGcs()
+        shell.actor._actor_id = lambda: "actor"
+        handing_over = asyncio.ensure_future(shell.actor.hand_over())
+        await until(lambda: shell.driver.is_handed_over)
+        copying = asyncio.ensure_future(shell.actor.copy_state())
+        await turns()
+        assert not copying.done()
+        records.confirmed.set()
+        with pytest.raises(PartitionActorReplaced):
+            await asyncio.wait_for(copying, LIMIT)
+        await asyncio.wait_for(handing_over, LIMIT)
+        assert records.states[0]["next"] == LONG.to_dict()
+
+    run(scenario, first=True)
+
+
+def test_one_that_the_gcs_counts_dead_hands_nothing_over(run):
+    """The one that has its place may be among those that it knows, and a crash of that one would bring this back."""
+
+    async def scenario(shell):
+        records = shell.actor._records = KeptByTheGcs()
+        records.confirmed.set()
+        shell.answers = [set()]
+        with pytest.raises(PartitionActorUnavailable, match="nothing was handed over"):
+            await shell.actor.hand_over()
+        assert not shell.driver.is_handed_over
+
+    run(scenario, first=True)

@@ -6,12 +6,14 @@ import time
 
 import pytest
 import ray
-from deployments import LIMIT, STEADY, wait_until
+from deployments import HASTY, LIMIT, STEADY, wait_until
 from members import ExclusiveWorker
 
 import partition_actor
 from partition_actor import Settings, deployment
+from partition_actor.actor import predecessor
 from partition_actor.errors import InvalidArgument, InvalidSettings, PartitionActorReplaced, PartitionActorUnavailable
+from partition_actor.settings import told
 
 KEYS = [f"key-{number}" for number in range(60)]
 
@@ -102,14 +104,14 @@ def test_other_settings_come_in_and_those_that_move_keys_do_not(steady, group):
     member.join_group(group)
     changed = Settings(**{**STEADY.to_dict(), "ttl": 50.0, "max_members": 123})
     replace(steady, changed)
-    assert steady.call("hello")["settings"] == changed.to_dict()
+    assert told(steady.call("hello")) == changed.to_dict()
     assert steady.call("get_members", group) == ["a"]
     with pytest.raises(InvalidSettings, match=r"vnodes: got 7, expected .* keys would move"):
         replace(steady, Settings(**{**STEADY.to_dict(), "vnodes": 7}))
     replace(steady)
-    assert steady.call("hello")["settings"] == changed.to_dict()
+    assert told(steady.call("hello")) == changed.to_dict()
     ray.kill(steady.handle, no_restart=False)  # Ray restarts it with what it began with
-    assert wait_until(lambda: _answers(steady, "hello"))["settings"] == changed.to_dict()
+    assert told(wait_until(lambda: _answers(steady, "hello"))) == changed.to_dict()
 
 
 def test_new_code_that_does_not_start_leaves_the_old_one_as_it_is(steady, group, workers, monkeypatch):
@@ -197,6 +199,22 @@ def test_joins_go_on_while_it_is_replaced(steady, group):
     assert len(steady.members(group)) == len(joined)
 
 
+def test_a_state_that_the_gcs_would_not_take_in_is_told_before_anything_stops(kept, monkeypatch):
+    kept.check_size({"metadata": b"m" * 1000})
+    monkeypatch.setattr(predecessor, "LARGEST_STATE", 999)
+    with pytest.raises(PartitionActorUnavailable, match=r"the state has 10\d\d bytes, and the GCS takes at most 999"):
+        kept.check_size({"metadata": b"m" * 1000})
+
+
+def test_a_router_goes_on(team):
+    router = team.add("a", "b").router()
+    owners = {key: router.owner(key) for key in KEYS}
+    replace(team.deployment)
+    late = team.router()
+    for key in KEYS:
+        assert [each.get(each.call(key, "who", key))[:2] for each in (router, late)] == [(owners[key], key)] * 2
+
+
 def test_what_was_left_is_taken_once_and_only_by_the_next_life(kept):
     async def story():
         first, second, third = kept(), kept(), kept()
@@ -212,3 +230,56 @@ def test_what_was_left_is_taken_once_and_only_by_the_next_life(kept):
         assert third.take_over(1) is None  # the second one has granted leases since
 
     asyncio.run(story())
+
+
+def test_whoever_deploys_meanwhile_it_runs_with_the_settings_of_the_one_before(make_deployment, group, spawn):
+    """A ring of other virtual nodes would give keys to others while their owners still work on them."""
+    settings = Settings(**{**STEADY.to_dict(), "vnodes": 7, "handoff_timeout": 33.0})
+    deployment = make_deployment(settings)
+    deployment.deploy()
+    workers = [
+        spawn(ExclusiveWorker, deployment.name, deployment.namespace, f"w{number}", group) for number in range(2)
+    ]
+    wait_until(lambda: sum(map(len, shares(workers))) == len(KEYS) and all(shares(workers)))
+    before = shares(workers)
+    deployment.call("hand_over")
+    ray.kill(deployment.handle, no_restart=True)
+    deployment.handle = partition_actor.deploy(deployment.name, deployment.namespace)
+    assert deployment.call("status", group)["members"]
+    assert told(deployment.call("hello")) == settings.to_dict()
+    wait_until(lambda: deployment.call("status")["heartbeats"] >= len(workers))
+    assert shares(workers) == before
+    ray.kill(deployment.handle, no_restart=False)
+    assert told(wait_until(lambda: _answers(deployment, "hello"))) == settings.to_dict()
+
+
+def test_settings_that_change_while_the_new_code_is_tried_out_stay(steady, monkeypatch):
+    tried = deployment._try_out
+
+    def slowly(*arguments):
+        steady.call("configure", {"handoff_timeout": 44.0})
+        tried(*arguments)
+
+    monkeypatch.setattr(deployment, "_try_out", slowly)
+    replace(steady)
+    assert told(steady.call("hello"))["handoff_timeout"] == 44.0
+
+
+def test_one_that_crashes_while_the_new_code_is_tried_out_is_still_replaced(make_deployment, monkeypatch):
+    """Ray restarts it, and that one hands over: it knows what its members have reported."""
+    hasty = make_deployment(HASTY)
+    hasty.deploy()
+    tried, crashed = deployment._try_out, []
+
+    def crash(*arguments):
+        if not crashed:
+            ray.kill(hasty.handle, no_restart=False)
+            crashed.append(1)
+        tried(*arguments)
+
+    monkeypatch.setattr(deployment, "_try_out", crash)
+    former = hasty.handle
+    replace(hasty)
+    assert hasty.handle._actor_id != former._actor_id
+    started = [event["why"] for event in hasty.call("events")["events"] if event["what"] == "started"]
+    assert any("goes on for a former one" in why for why in started)

@@ -190,7 +190,11 @@ def is_good(result: dict[str, Any]) -> bool:
 def show(result: dict[str, Any]) -> None:
     """A line about a pair."""
     failover = result.get("failover")
-    took = f", failover {failover['ms']:.0f} ms, {failover['ratio']:.1f} x Ray's floor" if failover else ""
+    took = ""
+    if isinstance(failover, dict):
+        took = f", failover {failover['ms']:.0f} ms, {failover['ratio']:.1f} x Ray's floor"
+    elif failover:
+        took = f", failover FAILED: {failover}"
     print(
         f"{'ok  ' if is_good(result) else 'FAIL'} Ray {result['ray']} on Python {result['python']}: tests "
         f"{told(result['tests'])}; plain ray {told(result['plain'])}; jobs.poll ends with {result['poll']}{took} "
@@ -208,11 +212,13 @@ def table() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for each in results:
-        failover = each["failover"]
-        lines.append(
-            f"| {each['ray']} | {each['python']} | {told(each['tests'])} | {told(each['plain'])} "
-            f"| {'ok' if each['poll'] == 0 else 'FAILED'} | {failover['ms']:.0f} ms | {failover['ratio']:.1f} |"
+        failover = each.get("failover")
+        took = (f"{failover['ms']:.0f} ms", f"{failover['ratio']:.1f}") if isinstance(failover, dict) else ("", "")
+        cells = (
+            *(each["ray"], each["python"], told(each["tests"]), told(each["plain"])),
+            *("ok" if each["poll"] == 0 else "FAILED", *took),
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"Run on {max(each['date'] for each in results)}.", "", *lines])
 
 

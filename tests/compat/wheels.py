@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 OLD = "e7924d7"
 """The last commit whose messages have no minor version."""
 LIMIT = 90.0
-TTL = 4.0
+TTL = 10.0
 KEYS = [f"key-{number:02}" for number in range(40)]
 WHERE = ("wheels", "wheels")
 MINORS = {"old": 0, "new": 1, "next": 2, "future": 3}
@@ -253,10 +253,10 @@ def ask(member, method, *arguments):
     return ray.get(getattr(member, method).remote(*arguments), timeout=LIMIT)
 
 
-def wait_until(condition):
+def wait_until(condition, told=lambda: ""):
     until = time.monotonic() + LIMIT
     while not (value := condition()):
-        assert time.monotonic() < until, f"still {value!r}"
+        assert time.monotonic() < until, f"still {value!r} {told()}"
         time.sleep(0.02)
     return value
 
@@ -268,7 +268,7 @@ def share(*members):
         owned = [ask(member, "owned") for member in members]
         return owned if all(owned) and sorted(key for keys in owned for key in keys) == KEYS else None
 
-    return wait_until(shared)
+    return wait_until(shared, lambda: [ask(member, "log") for member in members])
 
 
 def kill(member):

@@ -142,9 +142,19 @@ def test_one_that_is_shut_down_refuses():
     assert isinstance(error, PartitionActorUnavailable)
 
 
-@pytest.mark.parametrize("name", ["vnodes", "hash_function", "max_members", "pin_to_head", "call_timeout"])
+FIXED = {
+    "vnodes": 7,
+    "hash_function": "md5",
+    "max_members": 7,
+    "pin_to_head": False,
+    "new_cluster_wait": 7.0,
+    "call_timeout": 7.0,
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
 def test_a_field_that_cannot_change_is_named_with_its_reason(name):
-    other = {"vnodes": 7, "hash_function": "md5", "max_members": 7, "pin_to_head": False, "call_timeout": 7.0}[name]
+    other = FIXED[name]
     with pytest.raises(InvalidSettings, match=rf"^{name}: got {other!r}, expected .* until the next deploy\(\): "):
         SETTINGS.changed({name: other, "hold": 1.0})
     assert SETTINGS.changed({name: getattr(SETTINGS, name), "hold": 1.0}).hold == 1.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, PLAIN, World, beat
 
+from partition_actor.core.membership import Membership
 from partition_actor.core.messages import lock_name
 from partition_actor.errors import PartitionActorReplaced, PartitionActorUnavailable
+from partition_actor.settings import Settings
 
 
 def builtins(value):
@@ -220,3 +222,90 @@ def test_leases_of_the_former_one_are_over_when_the_longest_is():
     assert not world.membership.former_are_over(world.now)
     world.wait(PLAIN.max_ttl * 1.2)
     assert world.membership.former_are_over(world.now)
+
+
+def test_after_a_copy_the_old_one_tells_who_has_let_go():
+    """If the new code does not start, the old one goes on, also with what it was about to tell."""
+    world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0, "vnodes": 40}))
+    first, second = world.member("a"), world.member("b")
+    beat(first, second)
+    world.wait(2.0)
+    beat(first, second)
+    first.adopts = second.adopts = False  # their callbacks for lost keys run
+    third = world.member("c")
+    world.wait(2.0)
+    beat(first, second, third)
+    world.wait(2.0)
+    beat(first, second, third)
+    assert third.works_on == []
+    assert world.membership.groups["g"].waits_for(third.key) == ["a", "b"]
+    view = first.member_state.view("g")
+    first.member_state.acknowledge("g", view.epoch)
+    first.beat()
+    assert world.call("copy_state")
+    world.wait(2.0)
+    beat(first, second, third)
+    assert third.works_on
+
+
+def test_after_a_copy_the_old_one_tells_watchers_of_what_it_has_published():
+    world = World(Settings(**{**PLAIN.to_dict(), "publish_window": 1.0}))
+    member, watcher = world.member("a"), world.watcher("w")
+    beat(member, watcher)
+    world.wait(2.0)
+    beat(member, watcher)
+    world.member("b").send()
+    world.member("c").send()
+    watcher.beat()
+    watcher.send()
+    world.driver.actions(world.now)
+    world.driver.begin(world.now, "state", world.driver.copy_state())
+    assert watcher.key in world.driver.actions(world.now).answer
+
+
+def test_the_lease_that_bare_callers_were_told_of_is_recorded_by_the_next_one():
+    """If that one crashes, the one after it waits as long as they may work."""
+    world = World()
+    world.call("get_subset", "g", ("bare", ""), 1, True)
+    state = world.call("hand_over")
+    shorter = PLAIN.changed({"ttl": 5.0, "hold": 1.0})
+    after = Membership(shorter, 2000, world.now, records=True, state=state)
+    assert after.longest_allowed >= after.longest_told == PLAIN.ttl
+
+
+def test_fields_that_it_does_not_know_are_ignored():
+    """A later version may add some, and may be replaced by an earlier one."""
+    world = World()
+    member = world.member("a")
+    member.beat()
+    member.member_state.locks.add(lock_name("l"))
+    member.beat()
+    state = world.call("hand_over")
+    parts = [
+        state,
+        state["events"],
+        state["events"]["kept"][0],
+        state["groups"]["g"],
+        state["groups"]["g"]["handoff"],
+        state["groups"]["g"]["participants"][member.key],
+        state["sessions"][0],
+        state["locks"],
+        state["locks"]["claims"][0],
+    ]
+    for part in parts:
+        part["later"] = 1
+    assert Membership(PLAIN, 2000, world.now, state=state).groups["g"].members == {"a": 1}
+
+
+def test_nobody_has_reported_to_the_next_one_before_its_first_request():
+    """Until then the shell knows no member's handle."""
+    world = World()
+    members = [world.member("a"), world.member("b")]
+    beat(*members)
+    world.call("get_subset", "g", ("bare", ""), 1)
+    assert world.membership.have_reported(world.membership.find("g"))
+    world.replace()
+    members[0].beat()
+    assert not world.membership.have_reported(world.membership.find("g"))
+    members[1].beat()
+    assert world.membership.have_reported(world.membership.find("g"))

@@ -164,7 +164,13 @@ def test_a_process_too_far_from_the_partition_actor_is_told_which_is_older_and_w
     monkeypatch.setattr(messages, "MINOR", 3)
     with pytest.raises(VersionMismatch, match=older):
         check_version(told(1), "the partition actor", "this process", by_actor=True)
-    with pytest.raises(VersionMismatch, match=r"everywhere, then shutdown\(\)"):  # minor version 0 hands nothing over
+
+
+def test_one_that_cannot_hand_over_is_not_to_be_replaced(monkeypatch):
+    monkeypatch.setattr(messages, "MINOR", 2)
+    with pytest.raises(
+        VersionMismatch, match=r"everywhere, then shutdown\(\) the partition actor and deploy\(\) it again"
+    ):
         check_version({"protocol": PROTOCOL, "version": "0.1.0"}, "the partition actor", "this process", by_actor=True)
 
 

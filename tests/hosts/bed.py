@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 TOOLS = ["ip", "nft", "nsenter", "setpriv", "ssh-keygen", "sshd", "unshare"]
 ROOT = Path(__file__).parents[2]
-UP_WITHIN = 30.0
-"""Seconds."""
+DOWN_WITHIN = 300.0
+"""Seconds: a home may hold much."""
 os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/sbin", "/sbin"])
 
 
@@ -90,7 +90,7 @@ class Hosts:
         for host in list(self._relays):
             self._end_relay(host)
         with contextlib.suppress(BrokenPipeError):
-            self._supervisor.communicate(timeout=UP_WITHIN)
+            self._supervisor.communicate(timeout=DOWN_WITHIN)
 
     # -- what runs on a host ----------------------------------------------------------------------------------------
 

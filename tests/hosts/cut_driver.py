@@ -59,22 +59,23 @@ class Workers(Chaos):
 
     worker, settings = PermittedWorker, SETTINGS
 
-    def alive(self) -> dict[str, str]:
-        """Of each host that Ray counts alive, the id of its node by its address."""
-        return {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    def alive(self) -> list[str]:
+        """The addresses of the hosts that Ray counts alive."""
+        return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+
+    def node(self, host: int) -> str:
+        """Ray's id of the node that is alive on a host."""
+        ids = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return str(ids[address(host)])
 
     def start(self, host: int, *worker_ids: str) -> None:
         """Start workers on a host."""
-        place = NodeAffinitySchedulingStrategy(self.alive()[address(host)], soft=False)
+        place = NodeAffinitySchedulingStrategy(self.node(host), soft=False)
         for worker_id in worker_ids:
             options = ray.remote(self.worker).options(num_cpus=0, max_concurrency=4, scheduling_strategy=place)
             path = str(self.folder / f"{worker_id}.jsonl")
             self.workers[worker_id] = options.remote(worker_id, self.name, path, True)
         ray.get([self.workers[worker_id].pid.remote() for worker_id in worker_ids], timeout=LIMIT)
-
-    def node(self, host: int) -> str:
-        """Ray's id of a host."""
-        return str(next(node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == address(host)))
 
     def lost(self, *worker_ids: str) -> dict[str, float]:
         """By key, when the latest callback of these workers for its loss has returned."""

@@ -1,5 +1,6 @@
 """Metadata on a real cluster: whatever a member tells of itself, it harms nobody."""
 
+import os
 import pickle
 import sys
 import threading
@@ -11,6 +12,7 @@ from deployments import LIMIT, wait_until
 from members import Worker
 
 from partition_actor.arguments import MAX_METADATA_BYTES
+from partition_actor.core.messages import PROTOCOL
 from partition_actor.errors import InvalidArgument
 
 PLAIN = {"zone": "north", "ports": (1, 2.5, None, True), "tags": {"a"}, "nested": [{"b": b"\0"}]}
@@ -24,6 +26,27 @@ def only_here():
     sys.modules[module.__name__] = module
     yield module.Secret
     sys.modules.pop(module.__name__, None)
+
+
+class Trap:
+    """Leaves the id of each process that unpickles it in a file."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return exec, (f"import os; print(os.getpid(), file=open({str(self._path)!r}, 'a'))",)
+
+
+def who_opened(path):
+    return set(map(int, path.read_text().split())) if path.exists() else set()
+
+
+def ask_for_all(deployment, group):
+    """Everything of a partition actor that tells metadata; what `get_metadata` tells."""
+    deployment.call("status", group)
+    deployment.call("observe", [group])
+    return deployment.call("get_metadata", group)
 
 
 def hears_of(deployment, member, group, other):
@@ -104,3 +127,25 @@ def test_a_bare_callers_metadata_are_bounded_too(steady, group):
     with pytest.raises(InvalidArgument, match=r"metadata: got .*, expected at most \d+ bytes when pickled"):
         steady.call("join", group, "a", metadata={"blob": "x" * MAX_METADATA_BYTES})
     assert group not in steady.call("get_groups")
+
+
+def test_the_partition_actor_never_unpickles_what_a_member_tells_of_itself(steady, group, tmp_path):
+    member = steady.member("a")
+    member.join_group(group, metadata={"trap": Trap(tmp_path / "opened")})
+    assert hears_of(steady, member, group, "b")
+    told = ask_for_all(steady, group)["a"]
+    assert who_opened(tmp_path / "opened") == set()
+    pickle.loads(told)
+    assert who_opened(tmp_path / "opened") == {os.getpid()}
+
+
+def test_not_even_if_the_member_says_that_they_are_builtins(steady, group, tmp_path):
+    """Such a member does not use the library. Whoever asks for its metadata opens them."""
+    trap = b"b" + pickle.dumps({"trap": Trap(tmp_path / "opened")})
+    report = {"want": "in", "since": 1, "weight": 1, "exclusive": None, "have": None, "rev": 0, "acked": None}
+    heading = {"protocol": PROTOCOL, "member": "hostile", "session": "s", "seq": 1, "incarnation": 0}
+    said = {"interval": 1.0, "leased": False, "prompt": True, "groups": {group: {**report, "metadata": trap}}}
+    steady.call("sync", heading | said)
+    wait_until(lambda: steady.members(group) == ["hostile"])
+    ask_for_all(steady, group)
+    assert who_opened(tmp_path / "opened") == {os.getpid()}

@@ -12,16 +12,13 @@ import subprocess
 import sys
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import grpc
 import pytest
 import ray
 from click.testing import CliRunner
 from deployments import HASTY, LIMIT, QUICK, STEADY, wait_until
-from ray.exceptions import AuthenticationError
 
 from partition_actor import Settings
 from partition_actor.operate import connection
@@ -182,6 +179,7 @@ def test_doctor_finds_a_sound_partition_actor_sound(terminal):
     assert not [each for each in found.values() if each["level"] == "FAIL"]
     assert found["node"]["level"] == "OK"
     assert found["clocks"]["level"] == "OK"
+    assert (found["features of Ray"]["level"], found["metrics"]["level"]) == ("OK", "OK")
 
 
 def test_doctor_says_what_to_do(make_deployment, group):
@@ -339,7 +337,7 @@ def test_no_ray_is_started_for_want_of_one(monkeypatch):
     def none(_address):
         raise ConnectionError
 
-    monkeypatch.setattr(connection.services, "canonicalize_bootstrap_address", none)
+    monkeypatch.setattr(connection.ray_internals, "bootstrap_address", none)
     with pytest.raises(Failure, match="ray start --head") as failure:
         connection.find_gcs(None)
     assert failure.value.exit_code == 3
@@ -389,24 +387,6 @@ def run(*arguments, **options):
 @pytest.fixture
 def where(cluster, steady):
     return ["--address", cluster.address_info["gcs_address"], "--name", steady.name, "--namespace", steady.namespace]
-
-
-def test_a_server_of_another_kind_is_no_ray():
-    server = grpc.server(ThreadPoolExecutor(1))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    assert connection.gcs_problem(address) == "what listens there does not answer as Ray does"
-    server.stop(None)
-
-
-def test_a_ray_that_wants_a_token_is_no_riddle(monkeypatch):
-    def refuse(_gcs):
-        raise AuthenticationError("no token")
-
-    monkeypatch.setattr(connection, "gcs_problem", refuse)
-    with pytest.raises(Failure, match="RAY_AUTH_MODE=token") as failure:
-        connection.check_ray("head:6379")
-    assert failure.value.exit_code == 3
 
 
 @pytest.mark.parametrize("kind", ["closed", "silent"])

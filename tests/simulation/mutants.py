@@ -856,6 +856,18 @@ def former_settled_after_a_hand_over(patch: Any) -> None:
     patch.setattr(Membership, "_restore", restore)
 
 
+def told_ttl_not_recorded_after_a_hand_over(patch: Any) -> None:
+    """Rule 13: the next one records leases of its own settings, though bare callers still go by a longer ttl."""
+
+    def restore(self, state, now):
+        allowed = self.longest_allowed
+        _restore_membership(self, state, now)
+        self.longest_allowed = allowed
+        self._set_pace()
+
+    patch.setattr(Membership, "_restore", restore)
+
+
 def drained_by_its_node_released_at_once(patch: Any) -> None:
     """Rule 14: a member on a draining node holds nothing any more, whatever it has acknowledged."""
 

@@ -74,6 +74,7 @@ FOCUS |= dict.fromkeys(
     ("partition actor replaced", "join", "restart", "weight change", "pause"),
 )
 FOCUS["former_settled_after_a_hand_over"] = ()
+FOCUS["told_ttl_not_recorded_after_a_hand_over"] = ("bare caller", "join", "pause")
 FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
@@ -156,6 +157,8 @@ def cluster(seed: int, mutant: str) -> SimulatedCluster:
             configure_while_cut_off(made)
         if mutant == "former_ttl_forgotten_by_a_restart":
             configure_and_crash(made)
+        if mutant == "told_ttl_not_recorded_after_a_hand_over":
+            configure_replace_and_crash(made)
         return made
     made = SimulatedCluster(seed, conditions=conditions(seed, mutant), settings=GROWING, members=1)
     if mutant == "longer_lease_without_a_later_proof":
@@ -186,10 +189,23 @@ def configure_while_cut_off(made: SimulatedCluster) -> None:
     made.start_partition_actor()
 
 
+SHORTER = {"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}
+
+
 def configure_and_crash(made: SimulatedCluster) -> None:
     """The ttl becomes shorter, and then the partition actor crashes."""
-    made.partition_actors[-1].configure(made.settings.changed({"ttl": 0.6, "hold": 0.2, "node_proof_interval": 0.1}))
+    made.partition_actors[-1].configure(made.settings.changed(SHORTER))
     made.run_for(0.1)
+    made.kill(made.partition_actors[-1])
+    made.start_partition_actor()
+
+
+def configure_replace_and_crash(made: SimulatedCluster) -> None:
+    """The ttl becomes shorter, and the next partition actor crashes once the leases of before are over."""
+    made.partition_actors[-1].configure(made.settings.changed(SHORTER))
+    made.run_for(0.1)
+    FAULTS["partition actor replaced"](made)
+    made.run_for(2.5)
     made.kill(made.partition_actors[-1])
     made.start_partition_actor()
 

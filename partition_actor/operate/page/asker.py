@@ -27,8 +27,9 @@ from ray.exceptions import RayActorError
 
 from partition_actor.deployment import find
 from partition_actor.errors import PartitionActorNotFound, PartitionActorUnavailable, PartitionError
-from partition_actor.operate.connection import ask, gcs_problem, join_ray
+from partition_actor.operate.connection import ask, join_ray
 from partition_actor.operate.options import Failure
+from partition_actor.ray_access import gcs_problem
 
 ANSWER_WITHIN = {"observe": 3.0, "drain": 15.0, "forget": 15.0}
 """Seconds."""
