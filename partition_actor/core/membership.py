@@ -795,14 +795,17 @@ class Membership:
         """Take in a whole request, or (`is_known`) one that says the same as a whole one before."""
         session.interval = request["interval"]
         told = () if is_known else request["groups"]
-        if session.waits and not self._drains(session):
-            session.unsettled.update(dict.fromkeys(session.waits))
+        back = [] if self._drains(session) else list(islice(session.waits, STEP))
+        later = set(session.waits).difference(back, told) if back else set()
+        session.unsettled.update(dict.fromkeys(back))
         for name in [name for name in session.unsettled if name in session.reports]:
-            if name not in told and self._is_taken_in(key, session, name):
+            if name in later or (name not in told and self._is_taken_in(key, session, name)):
                 continue
             report = Report.of(session.reports[name], request, self.incarnation, session.drained.get(name, -1))
             self._take_report(now, key, session, name, report)
-        session.prompt = "prompt" in request
+        for name in back:
+            session.waits.pop(name, None)
+        session.prompt = "prompt" in request or bool(back and session.waits)  # the next one takes others in
         if ("locks" in request or key in self.locks) and not (is_known and key not in self.locks.unverified):
             trusted = request["incarnation"] == self.incarnation and request["leased"]
             stated, whole = request.get("locks", {}), not request.get("locks_base")
@@ -1091,7 +1094,7 @@ class Membership:
         session.drained.pop(group, None)
         participant = found.participants.get(key) or found.joiners.get(key)
         if self._drains(session) and not found.is_on_ring(key):
-            pass
+            found.remove(key, now)
         elif found.recovering:
             found.joiners[key] = Participant(weight, metadata)
         elif session.barred and found.exclusive:

@@ -31,24 +31,27 @@ class _Handler:
 
     def __init__(self, former: Any) -> None:
         self.former = former
+        self._is_over = False
+        """The signal was sent again. What has been started meanwhile does not put its end off."""
 
     def __call__(self, number: int, frame: Any) -> None:
         global _runs
         if _runs:
             return
-        if _members:
+        if _members and not self._is_over:
             _runs = True
             try:
-                _thread.start_new_thread(self._hand_over, ())  # `threading` takes locks that the main thread may hold
+                # `threading` takes locks that the main thread may hold.
+                _thread.start_new_thread(self._hand_over, (list(_members.items()),))
             except RuntimeError:  # this process may have no more threads
                 _runs = False
             else:
                 return
+        self._is_over = False
         self._pass_on(number, frame)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, known: list[tuple[object, Callable[[], None]]]) -> None:
         global _runs
-        known = list(_members.items())
         try:
             threads = [threading.Thread(target=_run, args=each, daemon=True) for each in known]
             for thread in threads:
@@ -58,13 +61,15 @@ class _Handler:
         finally:
             for member, _ in known:
                 _members.pop(member, None)
-            _runs = False
             # One of asyncio's event loop has run by now: the loop hears of a signal whatever handler there is.
-            if getattr(self.former, "__module__", "") != "asyncio.unix_events":
+            self._is_over = getattr(self.former, "__module__", "") != "asyncio.unix_events"
+            _runs = False
+            if self._is_over:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        self.give_way()
+        if not _members:
+            self.give_way()
         if callable(self.former):
             self.former(number, frame)
         elif self.former == signal.SIG_DFL:

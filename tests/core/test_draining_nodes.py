@@ -583,6 +583,19 @@ def test_the_join_of_a_bare_caller_tells_the_view_without_it(world):
     assert told["members"] == {"b": 1}
 
 
+def test_the_join_of_a_bare_caller_says_that_it_has_stopped(world):
+    b = world.member("b", node=THERE)
+    b.beat()
+    world.call("join", "g", ("x", ""), 1, None, True, "", Where(HERE))
+    b.beat()
+    drain(world)
+    b.beat()
+    assert len(b.works_on) < len(KEYS)
+    world.call("join", "g", ("x", ""), 1, None, True, "", Where(HERE))
+    b.beat()
+    assert b.works_on == KEYS
+
+
 def test_a_member_hands_over_to_a_bare_caller_whose_next_process_is_elsewhere(world, call):
     a = world.member("a", node=HERE)
     a.beat()

@@ -170,3 +170,27 @@ def test_an_operator_is_told_no_more_of_a_dead_member_that_is_still_in_a_group(c
     assert {each["id"] for each in group_status_of(world.membership, group, world.now)["members"]} == {"b", "c"}
     with pytest.raises(MemberNotFound):
         world.membership.drain(world.now, GROUPS[-1], "a")
+
+
+def test_a_member_of_many_groups_comes_back_step_by_step_when_a_drain_is_taken_back(monkeypatch):
+    monkeypatch.setattr(membership, "STEP", 3)
+    world = World()
+    a, b = (world.member(name, "g0", node=name) for name in "ab")
+    for member in (a, b):
+        for group in GROUPS:
+            member.member_state.join(group, exclusive=True)
+    beat(a, b, a, b)
+    world.driver.draining(world.now, {"a": None})
+    while world.membership.deadline() <= world.now:
+        world.driver.timer(world.now)
+    beat(a, b, a, b)
+    assert left_out(world, a.key) == len(GROUPS)
+    world.driver.draining(world.now, {})
+    on_ring = [0]
+    while on_ring[-1] < len(GROUPS):
+        assert world.membership.has_news(a.key)  # so that its next request comes at once
+        a.fetch(a.send())
+        on_ring.append(sum(group.is_on_ring(a.key) for group in world.membership.groups.values()))
+    assert all(later - before <= 3 for before, later in itertools.pairwise(on_ring))
+    beat(a, b, a, b)
+    assert all(a.member_state.view(group).mine for group in GROUPS)

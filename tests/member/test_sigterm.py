@@ -11,6 +11,7 @@ from members import Worker
 
 from partition_actor import PartitionCoordinator
 from partition_actor.errors import InvalidArgument
+from partition_actor.member import sigterm
 
 KEYS = [f"key-{number}" for number in range(40)]
 
@@ -302,3 +303,18 @@ def test_a_worker_of_ray_is_refused(steady, spawn, group):
 def test_a_value_of_another_type_is_refused():
     with pytest.raises(InvalidArgument, match="on_sigterm: got 1, expected True or False"):
         PartitionCoordinator("member", on_sigterm=1)
+
+
+def test_what_is_started_after_the_signal_does_not_put_it_off(present):
+    heard, handed_over, first, second = [], threading.Event(), object(), object()
+    signal.signal(signal.SIGTERM, lambda *what: heard.append(what[0]))
+    started = threading.Event()
+    sigterm.add(first, started.wait)
+    os.kill(os.getpid(), signal.SIGTERM)
+    sigterm.add(second, handed_over.set)
+    started.set()
+    wait_until(lambda: heard)
+    assert not handed_over.is_set()
+    os.kill(os.getpid(), signal.SIGTERM)  # the process lives on: the next signal is for what runs now
+    wait_until(lambda: len(heard) == 2)
+    assert handed_over.is_set()
