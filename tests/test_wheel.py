@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 IMPORT_EVERYTHING = """
 import importlib, importlib.metadata, pkgutil, partition_actor
 for module in pkgutil.walk_packages(partition_actor.__path__, "partition_actor."):
-    if not module.name.startswith(("partition_actor.tooz.", "partition_actor.operate.page.")):  # these need an extra
+    if not module.name.startswith(("partition_actor.tooz.", "partition_actor.operate.page")):  # these need an extra
         importlib.import_module(module.name)
 print(importlib.metadata.version("partition-actor"))
 print(partition_actor.__file__)

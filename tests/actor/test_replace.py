@@ -199,6 +199,12 @@ def test_joins_go_on_while_it_is_replaced(steady, group):
     assert len(steady.members(group)) == len(joined)
 
 
+def test_settings_that_are_none_stop_nothing(steady):
+    with pytest.raises(InvalidSettings, match="ttl: got -1"):
+        steady.call("hand_over", {"ttl": -1})
+    assert steady.call("get_groups") == []
+
+
 def test_a_state_that_the_gcs_would_not_take_in_is_told_before_anything_stops(kept, monkeypatch):
     kept.check_size({"metadata": b"m" * 1000})
     monkeypatch.setattr(predecessor, "LARGEST_STATE", 999)

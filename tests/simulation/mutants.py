@@ -358,12 +358,12 @@ def views_of_the_past_not_learnt(patch: Any) -> None:
 def lease_for_an_unknown_request(patch: Any) -> None:
     """Rule 7: a restarted partition actor renews a lease for a short request that repeats one it never received."""
 
-    def sync(self, now, request):
+    def sync(self, now, request, where=None):
         session = self.sessions.get((request["member"], request["session"]))
         if "same" in request and (session is None or session.whole is None or session.whole["seq"] != request["same"]):
             request = {**request, "interval": self.interval, "leased": True, "groups": {}}
             del request["same"]
-        return _sync(self, now, request)
+        return _sync(self, now, request, where)
 
     _sync = Membership.sync
     patch.setattr(Membership, "sync", sync)
@@ -498,11 +498,11 @@ def holds_not_learnt(patch: Any) -> None:
 def group_changes_without_their_base(patch: Any) -> None:
     """Rule 7: a partition actor takes the changes that a session tells for all its groups, whatever they refer to."""
 
-    def sync(self, now, request):
+    def sync(self, now, request, where=None):
         session = self.sessions.get((request["member"], request["session"]))
         if "groups_base" in request and (session is None or session.whole is None):
             request = {**request, "groups_base": 0}
-        return _sync(self, now, request)
+        return _sync(self, now, request, where)
 
     _sync = Membership.sync
     patch.setattr(Membership, "sync", sync)
@@ -511,11 +511,11 @@ def group_changes_without_their_base(patch: Any) -> None:
 def lock_changes_without_their_base(patch: Any) -> None:
     """Rule 10: a restarted partition actor takes changes of locks for all locks of a session."""
 
-    def sync(self, now, request):
+    def sync(self, now, request, where=None):
         session = self.sessions.get((request["member"], request["session"]))
         if "locks_base" in request and (session is None or session.whole is None):
             request = {**request, "locks_base": 0}
-        return _sync(self, now, request)
+        return _sync(self, now, request, where)
 
     _sync = Membership.sync
     patch.setattr(Membership, "sync", sync)
