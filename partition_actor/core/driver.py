@@ -366,7 +366,7 @@ class MembershipDriver:
     # -- rule 13: the hand-over to the next partition actor ----------------------------------------------------------
 
     def hand_over(self) -> Steps[dict[str, Any]]:
-        """The whole state, for `take_over` of the next partition actor, once nobody waits for survivors to report.
+        """The whole state, for `take_over` of the next partition actor, once all members have reported to this one.
 
         From then on this one grants, answers and changes nothing: every call raises ``PartitionActorReplaced``.
         """
@@ -379,7 +379,7 @@ class MembershipDriver:
 
     def copy_state(self) -> Steps[dict[str, Any]]:
         """The same, while this one goes on: to try out whether the next one can begin with it."""
-        yield _Wait(object(), lambda _: not self.membership.locks_unknown)
+        yield _Wait(object(), lambda _: self.membership.may_hand_over)
         state = self.membership.state(self._now)
         state["answers"] = [(key, each.process, each.until - self._now) for key, each in self._answers.items()]
         return state

@@ -160,6 +160,8 @@ class Membership:
         """When each session ended; a late message of theirs must not take a successor's id over."""
         self.dead: set[SessionKey] = set()
         """Those of them that were closed, or whose process is dead: a late message does not bring them back at all."""
+        self._unheard: set[SessionKey] = set()
+        """Sessions that were handed over and have yet to say everything: their leases are the former one's."""
         self._counter = 0
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._gone: dict[SessionKey, tuple[SessionRecord, list[str], Cause]] = {}
@@ -428,7 +430,9 @@ class Membership:
             key = tuple(each["key"])
             session = self.sessions[key] = SessionRecord(key, now - each["age"], each["seq"], now - each["received"])
             session.interval, session.lease, session.barred = each["interval"], each["lease"], each["barred"]
-            session.needs_resync = session.seq >= 0  # what its requests refer to is not handed over
+            if session.seq >= 0:  # what its requests refer to is not handed over
+                session.needs_resync = True
+                self._unheard.add(key)
             session.groups, session.unsettled = set(each["groups"]), dict.fromkeys(each["unsettled"])
             session.drained, session.ending = each["drained"], frozenset(each["ending"])
             session.waits = dict(each.get("waits", {}))
@@ -643,6 +647,7 @@ class Membership:
             return
         cause = (cause or self._expiry(now, session))._replace(where=session.where)
         session.needs_resync, session.steady = True, None
+        self._unheard.discard(key)
         self._leases.drop(key)
         self._overdue.pop(key, None)
         self._record_locks(now)
@@ -756,6 +761,7 @@ class Membership:
             known = 0 if session.whole is None else session.whole["seq"]
             session.whole = None if base > known else request
             if session.whole is not None:
+                self._unheard.discard(key)
                 self._take_statement(now, key, session, request)
         whole = session.whole
         if whole is None or ("same" in request and request["same"] != whole["seq"]):
@@ -1322,8 +1328,15 @@ class Membership:
 
     def have_reported(self, group: Group) -> bool:
         """Whether each member of a group has sent a request to this partition actor. Callers by a handle need not."""
-        sessions = (self.sessions.get(key) for key in group.sessions.items())
-        return not any(session is not None and session.whole is None and session.seq >= 0 for session in sessions)
+        return self._unheard.isdisjoint(group.sessions.items())
+
+    @property
+    def may_hand_over(self) -> bool:
+        """Whether no member that survived, or was handed over, has yet to report and to have its lease renewed.
+
+        Else several replacements in a row could outlast a lease.
+        """
+        return self._recovery_end is None and not self._unheard
 
     def find(self, group: str) -> Group:
         """The group of this name. Raises ``GroupNotFound``."""

@@ -177,6 +177,25 @@ def test_it_waits_until_survivors_have_reported():
     assert world.driver.is_handed_over
 
 
+def test_it_waits_until_those_that_were_handed_over_have_reported():
+    """Two replacements in a row take no longer from a lease than one."""
+    world = World()
+    heard, late, lost = world.member("a"), world.member("b"), world.member("c")
+    beat(heard, late, lost)
+    world.replace()
+    heard.beat()
+    assert world.call("hand_over") is None
+    late.beat()
+    assert "hand_over" not in world.take_results()
+    for _ in range(6):
+        world.wait(PLAIN.ttl * 0.2)
+        heard.beat()
+        late.beat()
+        if results := world.take_results():
+            break
+    assert results["hand_over"]["incarnation"] == world.membership.incarnation  # the lost one's lease is over
+
+
 def test_one_that_is_being_shut_down_hands_nothing_over():
     world = World()
     world.member("a").beat()

@@ -65,7 +65,7 @@ class Calls(RuleBasedStateMachine):
         member = self.members.pop(which % len(self.members))
         self.world.membership.died(self.world.now, member.key)
 
-    @precondition(lambda self: not self.world.membership.locks_unknown)
+    @precondition(lambda self: self.world.membership.may_hand_over)
     @rule(proven=st.booleans())
     def replace(self, proven):
         """The next partition actor knows what the former one did, and nobody works on other keys."""
