@@ -161,7 +161,7 @@ class Membership:
         self.dead: set[SessionKey] = set()
         """Those of them that were closed, or whose process is dead: a late message does not bring them back at all."""
         self._unheard: set[SessionKey] = set()
-        """Sessions that were handed over and have yet to say everything: their leases are the former one's."""
+        """Sessions that were handed over and have yet to be told that their lease is renewed. They are told at once."""
         self._counter = 0
         self._leases: LeaseQueue[SessionKey] = LeaseQueue()
         self._gone: dict[SessionKey, tuple[SessionRecord, list[str], Cause]] = {}
@@ -313,6 +313,7 @@ class Membership:
         So the next partition actor, which starts later, reads that record.
         """
         self._proof = at if self._proof is None else max(self._proof, at)
+        self._news.update(self._unheard)
         if recorded > self.longest_allowed:
             self.longest_allowed = recorded
             self._set_pace()
@@ -761,7 +762,6 @@ class Membership:
             known = 0 if session.whole is None else session.whole["seq"]
             session.whole = None if base > known else request
             if session.whole is not None:
-                self._unheard.discard(key)
                 self._take_statement(now, key, session, request)
         whole = session.whole
         if whole is None or ("same" in request and request["same"] != whole["seq"]):
@@ -900,7 +900,8 @@ class Membership:
             is_steady = group is not None and state is not None and group.is_steady(key, state)
             if is_steady or self._waits(key, session, name):
                 session.unsettled.pop(name, None)
-        return not (self.is_ending or session.unsettled or session.barred or session.prompt or key in self.locks)
+        told = not (session.unsettled or session.prompt or key in self._unheard)
+        return told and not (self.is_ending or session.barred or key in self.locks)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
 
@@ -934,6 +935,8 @@ class Membership:
             return session.prompt or session.whole is None or "withdrawn" not in session.whole
         if session.steady is not None and key not in self._news:
             return False
+        if key in self._unheard and self._proven_lease(session) > 0:
+            return True
         if session.resync or session.prompt or key in self.locks.unverified or self.locks.answers(key):
             return True
         return any(self._has_entry(key, session, name) for name in session.looked_at())
@@ -974,6 +977,8 @@ class Membership:
             reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
+        if reply["exclusive_lease"] > 0:
+            self._unheard.discard(key)
         if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:
             reply["wait"] = self._recovery_end - self._run(session.received)
         return reply
@@ -1327,12 +1332,12 @@ class Membership:
         return broken
 
     def have_reported(self, group: Group) -> bool:
-        """Whether each member of a group has sent a request to this partition actor. Callers by a handle need not."""
-        return self._unheard.isdisjoint(group.sessions.items())
+        """Whether each member of a group has reported to this partition actor. Callers by a handle need not."""
+        return not group.recovering and self._unheard.isdisjoint(group.sessions.items())
 
     @property
     def may_hand_over(self) -> bool:
-        """Whether no member that survived, or was handed over, has yet to report and to have its lease renewed.
+        """Whether no member that survived, or was handed over, has yet to hear that its lease is renewed.
 
         Else several replacements in a row could outlast a lease.
         """

@@ -6,7 +6,7 @@ import pytest
 from machines import KEYS, PLAIN, World, beat
 
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import lock_name
+from partition_actor.core.messages import check_request, lock_name
 from partition_actor.errors import PartitionActorReplaced, PartitionActorUnavailable
 from partition_actor.settings import Settings
 
@@ -183,9 +183,9 @@ def test_it_waits_until_those_that_were_handed_over_have_reported():
     heard, late, lost = world.member("a"), world.member("b"), world.member("c")
     beat(heard, late, lost)
     world.replace()
-    heard.beat()
+    heard.beat(2)
     assert world.call("hand_over") is None
-    late.beat()
+    late.beat(2)
     assert "hand_over" not in world.take_results()
     for _ in range(6):
         world.wait(PLAIN.ttl * 0.2)
@@ -194,6 +194,26 @@ def test_it_waits_until_those_that_were_handed_over_have_reported():
         if results := world.take_results():
             break
     assert results["hand_over"]["incarnation"] == world.membership.incarnation  # the lost one's lease is over
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_member_that_was_handed_over_hears_of_its_lease_at_once(proven):
+    """Its heartbeat is not held: the next replacement would end that call, and so on, until the lease is over."""
+    world = World()
+    member = world.member("a")
+    member.beat()
+    world.replace(proven=proven)
+    assert member.beat(1)["resync"]
+    request = member.member_state.request(world.now)
+    held_for = world.driver.request(world.now, check_request(request))
+    assert (held_for == 0.0) is proven
+    if not proven:
+        assert world.driver.actions(world.now).answer == []
+        world.driver.proof(world.now, world.now)
+        assert world.driver.actions(world.now).answer == [member.key]
+    assert member.fetch(request)["exclusive_lease"] == PLAIN.ttl
+    member.beat()
+    assert world.driver.request(world.now, check_request(member.member_state.request(world.now)))  # held again
 
 
 def test_one_that_is_being_shut_down_hands_nothing_over():
