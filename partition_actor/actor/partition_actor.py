@@ -494,7 +494,7 @@ class PartitionActor:
             if not await self._counts_as_alive():  # then one of the known lives may have this one's place
                 raise PartitionActorUnavailable("the GCS does not count this node as alive: nothing was handed over")
             state = await self._call(driver.hand_over())
-            state["by"], state["next"] = self._actor_id(), (wanted or self._settings).to_dict()
+            state["by"], state["next"] = self._own_id(), (wanted or self._settings).to_dict()
             for task in self._tasks:
                 task.cancel()
             self._event_log.flush()
@@ -523,7 +523,7 @@ class PartitionActor:
             changed = self._records.settings() if was_restarted() and self._records.are_kept else {}
             state = self._records.take_over(STATE)
             first = self._deployed  # somebody else may have deployed it meanwhile, with other settings
-            if state is not None and state["by"] != self._actor_id():
+            if state is not None and state["by"] != self._own_id():
                 first = Settings.from_dict(state["next"])
             longest = self._records.longest_lease(first.new_cluster_wait)
             self._node = ray.get_runtime_context().get_node_id()
@@ -587,7 +587,7 @@ class PartitionActor:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     @staticmethod
-    def _actor_id() -> str:
+    def _own_id() -> str:
         return str(ray.get_runtime_context().get_actor_id())
 
     @staticmethod
