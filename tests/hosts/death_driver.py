@@ -86,6 +86,10 @@ class Deaths:
         self._killer = start(hosts[-1], Bystander)
         self._victims = 0
 
+    def wait_for_members(self) -> None:
+        """Return when each member knows of all."""
+        wait(self._survivors, "members", until=lambda members: members == len(self._survivors))
+
     def of_member(self, host: int) -> float:
         """Seconds from kill -9 of a member on a host until every other one has heard of it."""
         self._victims += 1

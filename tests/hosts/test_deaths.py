@@ -40,6 +40,7 @@ def test_a_death_on_another_host_is_known_long_before_its_lease_ends(driver, mea
 @pytest.mark.slow_hosts
 def test_a_host_that_is_powered_off_is_known_after_a_lease(hosts, driver, measured):
     """The last one: the host does not come back. Nothing tells of its end but silence."""
+    driver.wait_for_members()
     began = clock.now()
     hosts.power_off(2)
     took = driver.when_heard("on-2") - began
