@@ -4,7 +4,9 @@ Start with ``deploy()`` and ``PartitionCoordinator``. ``docs/guarantees.md`` sta
 and their limits.
 """
 
+from partition_actor.core.autoscale import Autoscale
 from partition_actor.deployment import connect, deploy, shutdown
+from partition_actor.fleet.fleet import Fleet
 from partition_actor.member.callbacks import Elected, GroupEvent
 from partition_actor.member.coordinator import PartitionCoordinator
 from partition_actor.member.guard import owned_by
@@ -16,7 +18,9 @@ from partition_actor.settings import Settings
 from partition_actor.version import __version__
 
 __all__ = [
+    "Autoscale",
     "Elected",
+    "Fleet",
     "GroupEvent",
     "KeyIndex",
     "Lock",

@@ -19,7 +19,9 @@
     ├── NoOwner                    (TimeoutError)     the key had no owner within the timeout; the call has not run
     ├── MemberHasNoActor           (LookupError)      the owner of the key is a task or a driver: it cannot be called
     ├── CallMayHaveRun             (ConnectionError)  the owner died during a call that is not safe to repeat
-    └── TooManyCalls               (RuntimeError)     the owner already has as many calls as the router allows
+    ├── TooManyCalls               (RuntimeError)     the owner already has as many calls as the router allows
+    ├── FleetNotFound              (LookupError)      no fleet of this name is deployed, or its controller is away
+    └── FleetNotReady              (TimeoutError)     not all workers of a fleet serve yet
 
 Every error takes one ``str``, so it crosses a Ray call and pickles unchanged.
 
@@ -112,6 +114,14 @@ class CallMayHaveRun(PartitionError, ConnectionError):
 
 class TooManyCalls(PartitionError, RuntimeError):
     """The owner of the key already has as many of this router's calls as its limit allows. The call has not run."""
+
+
+class FleetNotFound(PartitionError, LookupError):
+    """No fleet of this name is deployed, or its controller does not answer; its workers go on without it."""
+
+
+class FleetNotReady(PartitionError, TimeoutError):
+    """Not every slot of a fleet has a worker that serves, or they hold different epochs. The message says which."""
 
 
 class NoPlaceYet(UserWarning):

@@ -1,0 +1,9 @@
+"""Workers that stay alive: started, replaced, scaled, drained and updated.
+
+``fleet`` is what users call. A ``controller`` runs in the process of whoever started the fleet, or in a detached actor;
+``core.fleet`` decides, and it carries out the actions with Ray. ``worker`` makes the class of the worker actors: the
+user's, with methods for the controller. ``spec`` says what a fleet is, and ``store`` keeps that for a controller that
+Ray restarts.
+
+Private: what users import is in ``partition_actor``, ``.errors``, ``.settings`` and ``.testing``.
+"""

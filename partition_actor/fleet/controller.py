@@ -1,0 +1,407 @@
+"""Runs a fleet: one thread that hands events to ``core.fleet`` and carries out its actions with Ray.
+
+Each worker has one call under way that ends only with news: first that its constructor has returned, then its reports.
+So a death is known as soon as Ray fails that call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from partition_actor import clock, ray_internals
+from partition_actor.core.fleet import Action, Drain, End, FleetState, Join, Node, Phase, Start
+from partition_actor.deployment import connect
+from partition_actor.errors import PartitionError
+from partition_actor.fleet.spec import FleetSpec, Version
+from partition_actor.fleet.store import NUMBERS_A_LIFE, Store, Wanted
+from partition_actor.fleet.worker import CALLS_AT_ONCE, CONCURRENCY_GROUP, Post, WorkerReport, worker_class
+from partition_actor.router.router import Router
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICK = 0.25
+"""Seconds between two looks when nothing happens."""
+LONGEST_REASON = 300
+"""Characters."""
+REPORT_INTERVAL = 1.0
+"""Seconds within which a worker reports, also when it has no news."""
+NODES_INTERVAL = 1.0
+"""Seconds between two looks at the nodes of the cluster."""
+STATUS_INTERVAL = 2.0
+"""Seconds between two reports of the fleet's status to the partition actor."""
+RETRY_PAUSE = 0.5
+"""Seconds before a call is repeated that did not reach a worker."""
+ANSWER_WITHIN = 20.0
+"""Seconds in which the thread takes an event in, while the GCS answers."""
+GRACE = 5.0
+"""Seconds in which a worker that has handed over may end the calls that it has received."""
+
+
+class Controller:
+    """A fleet that runs: its workers are this process's, or detached actors."""
+
+    def __init__(self, spec: FleetSpec, wanted: Wanted, store: Store | None = None) -> None:
+        """`wanted`: what is wanted at first, or what a former controller has left in the `store`."""
+        self.spec, self._wanted, self._store = spec, wanted, store
+        self._fleet = FleetState(
+            wanted.size,
+            per_node=spec.per_node,
+            spread=spec.spread,
+            autoscale=spec.autoscale,
+            drain_timeout=spec.drain_timeout,
+            start_timeout=spec.start_timeout,
+            numbers_from=wanted.lives * NUMBERS_A_LIFE + 1,
+        )
+        self._fleet.version, self._fleet.stable = wanted.version, wanted.stable
+        self._handles: dict[int, Any] = {}
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._then: list[Callable[[], None]] = []
+        """Called when the status has been published."""
+        self._changed = threading.Condition()
+        self._status: dict[str, Any] = self._fleet.status(clock.now())
+        self._logged = 0.0
+        self._told_at = float("-inf")
+        self._telling: Any = None
+        self._over = threading.Event()
+        self._router = Router(spec.group, actor=spec.actor, namespace=spec.namespace, settings=spec.settings)
+        self._partition_actor: Any = None
+        self._threads = [
+            threading.Thread(target=self._run, name=f"fleet {spec.name}", daemon=True),
+            threading.Thread(target=self._watch_nodes, name=f"nodes of fleet {spec.name}", daemon=True),
+        ]
+
+    # -- what callers use ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to start workers."""
+        for thread in self._threads:
+            thread.start()
+
+    def scale(self, size: int) -> None:
+        """There are to be so many workers."""
+        self._do_and_wait(lambda: self._fleet.scale(clock.now(), size))
+
+    def update(self, version: Version, max_unavailable: int) -> int:
+        """Replace all workers by those of a version; returns its number."""
+
+        def begin() -> int:
+            latest = max(self._wanted.versions) + 1
+            self._wanted.versions[latest] = version
+            self._fleet.update(clock.now(), latest, max_unavailable)
+            return latest
+
+        return self._do_and_wait(begin)
+
+    def stop(self, timeout: float) -> bool:
+        """Drain and end all workers; returns whether all have ended within so many seconds."""
+        self._do(lambda: self._fleet.stop(clock.now()))
+        over = self._over.wait(timeout)
+        if not over:
+            log.warning("fleet %r has not ended within %g s", self.spec.name, timeout)
+        return over
+
+    def status(self) -> dict[str, Any]:
+        """The latest ``core.fleet.FleetState.status``, with what the fleet is."""
+        return self._status
+
+    def wait(self, done: Callable[[dict[str, Any]], bool], timeout: float | None = None) -> bool:
+        """Wait until the status is `done`; returns whether it is within so many seconds, without end for None."""
+        with self._changed:
+            return self._changed.wait_for(lambda: done(self._status), timeout)
+
+    def handles(self) -> dict[int, Any]:
+        """The serving workers' actors, by slot."""
+        serving = [each for each in self._status["workers"] if each["phase"] == "serving"]
+        handles = dict(self._handles)
+        return {each["slot"]: handles[each["number"]] for each in serving if each["number"] in handles}
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _do(self, event: Callable[[], None]) -> None:
+        self._events.put(event)
+
+    def _do_and_wait(self, event: Callable[[], T]) -> T:
+        """What an event returns, once the status tells of what it has brought about."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            result = event()
+            self._then.append(lambda: done.set_result(result))
+
+        self._do(run)
+        return done.result(ANSWER_WITHIN)
+
+    def _run(self) -> None:
+        try:
+            self._adopt()
+            while not self._fleet.is_over and ray.is_initialized():
+                self._handle_events()
+                self._follow()
+                for action in self._fleet.step(clock.now()):
+                    self._carry_out(action)
+                self._save()
+                self._publish()
+                while self._then:
+                    self._then.pop()()
+        except Exception:
+            log.exception("the controller of fleet %r has failed", self.spec.name)
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                self._router.stop()
+            if self._fleet.is_over and self._store is not None:
+                with contextlib.suppress(Exception):
+                    self._store.remove()
+            self._publish(over=True)
+            self._over.set()
+
+    def _handle_events(self) -> None:
+        """Wait for an event or for the next look, and handle all that have come."""
+        event: Callable[[], None] | None
+        try:
+            event = self._events.get(timeout=TICK)
+        except queue.Empty:
+            return
+        while event is not None:
+            event()
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                event = None
+
+    def _follow(self) -> None:
+        """Tell the fleet who is in the group."""
+        if self._partition_actor is None:
+            return
+        epoch, prefix = self._router.epoch(), f"{self.spec.name}/"
+        members = self._router.members()
+        known = {member.removeprefix(prefix) for member in members if member.startswith(prefix)}
+        self._fleet.seen(None if epoch is None else known)
+
+    def _watch_nodes(self) -> None:
+        """Keep the fleet informed about nodes; in a thread of its own, since the GCS may be away."""
+        ask = ray_internals.draining_nodes_asker()
+        while not self._over.is_set() and ray.is_initialized():
+            try:
+                if self._partition_actor is None:
+                    handle = connect_to(self.spec)
+                    self._router.start()
+                    self._partition_actor = handle
+                draining = set() if ask is None else set(ask(GRACE))
+                nodes = {
+                    each["NodeID"]: Node(each["NodeID"] in draining, dict(each.get("Labels") or {}))
+                    for each in ray.nodes()  # type: ignore[no-untyped-call]
+                    if each["Alive"]
+                }
+                self._do(partial(self._fleet.take_nodes, nodes))
+            except (RayError, PartitionError, ConnectionError) as error:
+                log.info("fleet %r: cannot look at the cluster, trying again: %s", self.spec.name, error)
+            except Exception:
+                log.exception("fleet %r: cannot look at the cluster, trying again", self.spec.name)
+            self._over.wait(NODES_INTERVAL)
+
+    def _save(self) -> None:
+        fleet, wanted = self._fleet, self._wanted
+        now = (fleet.size, fleet.version, fleet.stable, fleet.max_unavailable, set(wanted.versions))
+        used = {fleet.version, fleet.stable, max(wanted.versions), *(each.version for each in fleet.workers.values())}
+        for version in wanted.versions.keys() - used:
+            del wanted.versions[version]
+        before = (wanted.size, wanted.version, wanted.stable, wanted.max_unavailable, set(wanted.versions))
+        if now != before:
+            wanted.size, wanted.version, wanted.stable, wanted.max_unavailable, _ = now
+            if self._store is not None:
+                self._store.save(wanted)
+
+    def _publish(self, *, over: bool = False) -> None:
+        now = clock.now()
+        status = self._fleet.status(now)
+        for at, what in self._fleet.events:
+            if at > self._logged:
+                log.info("fleet %r: %s", self.spec.name, what)
+        self._logged = max([self._logged, *(at for at, _ in self._fleet.events)])
+        status.update(name=self.spec.name, group=self.spec.group, over=over)
+        for worker in status["workers"]:
+            worker["member_id"] = self.spec.member_id(worker["slot"])
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+
+    # -- actions ------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, action: Action) -> None:
+        try:
+            if isinstance(action, Start):
+                self._start(action)
+            elif isinstance(action, Join):
+                self._call(action.number, "join", self._joined)
+            elif isinstance(action, Drain):
+                self._call(action.number, "drain", self._drained)
+            elif isinstance(action, End):
+                self._end(action)
+        except Exception as error:
+            log.exception("fleet %r: %s", self.spec.name, action)
+            self._fleet.failed_to(clock.now(), action.number, _reason(error))
+
+    def _start(self, start: Start) -> None:
+        spec, version = self.spec, self._wanted.versions[start.version]
+        options = dict(version.options)
+        groups = {**(options.pop("concurrency_groups", None) or {}), CONCURRENCY_GROUP: CALLS_AT_ONCE}
+        if start.node is not None:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(start.node, soft=not spec.per_node)
+        if spec.detached:
+            options.update(
+                name=spec.worker_name(start.slot, start.number, start.version),
+                namespace=spec.namespace,
+                lifetime="detached",
+            )
+        options.setdefault("num_cpus", 0)
+        options.update(max_restarts=0, max_task_retries=0)
+        try:
+            make: Any = ray.remote
+            actor = make(concurrency_groups=groups)(worker_class(version.worker)).options(**options)
+            post = Post(spec, start.slot, start.number, start.version)
+            handle = actor.remote(post, *version.args, **version.kwargs)
+        except Exception as error:
+            log.exception("fleet %r: cannot start a worker", spec.name)
+            self._fleet.ended(clock.now(), start.number, _reason(error))
+            return
+        self._handles[start.number] = handle
+        self._call(start.number, "whereabouts", self._started)
+
+    def _end(self, end: End) -> None:
+        if end.drained:
+            self._call(end.number, "close", self._closed)
+        else:
+            self._kill(end.number)
+
+    def _closed(self, number: int, _: Any) -> None:
+        self._handles[number].__ray_terminate__.remote()  # after the calls that it has received
+        self._later(partial(self._kill, number), GRACE)
+
+    def _kill(self, number: int, _: Any = None) -> None:
+        if number in self._handles and ray.is_initialized():
+            ray.kill(self._handles[number])
+            self._call(number, "phase", self._not_dead_yet)
+
+    def _not_dead_yet(self, number: int, _: Any) -> None:
+        self._later(partial(self._kill, number))
+
+    # -- what calls bring ---------------------------------------------------------------------------------------
+
+    def _call(self, number: int, method: str, then: Callable[[int, Any], None], *arguments: Any) -> None:
+        """Call a worker, and have `then` called with the result; what fails is told to the fleet."""
+        if number not in self._handles or not ray.is_initialized():
+            return
+
+        def returned(future: Future[Any]) -> None:
+            self._do(partial(self._returned, number, future, then, again))
+
+        again = partial(self._call, number, method, then, *arguments)
+        handle = self._handles[number]
+        call = getattr(handle, f"_partition_actor_{method}").remote(*arguments)
+        call.future().add_done_callback(returned)
+
+    def _returned(
+        self, number: int, future: Future[Any], then: Callable[[int, Any], None], again: Callable[[], None]
+    ) -> None:
+        if number not in self._handles:
+            return
+        try:
+            result = future.result()
+        except ActorUnavailableError:  # it may be alive
+            self._later(again)
+        except RayActorError as error:
+            del self._handles[number]
+            self._fleet.ended(clock.now(), number, _reason(error))
+        except Exception as error:
+            self._fleet.failed_to(clock.now(), number, _reason(error))
+        else:
+            then(number, result)
+
+    def _started(self, number: int, where: tuple[str, int]) -> None:
+        self._fleet.started(clock.now(), number, *where)
+        self._call(number, "report", self._reported, None, REPORT_INTERVAL)
+
+    def _joined(self, number: int, _: None) -> None:
+        self._fleet.joined(clock.now(), number)
+
+    def _drained(self, number: int, _: None) -> None:
+        self._fleet.drained(clock.now(), number)
+
+    def _reported(self, number: int, report: WorkerReport) -> None:
+        now = clock.now()
+        self._fleet.reported(now, number, report.epoch, report.is_settled, report.load, out=report.out)
+        if report.is_superseded:
+            self._fleet.failed_to(now, number, "another process has its member id")
+        self._call(number, "report", self._reported, report, REPORT_INTERVAL)
+
+    def _later(self, event: Callable[[], None], seconds: float = RETRY_PAUSE) -> None:
+        timer = threading.Timer(seconds, lambda: self._do(event))
+        timer.daemon = True
+        timer.start()
+
+    # -- a controller that Ray has restarted --------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Take over the workers that a former controller has started."""
+        if self._store is None:
+            return
+        self._wanted.lives += 1
+        self._store.save(self._wanted)
+        prefix = self.spec.worker_prefix
+        calls: dict[int, tuple[int, int, Any, Any]] = {}
+        for each in ray.util.list_named_actors(all_namespaces=True):
+            if each["namespace"] != self.spec.namespace or not each["name"].startswith(prefix):
+                continue
+            slot, _, rest = each["name"].removeprefix(prefix).partition("#")
+            number, _, version = rest.partition("@")
+            with contextlib.suppress(ValueError):  # it has just ended
+                handle = ray.get_actor(each["name"], self.spec.namespace)
+                calls[int(number)] = (int(slot), int(version), handle, handle._partition_actor_phase.remote())
+        for number, (slot, version, handle, call) in sorted(calls.items()):
+            self._handles[number] = handle
+            try:
+                phase: Phase = ray.get(call, timeout=GRACE)
+            except RayActorError:
+                del self._handles[number]
+                continue
+            except RayError:
+                phase = "joining"  # it may have joined: so it hands over before it is ended
+            self._fleet.adopt(clock.now(), number, slot, version, phase, None, None)
+            self._call(number, "whereabouts", self._started)
+            if phase in ("joining", "draining"):
+                self._carry_out(Join(number) if phase == "joining" else Drain(number))
+
+
+def connect_to(spec: FleetSpec) -> Any:
+    """The partition actor's handle. Raises what ``connect`` raises."""
+    return connect(spec.actor, spec.namespace) if isinstance(spec.actor, str) else spec.actor
+
+
+def _reason(error: BaseException) -> str:
+    """The line of an error that says most, without Ray's advice."""
+    if isinstance(error, RayTaskError):
+        error = error.cause
+        if not isinstance(error, PartitionError):
+            return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = (lines[-1] if lines else repr(error)).partition(" Some common causes")[0]
+    return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}…"
+
+
+def is_ready(status: Mapping[str, Any]) -> bool:
+    """Whether a fleet's status says that all workers serve, and hold one epoch."""
+    return bool(status["ready"])

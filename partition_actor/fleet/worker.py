@@ -1,0 +1,188 @@
+"""The worker's side: the user's class, with methods that the controller calls.
+
+They run in a concurrency group of their own, so that a method of the user's that takes long holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, NamedTuple
+
+import ray
+
+from partition_actor.core.epochs import Epoch
+from partition_actor.core.fleet import Phase
+from partition_actor.errors import NoPlaceYet, PartitionError
+from partition_actor.fleet.spec import FleetSpec
+from partition_actor.member.background import run_in_thread
+from partition_actor.member.coordinator import PartitionCoordinator
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY_GROUP = "partition_actor_fleet"
+CALLS_AT_ONCE = 4
+"""Of the controller: a report that is waited for, and a join or a drain; and those of its successor."""
+JOIN_TIMEOUT = 60.0
+"""Seconds in which a worker must get its place in the group."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a worker belongs."""
+
+    spec: FleetSpec
+    slot: int
+    number: int
+    version: int
+
+
+class WorkerReport(NamedTuple):
+    """What a worker holds."""
+
+    epoch: Epoch | None
+    is_settled: bool
+    """It may use its slot, and waits for nobody's hand-off."""
+    load: float | None
+    out: bool
+    """It was drained or has left its group, though its controller did not ask for that."""
+    is_superseded: bool
+    """Another process has its member id."""
+
+
+class Duty:
+    """One worker's membership, for its controller."""
+
+    def __init__(self, post: Post) -> None:
+        spec = post.spec
+        self.post = post
+        self.coordinator = PartitionCoordinator(
+            spec.member_id(post.slot), actor=spec.actor, namespace=spec.namespace, settings=spec.settings
+        )
+        self.coordinator.start()
+        self._asked = self._has_joined = self._has_left = False
+        self.failure: Exception | None = None
+
+    def whereabouts(self) -> tuple[str, int]:
+        """The node and the process id; returns when the constructor has. Raises what the constructor raised."""
+        if self.failure is not None:
+            raise self.failure
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
+    def phase(self) -> Phase:
+        """For a controller that has been restarted."""
+        if self._has_left:
+            return "draining"
+        return "serving" if self._has_joined else "joining" if self._asked else "ready"
+
+    def join(self) -> None:
+        """Join the group; returns with a place there. Raises ``PartitionError``."""
+        spec, session = self.post.spec, self.coordinator._session
+        self._asked = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoPlaceYet)
+            self.coordinator.join_group(spec.group, exclusive=spec.exclusive)
+        if not session.wakeups.wait(lambda: session.state(spec.group) != "joining", JOIN_TIMEOUT):
+            raise PartitionError(f"it got no place in group {spec.group!r} within {JOIN_TIMEOUT:g} s")
+        self._has_joined = True
+
+    def report(self, worker: Any, known: WorkerReport | None, seconds: float) -> WorkerReport:
+        """What it holds now: at once when that differs from what is `known`, else after so many seconds."""
+        session = self.coordinator._session
+        session.wakeups.wait(lambda: known is None or self._holds() != known._replace(load=None), seconds)
+        with session.lock:
+            holds = self._holds()
+        return holds._replace(load=self._load(worker))
+
+    def _holds(self) -> WorkerReport:
+        group, session = self.post.spec.group, self.coordinator._session
+        state, view = session.state(group), session.view(group)
+        epoch = None if view is None else view.epoch
+        is_settled = view is not None and not view.laggards and state == "member"
+        is_in = not self._has_joined or self._has_left or (session.active and not session.is_out(group))
+        return WorkerReport(epoch, is_settled, None, not is_in, state == "superseded" and not self._has_left)
+
+    def _load(self, worker: Any) -> float | None:
+        load = self.post.spec.load
+        if load is None or not self._has_joined:
+            return None
+        try:
+            value = load(worker) if callable(load) else getattr(worker, load)()
+            return float(asyncio.run(_result(value)) if inspect.isawaitable(value) else value)
+        except Exception:
+            log.exception("worker %r cannot tell its load", self.coordinator.my_id)
+            return None
+
+    def drain(self) -> None:
+        """Hand all keys over and leave; returns when the callbacks have."""
+        timeout = self.post.spec.drain_timeout
+        self._has_left = True
+        if not self.coordinator._stop(at_most=timeout):
+            raise PartitionError(f"it has not handed over within {timeout:g} s")
+
+
+async def _result(value: Any) -> Any:
+    return await value
+
+
+def worker_class(cls: type) -> type:
+    """The class of a fleet's actors: `cls`, whose constructor gets a started ``PartitionCoordinator`` first."""
+    is_async = bool(inspect.getmembers(cls, inspect.iscoroutinefunction))
+
+    def construct(self: Any, post: Post, *args: Any, **kwargs: Any) -> None:
+        duty = Duty(post)
+        self._partition_actor_duty = duty
+        try:
+            cls.__init__(self, duty.coordinator, *args, **kwargs)  # type: ignore[misc]
+        except Exception as error:  # Ray 2.60 aborts a process whose constructor raises while it has threads
+            duty.failure = error
+            duty.coordinator.stop()
+
+    def whereabouts(self: Any) -> tuple[str, int]:
+        return self._partition_actor_duty.whereabouts()  # type: ignore[no-any-return]
+
+    def phase(self: Any) -> str:
+        return self._partition_actor_duty.phase()  # type: ignore[no-any-return]
+
+    def join(self: Any) -> None:
+        self._partition_actor_duty.join()
+
+    def report(self: Any, known: WorkerReport | None, seconds: float) -> WorkerReport:
+        return self._partition_actor_duty.report(self, known, seconds)  # type: ignore[no-any-return]
+
+    def drain(self: Any) -> None:
+        self._partition_actor_duty.drain()
+
+    def close(self: Any) -> None:
+        if callable(getattr(self, "close", None)):
+            self.close()
+
+    async def aclose(self: Any) -> None:
+        if callable(getattr(self, "close", None)):
+            result = self.close()
+            if inspect.isawaitable(result):
+                await result
+
+    methods: dict[str, Any] = {"__init__": construct}
+    in_group = ray.method(concurrency_group=CONCURRENCY_GROUP)
+    for function in (whereabouts, phase, join, report, drain, *(() if is_async else (close,))):
+        methods[f"_partition_actor_{function.__name__}"] = in_group(_in_thread(function) if is_async else function)
+    if is_async:
+        methods["_partition_actor_close"] = aclose  # on the loop of the user's other methods
+    made = type(cls.__name__, (cls,), methods)
+    made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+    return made
+
+
+def _in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    async def run(*args: Any) -> Any:
+        return await run_in_thread(function, *args)
+
+    return run
