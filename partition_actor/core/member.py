@@ -330,7 +330,7 @@ class MemberState:
         elif reply["lease"] > 0 or reply["exclusive_lease"] > 0:
             self.withdrawn = self.has_let_go = False
         self._sent = None
-        self.locks.take(reply.get("locks", {}))
+        self.locks.take(reply.get("locks", {}), reply.get("slots", {}))
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
         return [change for change in changes if change is not None]
 

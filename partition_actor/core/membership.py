@@ -28,9 +28,11 @@ from partition_actor.core.messages import (
     Request,
     SessionKey,
     ShortRequest,
+    Slot,
     ViewMessage,
     check_same_mode,
     leader_name,
+    slot_of,
 )
 from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
@@ -687,8 +689,11 @@ class Membership:
         return Cause("expired", ("no heartbeat for {:.1f} s", age), age)
 
     def _record_locks(self, now: float, end: Cause | None = None) -> None:
-        """Record what has happened to locks and leaders; `end`: because a session has ended."""
+        """Record what has happened to locks, leaders and slots; `end`: because a session has ended."""
         for what, claim, token in self._lock_changes:
+            if (slot := slot_of(claim.name)) is not None:
+                self._record_slot(now, slot, what, claim, token, end)
+                continue
             leads = claim.name.startswith(leader_name(""))
             group, lock = (claim.name.removeprefix(leader_name("")), None) if leads else (None, claim.name)
             if what in ("granted", "known"):
@@ -706,6 +711,17 @@ class Membership:
                 cause = Cause("lock_lost", ("{}", _lost(claim, what, end)))
                 self.events.record(now, cause, claim.key, None, None, lock)
         self._lock_changes.clear()
+
+    def _record_slot(
+        self, now: float, slot: Slot, what: LockChangeKind, claim: LockClaim, token: int, end: Cause | None
+    ) -> None:
+        group = slot.space if slot.space in self.groups else None
+        if what in ("granted", "known"):
+            text = "it has slot {} of {}, with token {}" + (", since before the start" if what == "known" else "")
+            self.events.record(now, Cause("slot", (text, slot.number, slot.space, token)), claim.key, group)
+        elif what == "broken" or (what == "lost" and claim.broken_at is None):
+            lost = ("it had slot {} of {}: {}", slot.number, slot.space, _lost(claim, what, end))
+            self.events.record(now, Cause("slot_lost", lost), claim.key, group)
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
 
@@ -977,6 +993,8 @@ class Membership:
             reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
+                if slots := self.locks.slots_told(key):
+                    reply["slots"] = slots
         if reply["exclusive_lease"] > 0:
             self._unheard.discard(key)
         if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:

@@ -259,6 +259,12 @@ class Session:
         with self.lock:
             return self.driver.holds(self.now(), self.process(), member_state, ticket)
 
+    def slot(self, group: str) -> int | None:
+        """The slot that this member may use now. Raises ``NotStarted``."""
+        with self.lock:
+            self.member_state  # noqa: B018
+            return self.driver.slot(self.now(), self.process(), group)
+
     # -- elections ----------------------------------------------------------------------------------------------
 
     def elect(self, group: str, callback: Any) -> None:
