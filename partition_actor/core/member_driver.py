@@ -21,6 +21,7 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from partition_actor.core.epochs import Epoch
+from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.member import Change, MemberState
 from partition_actor.core.messages import Reply, Request, ShortRequest, leader_name, slot_name
 from partition_actor.core.share import Share
@@ -515,13 +516,24 @@ class MemberDriver:
                 session.locks.drop(before.ticket)
 
     def slot(self, now: float, process: Hashable, group: str) -> int | None:
-        """The slot that the member may use at `now`: rule 15."""
+        """The slot that the member may use at `now`: rule 15. One that is seen to have lapsed is lost for good."""
         session = self._permitted(process)
         wish = None if session is None else self._slots.get((session, group))
-        if session is None or wish is None or not self.holds(now, process, session, wish.ticket):
+        if session is None or wish is None or not session.holds(now, wish.ticket):
             return None
-        held = session.groups.get(group)
-        return session.locks.slot(wish.ticket) if held is not None and held.state == "member" else None
+        return session.locks.slot(wish.ticket) if group in self.slots(now, process) else None
+
+    def slots(self, now: float, process: Hashable) -> dict[str, LockRequest]:
+        """The slots that the member may use at `now`, by group. Asking changes nothing."""
+        session = self._permitted(process)
+        if session is None or not self._slots:
+            return {}
+        held = session.locks_held(now)
+        return {
+            group: held[wish.ticket]
+            for (owner, group), wish in self._slots.items()
+            if owner is session and wish.ticket in held and session.view(group) is not None
+        }
 
     def is_slot_asked(self, group: str) -> bool:
         """Whether the current session waits to be told of its slot."""
