@@ -130,6 +130,7 @@ class Statement(_Statement, total=False):
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply
     withdrawn: bool  # its leases were withdrawn, and none granted since; True: and all that ran by them has returned
+    stays: bool  # it keeps its place on a draining node for a while: its successor is being started elsewhere
 
 
 @final
@@ -359,6 +360,7 @@ _REQUEST = _Fields(
         "locks": _check_locks,
         "prompt": check_flag,
         "withdrawn": check_flag,
+        "stays": check_flag,
     },
 )
 _REPORT = _Fields(

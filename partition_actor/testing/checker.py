@@ -211,16 +211,20 @@ class Checker:
     def check_drained(self, draining: set[str]) -> None:
         """Raises ``Violation`` if a member on a node that is `draining` has a place in a group with a member elsewhere.
 
-        And unless the members elsewhere have all keys.
+        And unless the members elsewhere have all keys. One that stays until it is replaced counts as elsewhere if
+        nobody knows when its node ends.
         """
+        ends = self._world.drains_end
+        leaving = {node for node in draining if ends.get(node, 0.0) is not None}
         workers = [client for client in self._clients if isinstance(client, Worker) and client.alive]
         for group, exclusive in self._world.conditions.groups:
             views = [(worker, worker.member_state.view(group)) for worker in workers]
             members = [worker for worker, view in views if view is not None and view.mine]
-            elsewhere = [worker for worker in members if worker.node not in draining]
-            if not elsewhere:
+            if all(worker.node in draining for worker in members):
                 continue
-            if left := [worker for worker in members if worker.node in draining]:
+            goes = {worker: worker.node in (leaving if worker.member_state.stays else draining) for worker in members}
+            elsewhere = [worker for worker in members if not goes[worker]]
+            if left := [worker for worker in members if goes[worker]]:
                 self._fail(f"{left} are members of {group} on nodes that drain, though {elsewhere} are others")
             covered = reduce(or_, (worker.working_on() for worker in elsewhere))
             if exclusive and (missing := set(keys_of(group)).difference(self._keys(covered))):

@@ -21,6 +21,8 @@ WATCHED = 0.3
 """Fraction of the seeds with a process that only watches the groups."""
 PLANNED_ENDS = 0.3
 """Fraction of the seeds in which nodes drain."""
+STAYS = 0.5
+"""Fraction of the seeds in which nodes drain, in which some members are replaced then."""
 SLOTS = 0.5
 """Fraction of the seeds in which members ask for slots."""
 MAX_CLIENTS = 6
@@ -61,6 +63,7 @@ class SimulatedCluster:
         self.conditions = replace(conditions or draw(self.rng, tuple(FAULTS)))
         if conditions is None and random.Random(f"planned ends of {seed}").random() < PLANNED_ENDS:
             self.conditions.faults |= PLANNED.keys()
+            self.conditions.stays = random.Random(f"stays of {seed}").random() < STAYS
         if conditions is None and random.Random(f"slots of {seed}").random() < SLOTS:
             self.conditions.slots = True
         self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
@@ -121,6 +124,7 @@ class SimulatedCluster:
             self.run_for(self.settling_time)
             self._checker.check_drained(self.world.draining)
             self.world.draining.clear()
+            self.world.drains_end.clear()
         self.run_for(self.settling_time)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
@@ -502,7 +506,18 @@ def _drain_node(cluster: SimulatedCluster) -> bool:
     node = cluster.rng.choice(world.nodes)
     world.log(None, node, "drains")
     world.draining.add(node)
+    if cluster.conditions.stays:
+        seconds = cluster.rng.choice((None, cluster.rng.uniform(0.5, 8.0)))
+        world.drains_end[node] = None if seconds is None else world.time.now() + seconds
+        _replace_those_that_stay(cluster, node)
     return True
+
+
+def _replace_those_that_stay(cluster: SimulatedCluster, node: str) -> None:
+    """As a fleet does: another process takes the id of each, sooner or later."""
+    for worker in [worker for worker in cluster.workers if worker.alive and worker.node == node]:
+        if worker.session_of.stays and _has_room(cluster) and cluster.rng.random() < 0.7:
+            cluster.world.later(cluster.rng.expovariate(1.0), None, cluster.start_worker, worker.member_id)
 
 
 def _take_drain_back(cluster: SimulatedCluster) -> bool:

@@ -80,7 +80,7 @@ class Worker(Client):
         self.wishes: dict[str, bool | int | None] = {}
         """By group: the slot that the latest join asked for."""
         self._slots: dict[tuple[MemberState, str], list[Any]] = {}
-        """Slots in use: for each session and group ``[name, until]``, with the end of the session's lease."""
+        """Slots in use: for each session and group ``[slot, until]``, with the end of the session's lease."""
         self.guarded: dict[int, tuple[MemberState, str]] = {}
         """The session and group of each guarded call that runs."""
         self.transport = SimulatedTransport(self)
@@ -92,6 +92,8 @@ class Worker(Client):
         self.callbacks = self.coordinator._callbacks
         self.session_of = self.coordinator._session
         self.session_of.deliver = self._deliver_soon
+        if self.world.conditions.stays:
+            self.session_of.stays = random.Random(f"stays of {self.name}, {self.world.seed}").random() < 0.5
         self.driver.returned = self._returned  # type: ignore[method-assign]
         self.start(weight)
         self.user = User(self)
@@ -245,18 +247,21 @@ class Worker(Client):
         now, driver = self.clock.now(), self.driver
         permitted = driver.slots(now, self.name)
         for group, slot in permitted.items():
-            self._slots[self.member_state, group] = [slot.name, self.member_state.exclusive_until]
+            self._slots[self.member_state, group] = [slot, self.member_state.exclusive_until]
         for (session, group), used in list(self._slots.items()):
             if session is driver.session and group in permitted:
                 continue
+            held = session.groups.get(group)
+            has_place = held is not None and (
+                held.state == "member" or (held.state == "joining" and not session.node_drains)
+            )
+            leaves = not has_place or driver.is_over(session) or session is not driver.session or session.withdrawn
             if not session.withdrawn:
                 used[1] = session.exclusive_until
-            held = session.groups.get(group)
-            leaves = session.withdrawn or driver.is_over(session) or session is not driver.session
-            leaves = leaves or held is None or held.state not in ("joining", "member") or session.node_drains
+                leaves = leaves and used[0].state == "held"  # it was not told that an operator has broken it
             if not leaves or now >= used[1] or not self._is_busy(session, group):
                 del self._slots[session, group]
-        return [name for name, _ in self._slots.values()]
+        return [slot.name for slot, _ in self._slots.values()]
 
     def _is_busy(self, session: MemberState, group: str) -> bool:
         deliveries = (each for each in self.driver.unfinished() if each.queue == ("group", group))

@@ -909,6 +909,11 @@ def those_that_wait_are_not_asked_again(patch: Any) -> None:
     patch.setattr(Membership, "draining", draining)
 
 
+def those_that_are_replaced_stay_for_ever(patch: Any) -> None:
+    """Rule 14: a member that says that it is being replaced keeps its place until its node ends."""
+    patch.setattr(Membership, "_may_stay", lambda self, session: session.stays)
+
+
 def slot_granted_during_recovery(patch: Any) -> None:
     """Rule 15: a restarted partition actor gives the lowest number before former holders have had time to report."""
 

@@ -60,6 +60,7 @@ DRAINS = dict.fromkeys(
         "member_stays_on_a_draining_node",
         "drain_is_for_ever",
         "those_that_wait_are_not_asked_again",
+        "those_that_are_replaced_stay_for_ever",
     ),
     (*PLANNED, "join", "restart"),
 )
@@ -130,6 +131,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith(("let_go", "drained")) else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
+    drawn.stays = mutant == "those_that_are_replaced_stay_for_ever"
     if mutant in SLOTS:
         drawn.slots, drawn.slow_callbacks, drawn.locks = True, 0.4, 0
         drawn.groups = (("keys", True), ("shared", False))
@@ -265,5 +267,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 101
+    assert len(MUTANTS) >= 102
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}
