@@ -139,8 +139,9 @@ class MemberDriver:
         self._candidacies: dict[str, Candidacy] = {}
         self._slots: dict[tuple[MemberState, str], SlotWish] = {}
         """By session and group."""
-        self._outlived: dict[tuple[MemberState, int], str] = {}
-        """By session and ticket, the group of a slot that is kept until the callbacks there have returned."""
+        self._outlived: dict[tuple[MemberState, int], tuple[str, float]] = {}
+        """Slots that are kept until the callbacks in their group have returned: by session and ticket, that group, and
+        until when at most."""
         self._left: set[str] = set()
         """Groups that the current session has left and not joined since."""
         self._actions = MemberActions({}, [], [], False, float("inf"))
@@ -352,7 +353,7 @@ class MemberDriver:
             sessions.add(self.session)
         for session in sessions:
             yield from session.lease_ends()
-        for _, until in self._leaving.values():
+        for _, until in (*self._leaving.values(), *self._outlived.values()):
             yield until
 
     # -- callbacks ----------------------------------------------------------------------------------------------
@@ -552,15 +553,15 @@ class MemberDriver:
             state = None if held is None else held.state
             has_place = state == "member" or (state == "joining" and not session.node_drains)
             if not has_place and wish.ticket:
-                self._outlived[session, wish.ticket] = group
+                self._outlived[session, wish.ticket] = (group, now + session.settings.handoff_timeout)
                 wish.ticket = 0
             if state not in ("joining", "member"):
                 del self._slots[session, group]
             elif has_place and held is not None:
                 self._ask(session, wish, is_wanted=held.want == "in")
-        for (session, ticket), group in list(self._outlived.items()):
+        for (session, ticket), (group, until) in list(self._outlived.items()):
             # What has lapsed permits nothing any more, and may be somebody else's.
-            if session.locks.state(ticket) == "held" and self._is_busy(session, group):
+            if session.locks.state(ticket) == "held" and now < until and self._is_busy(session, group):
                 continue
             del self._outlived[session, ticket]
             session.locks.drop(ticket)

@@ -80,7 +80,8 @@ class Worker(Client):
         self.wishes: dict[str, bool | int | None] = {}
         """By group: the slot that the latest join asked for."""
         self._slots: dict[tuple[MemberState, str], list[Any]] = {}
-        """Slots in use: for each session and group ``[slot, until]``, with the end of the session's lease."""
+        """Slots in use: for each session and group ``[slot, lease_until, out_until]``, with the end of the session's
+        lease, and how long callbacks that began in the group may go on."""
         self.guarded: dict[int, tuple[MemberState, str]] = {}
         """The session and group of each guarded call that runs."""
         self.transport = SimulatedTransport(self)
@@ -247,7 +248,7 @@ class Worker(Client):
         now, driver = self.clock.now(), self.driver
         permitted = driver.slots(now, self.name)
         for group, slot in permitted.items():
-            self._slots[self.member_state, group] = [slot, self.member_state.exclusive_until]
+            self._slots[self.member_state, group] = [slot, self.member_state.exclusive_until, float("inf")]
         for (session, group), used in list(self._slots.items()):
             if session is driver.session and group in permitted:
                 continue
@@ -256,12 +257,14 @@ class Worker(Client):
                 held.state == "member" or (held.state == "joining" and not session.node_drains)
             )
             leaves = not has_place or driver.is_over(session) or session is not driver.session or session.withdrawn
+            if not has_place:
+                used[2] = min(used[2], now + session.settings.handoff_timeout)
             if not session.withdrawn:
                 used[1] = session.exclusive_until
                 leaves = leaves and used[0].state == "held"  # it was not told that an operator has broken it
-            if not leaves or now >= used[1] or not self._is_busy(session, group):
+            if not leaves or now >= min(used[1:]) or not self._is_busy(session, group):
                 del self._slots[session, group]
-        return [slot.name for slot, _ in self._slots.values()]
+        return [slot.name for slot, _, _ in self._slots.values()]
 
     def _is_busy(self, session: MemberState, group: str) -> bool:
         deliveries = (each for each in self.driver.unfinished() if each.queue == ("group", group))

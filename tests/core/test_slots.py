@@ -133,10 +133,8 @@ def test_stop_keeps_it_until_callbacks_have_returned_and_sends_heartbeats_meanwh
     assert a.slot() is None
     a.exchange(session=former)
     running = a.next()
-    for _ in range(20):
-        world.wait(1.0)
-        a.exchange(1, former)
-        b.exchange(1)
+    a.exchange(session=former)
+    b.exchange()
     assert not a.driver.is_over(former)
     assert b.slot() is None
     a.finish(running)
@@ -144,6 +142,27 @@ def test_stop_keeps_it_until_callbacks_have_returned_and_sends_heartbeats_meanwh
         a.run()
         a.exchange(session=former)
     assert a.driver.is_closed(former)
+    b.exchange()
+    assert b.slot() == 0
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_callbacks_that_run_for_too_long_go_on_without_it(world, stops):
+    a, b = Worker(world, "a", exclusive=False), Worker(world, "b", 0, exclusive=False)
+    a.driver.listen("g")
+    a.run()
+    former = a.driver.session
+    if stops:
+        a.stop()
+    else:
+        a.driver.leave("g")
+    a.exchange(session=former)
+    assert a.next() is not None
+    a.exchange(session=former)
+    wake_at = a.actions().wake_at
+    assert wake_at <= world.now + world.settings.handoff_timeout
+    world.clock.advance(wake_at - world.now)
+    a.exchange(session=former)
     b.exchange()
     assert b.slot() == 0
 

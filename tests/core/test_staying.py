@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 from machines import KEYS, World, beat
 
-from partition_actor.core.messages import check_request
-from partition_actor.errors import InvalidArgument
-
 HERE, THERE = "node-1", "node-2"
 
 
@@ -158,9 +155,3 @@ def test_so_does_one_that_has_crashed(world, trio):
     longest = world.settings.max_ttl * (1 + world.settings.clock_rate_margin)
     go_on(world, longest + 2.0, *trio)
     assert members(world) == ["a", "c"]
-
-
-def test_what_is_no_flag_is_refused(world):
-    a = world.member("a")
-    with pytest.raises(InvalidArgument, match="request, stays: got 1, expected True or False"):
-        check_request({**a.whole_request(), "stays": 1})
