@@ -132,6 +132,15 @@ def check_number(name: str, value: object, least: int = -1, most: int | None = N
     return value
 
 
+def check_slot(value: object, most: int) -> int | None:
+    """None for the lowest slot that is free, of True; or an ``int`` from 0 to `most`."""
+    if value is True:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        refuse("slot", value, f"None, True for the lowest that is free, or an int from 0 to {most}")
+    return value
+
+
 def check_callback(value: Any) -> Callable[[Any], Any]:
     """A callable of one argument."""
     if not callable(value):

@@ -117,6 +117,24 @@ class ExclusiveWorker(Worker):
     exclusive = True
 
 
+class SlotHolder:
+    """A worker that asks for any slot of a group."""
+
+    def __init__(self, name, namespace, my_id, group):
+        from partition_actor import PartitionCoordinator
+
+        self.group = group
+        self.coordinator = PartitionCoordinator(my_id, name, namespace)
+        self.coordinator.start()
+        self.coordinator.join_group(group, slot=True)
+
+    def pid_and_slot(self):
+        return os.getpid(), self.slot()
+
+    def slot(self):
+        return self.coordinator.slot(self.group)
+
+
 class LockHolder:
     """A worker that holds a lock."""
 

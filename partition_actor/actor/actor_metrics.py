@@ -16,7 +16,7 @@ from partition_actor.actor.load import Load
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.events import Event
 from partition_actor.core.membership import Membership
-from partition_actor.core.messages import SessionKey, leader_name
+from partition_actor.core.messages import SessionKey, leader_name, slot_of
 from partition_actor.metrics import Recorder, recording_interval
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class ActorMetrics:
         before, self._waiting_since = self._waiting_since, {}
         locks, leaders = self._membership.locks.locks, leader_name("")
         for name in list(locks):
-            if name in locks and not name.startswith(leaders):
+            if name in locks and not name.startswith(leaders) and slot_of(name) is None:
                 for claim in locks[name].waiters:
                     ticket = (claim.key, claim.ticket)
                     self._waiting_since[ticket] = before.get(ticket, now)

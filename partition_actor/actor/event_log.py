@@ -32,11 +32,13 @@ NAMED = 3
 _LEVELS: dict[What, int] = {
     "handed_over": logging.DEBUG,
     "lock_granted": logging.DEBUG,
+    "slot": logging.DEBUG,
     "expired": logging.WARNING,
     "died": logging.WARNING,
     "fenced": logging.WARNING,
     "lock_lost": logging.WARNING,
     "lock_broken": logging.WARNING,
+    "slot_lost": logging.WARNING,
 }
 """Of all others: INFO."""
 _VERBS: dict[What, str] = {
@@ -50,6 +52,8 @@ _VERBS: dict[What, str] = {
     "lock_lost": "lost",
     "lock_broken": "was made to let go of",
     "leader": "leads",
+    "slot": "got a slot",
+    "slot_lost": "lost a slot",
     "settings": "has new settings",
 }
 _PLAIN = re.compile(r"[A-Za-z0-9._:/,+@-]+")

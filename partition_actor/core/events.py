@@ -42,6 +42,8 @@ What = Literal[
     "lock_lost",
     "lock_broken",
     "leader",
+    "slot",
+    "slot_lost",
     "settings",
 ]
 """What a change is. "ending" with a member: its process is about to end; without: the partition actor is shut down."""

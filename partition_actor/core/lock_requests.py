@@ -6,11 +6,11 @@ runs; one that is seen to have lapsed is lost for good, so that nobody silently 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from partition_actor.core.messages import LockAnswer, LockReport
+from partition_actor.core.messages import LockAnswer, LockReport, slot_name, slot_of
 
 LockRequestState = Literal["waiting", "held", "lost", "refused"]
 
@@ -59,10 +59,12 @@ class LockRequests:
         if self._requests.pop(ticket, None) is not None:
             self._note(ticket)
 
-    def clear(self) -> None:
-        """Drop everything."""
-        for ticket in list(self._requests):
+    def clear(self, keep: Container[int] = ()) -> bool:
+        """Drop everything but the tickets to `keep`; returns whether there was anything."""
+        dropped = [ticket for ticket in self._requests if ticket not in keep]
+        for ticket in dropped:
             self.drop(ticket)
+        return bool(dropped)
 
     def lapse(self) -> None:
         """The lease does not run: whatever was held is lost."""
@@ -78,6 +80,12 @@ class LockRequests:
         """The fencing token of a hold; 0 while there is none."""
         request = self._requests.get(ticket)
         return 0 if request is None else request.token
+
+    def slot(self, ticket: int) -> int | None:
+        """The number of a slot that is held; None while it is not."""
+        request = self._requests.get(ticket)
+        slot = slot_of(request.name) if request is not None and request.state == "held" else None
+        return None if slot is None else slot.number
 
     def held(self) -> dict[int, LockRequest]:
         """What is held, by ticket."""
@@ -133,8 +141,12 @@ class LockRequests:
         """The next whole request states everything."""
         self._base = 0
 
-    def take(self, answers: Mapping[int, LockAnswer]) -> None:
-        """Take in what a reply says."""
+    def take(self, answers: Mapping[int, LockAnswer], slots: Mapping[int, int]) -> None:
+        """Take in what a reply says, and the number of each slot that it grants.
+
+        From then on requests state that number: any partition actor knows it as an ordinary lock. One that knows no
+        slots grants the wish for any number as a lock of that name, which is worth nothing.
+        """
         for ticket, answer in answers.items():
             request = self._requests.get(ticket)
             if request is None:
@@ -142,4 +154,10 @@ class LockRequests:
             if not isinstance(answer, int):
                 self._set(ticket, answer, 0)
             elif request.state == "waiting":
+                slot = slot_of(request.name)
+                if slot is not None and slot.number is None:
+                    if ticket not in slots:
+                        self._set(ticket, "refused", 0)
+                        continue
+                    request.name = slot_name(slot.space, slots[ticket])
                 self._set(ticket, "held", answer)

@@ -4,6 +4,9 @@ A member states which locks it wants and which it holds, each under a *ticket* t
 longer states it has released. A lock is exclusive, or shared by those who ask for that. Waiters get it in the order in
 which the partition actor heard of them, sharers together. The leader of a group holds the lock of that name among the
 leaders' locks.
+
+A slot is a lock as well, of a number in a space. Who asks for any is given the lowest that nobody has or waits for, and
+from then on has asked for that one. Rule 15.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from partition_actor.core.epochs import Epoch, fencing_token
-from partition_actor.core.messages import LockAnswer, LockReport, SessionKey
+from partition_actor.core.messages import MAX_SLOT, LockAnswer, LockReport, SessionKey, slot_name, slot_of
+from partition_actor.core.numbers import FreeNumbers
 
 
 @dataclass(slots=True)
@@ -84,6 +88,8 @@ class LockTable:
         self._claims: dict[SessionKey, dict[int, LockClaim]] = {}
         self._to_tell: dict[SessionKey, dict[int, LockClaim]] = {}
         """Those of the claims that have an answer."""
+        self._numbers: dict[str, FreeNumbers] = {}
+        """By space, the slots that somebody has or waits for."""
         self._news = news
         self._changes = changes
 
@@ -121,7 +127,7 @@ class LockTable:
             elif recovering and not claim.waits:
                 claim.verdict = "refused"
             else:
-                self.locks.setdefault(claim.name, LockRecord()).waiters.append(claim)
+                self._lock(claim.name).waiters.append(claim)
                 self.due[claim.name] = None
             self._note(claim)
         if not known:
@@ -131,7 +137,7 @@ class LockTable:
         """A hold that this partition actor did not grant: its predecessor did, or it is over."""
         if recovering and trusted:
             claim.token, claim.told = token, True
-            self.locks.setdefault(claim.name, LockRecord()).holders.append(claim)
+            self._lock(claim.name).holders.append(claim)
             self._record("known", claim)
         elif recovering:
             del self._claims[claim.key][claim.ticket]
@@ -172,8 +178,11 @@ class LockTable:
             fields = {name: value for name, value in each.items() if name in LockClaim.__slots__}
             claim = LockClaim(**{**fields, "key": tuple(each["key"])}, broken_at=None if age is None else now - age)
             self._claims.setdefault(claim.key, {})[claim.ticket] = claim
+            slot = slot_of(claim.name)
+            if slot is not None and slot.number is None:  # perhaps granted by one that knows no slots
+                claim.token = 0
             if claim.verdict is None:
-                lock = self.locks.setdefault(claim.name, LockRecord())
+                lock = self._lock(claim.name)
                 (lock.holders if claim.token else lock.waiters).append(claim)
                 self.due[claim.name] = None
             self._note(claim)
@@ -182,6 +191,18 @@ class LockTable:
         """What a reply has to say to a session, by ticket."""
         claims = self._to_tell.get(key, {}).values()
         return {claim.ticket: answer for claim in claims if (answer := claim.answer) is not None}
+
+    def slots_told(self, key: SessionKey) -> dict[int, int]:
+        """By ticket, the numbers of the slots that `answers` grants."""
+        claims = self._to_tell.get(key, {}).values()
+        granted = {claim.ticket: slot_of(claim.name) for claim in claims if isinstance(claim.answer, int)}
+        return {ticket: slot.number for ticket, slot in granted.items() if slot and slot.number is not None}
+
+    def slots_of(self, key: SessionKey) -> dict[str, int]:
+        """The numbers of the slots that a session has, by space."""
+        held = [claim for claim in self._claims.get(key, {}).values() if claim.token and claim.answer != "lost"]
+        slots = [slot for claim in held if (slot := slot_of(claim.name))]
+        return {slot.space: slot.number for slot in slots if slot.number is not None}
 
     def _note(self, claim: LockClaim) -> None:
         """A claim has changed: keep in mind whether there is something to tell of it."""
@@ -212,7 +233,7 @@ class LockTable:
     def grant(self, may_hold: Callable[[SessionKey], bool], next_epoch: Callable[[], Epoch]) -> None:
         """Give the locks that are due to the next in turn who `may_hold` one, and refuse those who do not wait."""
         for name in list(self.due):
-            lock = self.locks[name]
+            lock, slot = self.locks[name], slot_of(name)
             del self.due[name]
             for claim in list(lock.waiters):
                 if lock.keeps_out(claim):
@@ -220,8 +241,14 @@ class LockTable:
                 if not may_hold(claim.key):
                     self.due[name] = None  # a later one may have it first; this one's turn comes when it can use it
                     continue
+                if slot is not None and slot.number is None:
+                    lowest = self._lowest(slot.space)
+                    if lowest > MAX_SLOT:
+                        self.due[name] = None
+                        break
+                    claim.name = slot_name(slot.space, lowest)
                 lock.waiters.remove(claim)
-                lock.holders.append(claim)
+                self._lock(claim.name).holders.append(claim)
                 claim.token = fencing_token(next_epoch())
                 self._record("granted", claim)
                 self._note(claim)
@@ -232,6 +259,7 @@ class LockTable:
                     claim.verdict = "refused"
                     self._note(claim)
                     self._news.add(claim.key)
+            self._forget_if_unused(name)
 
     def break_(self, now: float, name: str) -> list[LockClaim]:
         """Tell the holders of a lock that they have lost it; returns their claims.
@@ -261,8 +289,28 @@ class LockTable:
         if lock is None or claim.verdict is not None:
             return
         (lock.holders if claim.token else lock.waiters).remove(claim)
-        if lock.holders or lock.waiters:
-            self.due[claim.name] = None
-        else:
-            del self.locks[claim.name]
-            self.due.pop(claim.name, None)
+        self.due[claim.name] = None
+        self._forget_if_unused(claim.name)
+
+    def _lock(self, name: str) -> LockRecord:
+        lock = self.locks.get(name)
+        if lock is None:
+            lock = self.locks[name] = LockRecord()
+            slot = slot_of(name)
+            if slot is not None and slot.number is not None:
+                self._numbers.setdefault(slot.space, FreeNumbers()).take(slot.number)
+        return lock
+
+    def _forget_if_unused(self, name: str) -> None:
+        if self.locks[name].holders or self.locks[name].waiters:
+            return
+        del self.locks[name]
+        self.due.pop(name, None)
+        slot = slot_of(name)
+        if slot is not None and slot.number is not None:
+            self._numbers[slot.space].free(slot.number)
+            if not self._numbers[slot.space].taken:
+                del self._numbers[slot.space]
+
+    def _lowest(self, space: str) -> int:
+        return self._numbers[space].lowest() if space in self._numbers else 0

@@ -127,6 +127,8 @@ class MemberState:
         """Exclusive groups in which the lease is not renewed (rule 6), and until when it runs there."""
         self.admits_at: float | None = None
         """When the partition actor, which recovers, will admit members; None if it has not said that it does."""
+        self.stays = False
+        """It is to keep its place while its node drains, until its successor takes it: rule 14."""
         self.node_drains = False
         """The partition actor has said that this member's node is draining."""
         self.withdrawn = False
@@ -270,6 +272,8 @@ class MemberState:
             statement["prompt"] = True
         if self.withdrawn:
             statement["withdrawn"] = self.has_let_go
+        if self.stays:
+            statement["stays"] = True
         return statement
 
     def _report(self, now: float, name: str, held: GroupState, tell_views: bool) -> GroupReport:
@@ -330,7 +334,7 @@ class MemberState:
         elif reply["lease"] > 0 or reply["exclusive_lease"] > 0:
             self.withdrawn = self.has_let_go = False
         self._sent = None
-        self.locks.take(reply.get("locks", {}))
+        self.locks.take(reply.get("locks", {}), reply.get("slots", {}))
         changes = [self._take_entry(name, entry, reply["seq"]) for name, entry in reply["groups"].items()]
         return [change for change in changes if change is not None]
 

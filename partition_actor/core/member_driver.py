@@ -1,4 +1,4 @@
-"""Drives one member: its sessions, its callbacks, the calls that it guards and its candidacies. Events in, actions out.
+"""Drives one member: its sessions, callbacks, guarded calls, candidacies and slots. Events in, actions out.
 
 Whoever runs a member (the process of a ``PartitionCoordinator``, the simulation) hands each event to the driver, and
 then carries out its `actions`. What the member may work on, when it acknowledges an epoch, which callbacks may run and
@@ -21,8 +21,9 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from partition_actor.core.epochs import Epoch
+from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.member import Change, MemberState
-from partition_actor.core.messages import Reply, Request, ShortRequest, leader_name
+from partition_actor.core.messages import Reply, Request, ShortRequest, leader_name, slot_name
 from partition_actor.core.share import Share
 from partition_actor.core.views import View
 from partition_actor.settings import Settings
@@ -80,6 +81,19 @@ class Candidacy:
     """``[callback, token of the lead that it was told of last]``."""
 
 
+@dataclass(eq=False, slots=True)
+class SlotWish:
+    """The slot that a session wants while it is a member of a group."""
+
+    space: str
+    number: int | None
+    """None: the lowest one that nobody has."""
+    ticket: int = 0
+    """0: it has not been asked for."""
+    refused_by: int | None = None
+    """The incarnation of a partition actor that knows no slots."""
+
+
 @dataclass(slots=True)
 class MemberActions:
     """What to do after an event."""
@@ -123,6 +137,11 @@ class MemberDriver:
         self._lapsed: set[str] = set()
         """Listened groups whose lease has ended, and whose listeners were told."""
         self._candidacies: dict[str, Candidacy] = {}
+        self._slots: dict[tuple[MemberState, str], SlotWish] = {}
+        """By session and group."""
+        self._outlived: dict[tuple[MemberState, int], tuple[str, float]] = {}
+        """Slots that are kept until the callbacks in their group have returned: by session and ticket, that group, and
+        until when at most."""
         self._left: set[str] = set()
         """Groups that the current session has left and not joined since."""
         self._actions = MemberActions({}, [], [], False, float("inf"))
@@ -130,6 +149,7 @@ class MemberDriver:
     def actions(self, now: float) -> MemberActions:
         """What to do now."""
         self.timer(now)  # nobody is woken for an end that is past already
+        self._mind_slots(now)
         self._mind_withdrawal()
         actions = self._actions
         self._actions = MemberActions({}, [], [], False, float("inf"))
@@ -150,6 +170,8 @@ class MemberDriver:
             for inherited in (self._leaving, self._closing, self._queues, self._running, self._calls, self._returned):
                 inherited.clear()
             self._candidacies.clear()
+            self._slots.clear()
+            self._outlived.clear()
         heard = 0 if self.session is None else self.session.incarnation
         self._started += 1
         self.session = MemberState(self.member_id, f"{name}.{self._started}", self.settings)
@@ -175,8 +197,7 @@ class MemberDriver:
         views = {group: session.view(group) for group in session.groups}
         for group in views:
             session.leave(group)
-        had_locks = len(session.locks) > 0
-        session.locks.clear()
+        had_locks = session.locks.clear(keep=self._slot_tickets(session))
         self._candidacies.clear()
         for group in self._listeners if is_first else ():
             view = views.get(group)
@@ -229,7 +250,8 @@ class MemberDriver:
             return
         seq, until = self._leaving[session]
         out = all(held.state not in ("joining", "member") for held in session.groups.values())
-        if (out and session.answered >= seq) or now >= max(until, *session.lease_ends()):
+        free = not self._slot_tickets(session)
+        if (out and free and session.answered >= seq) or now >= max(until, *session.lease_ends()):
             self._end(session)
 
     def _end(self, session: MemberState) -> None:
@@ -245,10 +267,11 @@ class MemberDriver:
             del self._closing[session]
             self._actions.close.append(session)
 
-    def _is_busy(self, session: MemberState) -> bool:
-        """Whether a callback or a guarded call of a session runs or waits to run."""
-        at_work = any(call.session is session for call in self._calls)
-        return at_work or any(delivery.session is session for delivery in self.unfinished())
+    def _is_busy(self, session: MemberState, group: str | None = None) -> bool:
+        """Whether a callback or guarded call of a session runs or waits to run; in a `group` not one of `elect`."""
+        deliveries = [each for each in self.unfinished() if group is None or each.elected is None]
+        at_work: list[Delivery | GuardedCall] = [*self._calls, *deliveries]
+        return any(each.session is session and group in (None, each.group) for each in at_work)
 
     # -- the exchange with the partition actor ------------------------------------------------------------------
 
@@ -330,7 +353,7 @@ class MemberDriver:
             sessions.add(self.session)
         for session in sessions:
             yield from session.lease_ends()
-        for _, until in self._leaving.values():
+        for _, until in (*self._leaving.values(), *self._outlived.values()):
             yield until
 
     # -- callbacks ----------------------------------------------------------------------------------------------
@@ -472,6 +495,92 @@ class MemberDriver:
     def holds(self, now: float, process: Hashable, session: MemberState, ticket: int) -> bool:
         """Whether the lock that `session` asked for under `ticket` is held at `now`: rule 10."""
         return self._permitted(process) is session and session.holds(now, ticket)
+
+    # -- slots --------------------------------------------------------------------------------------------------
+
+    def want_slot(self, group: str, number: int | None, space: str) -> None:
+        """Want a slot of a space while the current session is a member of a group; None: the lowest that is free.
+
+        A slot that it has is kept if it is as wanted.
+        """
+        session = self.session
+        assert session is not None
+        before = self._slots.get((session, group))
+        if before is not None and (before.space, before.number) == (space, number):
+            return
+        wish = self._slots[session, group] = SlotWish(space, number)
+        if before is not None:
+            held = session.locks.slot(before.ticket)
+            if before.space == space and held is not None and number in (None, held):
+                wish.ticket = before.ticket
+            else:
+                session.locks.drop(before.ticket)
+
+    def slot(self, now: float, process: Hashable, group: str) -> int | None:
+        """The slot that the member may use at `now`: rule 15. One that is seen to have lapsed is lost for good."""
+        session = self._permitted(process)
+        wish = None if session is None else self._slots.get((session, group))
+        if session is None or wish is None or not session.holds(now, wish.ticket):
+            return None
+        return session.locks.slot(wish.ticket) if group in self.slots(now, process) else None
+
+    def slots(self, now: float, process: Hashable) -> dict[str, LockRequest]:
+        """The slots that the member may use at `now`, by group. Asking changes nothing."""
+        session = self._permitted(process)
+        if session is None or not self._slots:
+            return {}
+        held = session.locks_held(now)
+        return {
+            group: held[wish.ticket]
+            for (owner, group), wish in self._slots.items()
+            if owner is session and wish.ticket in held and session.view(group) is not None
+        }
+
+    def is_slot_asked(self, group: str) -> bool:
+        """Whether the current session waits to be told of its slot."""
+        session = self.session
+        wish = None if session is None else self._slots.get((session, group))
+        return session is not None and wish is not None and session.locks.state(wish.ticket) == "waiting"
+
+    def _slot_tickets(self, session: MemberState) -> set[int]:
+        wanted = {wish.ticket for (owner, _), wish in self._slots.items() if owner is session and wish.ticket}
+        return wanted | {ticket for owner, ticket in self._outlived if owner is session}
+
+    def _mind_slots(self, now: float) -> None:
+        """Ask for the slots that are wanted, and let go of those of groups that a session is out of."""
+        for (session, group), wish in list(self._slots.items()):
+            held = session.groups.get(group)
+            state = None if held is None else held.state
+            has_place = state == "member" or (state == "joining" and not session.node_drains)
+            if not has_place and wish.ticket:
+                self._outlived[session, wish.ticket] = (group, now + session.settings.handoff_timeout)
+                wish.ticket = 0
+            if state not in ("joining", "member"):
+                del self._slots[session, group]
+            elif has_place and held is not None:
+                self._ask(session, wish, is_wanted=held.want == "in")
+        for (session, ticket), (group, until) in list(self._outlived.items()):
+            # What has lapsed permits nothing any more, and may be somebody else's.
+            if session.locks.state(ticket) == "held" and now < until and self._is_busy(session, group):
+                continue
+            del self._outlived[session, ticket]
+            session.locks.drop(ticket)
+            if not self.is_over(session):
+                self._send(session)
+            if session in self._leaving:
+                self._leaving[session] = (session.want_reply(), now + session.settings.ttl)
+
+    def _ask(self, session: MemberState, wish: SlotWish, *, is_wanted: bool) -> None:
+        came_of_it = session.locks.state(wish.ticket)
+        if came_of_it == "refused":
+            wish.refused_by = session.incarnation
+        if came_of_it in ("lost", "refused"):
+            session.locks.drop(wish.ticket)
+            wish.ticket = 0
+            self._send(session)
+        if not wish.ticket and is_wanted and wish.refused_by != session.incarnation and session is self.session:
+            wish.ticket = session.locks.add(slot_name(wish.space, wish.number))
+            self._send(session)
 
     # -- elections ----------------------------------------------------------------------------------------------
 

@@ -28,9 +28,11 @@ from partition_actor.core.messages import (
     Request,
     SessionKey,
     ShortRequest,
+    Slot,
     ViewMessage,
     check_same_mode,
     leader_name,
+    slot_of,
 )
 from partition_actor.core.timers import LeaseQueue, Timers
 from partition_actor.errors import GroupFull, GroupNotFound, MemberNotFound, PartitionActorUnavailable
@@ -86,6 +88,8 @@ class SessionRecord:
     where: Where = field(default_factory=Where)
     waits: dict[str, bool] = field(default_factory=dict)
     """Groups in which it wants a place and gets none while its node drains, and whether it had one before."""
+    stays: bool = False
+    """It is being replaced, and keeps its place on a draining node meanwhile."""
     ending: frozenset[str] = frozenset()
     """Groups whose ring it left because its process is about to end."""
 
@@ -168,6 +172,8 @@ class Membership:
         """Sessions of dead processes, the groups that they have yet to be taken out of, and why they ended."""
         self._draining: dict[str, float | None] = {}
         """The nodes that are draining, and when each ends at the latest, if that is known."""
+        self._stays_until: dict[str, float] = {}
+        """By draining node: until then those that are being replaced keep their places there."""
         self._to_drain: dict[str, None] = {}
         """Groups in which members on draining nodes may still have to be taken off the ring."""
         self._overdue: dict[SessionKey, float] = {}
@@ -232,6 +238,7 @@ class Membership:
         if self._recovery_end is not None and run >= self._recovery_end:
             self._end_recovery(now)
         self._remove_gone(now)
+        self._mind_stays(now)
         self._drain_some(now)
         self._set_timers(now)
         work = 0
@@ -256,6 +263,7 @@ class Membership:
         moments += [at + self.stalled for at in (self._leases.next_end(), self._fences.next(), wait) if at is not None]
         if (timer := self._timers.next()) is not None:
             moments.append(timer)
+        moments += self._stays_until.values()
         if self._changed or self._gone or self._to_drain:
             moments.append(self._last_tick)
         return min(moments)
@@ -395,6 +403,7 @@ class Membership:
             "groups": {name: group.state(now) for name, group in self.groups.items()},
             "kept": sorted(self.kept),
             "draining": self.draining_nodes(now),
+            "stays_until": {node: at - now for node, at in self._stays_until.items()},
             "locks": self.locks.state(now),
             "events": self.events.state(now),
         }
@@ -415,6 +424,7 @@ class Membership:
             "drained": dict(session.drained),
             "barred": session.barred,
             "waits": dict(session.waits),
+            "stays": session.stays,
             "where": (session.where.node, session.where.pid),
             "ending": sorted(session.ending),
         }
@@ -436,7 +446,7 @@ class Membership:
                 self._unheard.add(key)
             session.groups, session.unsettled = set(each["groups"]), dict.fromkeys(each["unsettled"])
             session.drained, session.ending = each["drained"], frozenset(each["ending"])
-            session.waits = dict(each.get("waits", {}))
+            session.waits, session.stays = dict(each.get("waits", {})), each.get("stays", False)
             session.where = Where(*each["where"])
             session.fenced = set(each["fenced"])
             for name, left in each["fenced"].items():
@@ -456,6 +466,7 @@ class Membership:
         self.kept = set(state["kept"])
         draining: Mapping[str, float | None] = state.get("draining", {})
         self._draining = {node: None if left is None else now + left for node, left in draining.items()}
+        self._stays_until = {node: now + left for node, left in state.get("stays_until", {}).items()}
         self._to_drain = dict.fromkeys(self.groups if draining else ())
         self.locks.restore(state["locks"], now)
         self._set_pace()
@@ -687,8 +698,11 @@ class Membership:
         return Cause("expired", ("no heartbeat for {:.1f} s", age), age)
 
     def _record_locks(self, now: float, end: Cause | None = None) -> None:
-        """Record what has happened to locks and leaders; `end`: because a session has ended."""
+        """Record what has happened to locks, leaders and slots; `end`: because a session has ended."""
         for what, claim, token in self._lock_changes:
+            if (slot := slot_of(claim.name)) is not None:
+                self._record_slot(now, slot, what, claim, token, end)
+                continue
             leads = claim.name.startswith(leader_name(""))
             group, lock = (claim.name.removeprefix(leader_name("")), None) if leads else (None, claim.name)
             if what in ("granted", "known"):
@@ -706,6 +720,17 @@ class Membership:
                 cause = Cause("lock_lost", ("{}", _lost(claim, what, end)))
                 self.events.record(now, cause, claim.key, None, None, lock)
         self._lock_changes.clear()
+
+    def _record_slot(
+        self, now: float, slot: Slot, what: LockChangeKind, claim: LockClaim, token: int, end: Cause | None
+    ) -> None:
+        group = slot.space if slot.space in self.groups else None
+        if what in ("granted", "known"):
+            text = "it has slot {} of {}, with token {}" + (", since before the start" if what == "known" else "")
+            self.events.record(now, Cause("slot", (text, slot.number, slot.space, token)), claim.key, group)
+        elif what == "broken" or (what == "lost" and claim.broken_at is None):
+            lost = ("it had slot {} of {}: {}", slot.number, slot.space, _lost(claim, what, end))
+            self.events.record(now, Cause("slot_lost", lost), claim.key, group)
 
     # -- heartbeats: what members say -----------------------------------------------------------------------------
 
@@ -777,6 +802,9 @@ class Membership:
 
     def _take_statement(self, now: float, key: SessionKey, session: SessionRecord, request: Request) -> None:
         """Note what a whole request says of the groups: of all, or of those that have changed."""
+        if session.stays != request.get("stays", False):
+            session.stays = not session.stays
+            self._to_drain.update(dict.fromkeys(session.groups if self._drains(session) else ()))
         told = request["groups"]
         gone = {name for name, report in told.items() if report is None}
         if not request.get("groups_base"):
@@ -977,6 +1005,8 @@ class Membership:
             reply["views"] = any(session.states[name].want_views for name in looked_at)
             if answers := self.locks.answers(key):
                 reply["locks"] = answers
+                if slots := self.locks.slots_told(key):
+                    reply["slots"] = slots
         if reply["exclusive_lease"] > 0:
             self._unheard.discard(key)
         if self._recovery_end is not None and self.recovering(now) and not session.needs_resync:
@@ -1194,9 +1224,11 @@ class Membership:
         """These nodes are draining, and no others: by hex id, the seconds until each ends at the latest, or None.
 
         Members on them hand their keys over, but for those of groups that have no member elsewhere, and newcomers there
-        get no place. If a drain was taken back, they join again. `dead`: nodes that have ended, so that nobody joins
+        get no place. Those that are being replaced keep theirs for half of these seconds, as they were told first, or
+        without end. If a drain was taken back, they join again. `dead`: nodes that have ended, so that nobody joins
         again there; they are forgotten when their last sessions are.
         """
+        self._set_stays(now, nodes)
         before, occupied = self._draining, {session.where.node for session in self.sessions.values()}
         ended = {node: before[node] for node in before.keys() & dead & occupied}
         self._draining = ended | {node: None if left is None else now + left for node, left in nodes.items()}
@@ -1212,6 +1244,24 @@ class Membership:
     def draining_nodes(self, now: float) -> dict[str, float | None]:
         """The nodes that are draining, and how many seconds each has left, if that is known."""
         return {node: None if end is None else max(0.0, end - now) for node, end in self._draining.items()}
+
+    def _set_stays(self, now: float, nodes: Mapping[str, float | None]) -> None:
+        before, self._stays_until = self._stays_until, {}
+        for node, left in nodes.items():
+            if node in before or node not in self._draining:
+                until = float("inf") if left is None else now + left / 2
+                self._stays_until[node] = min(until, before.get(node, until))
+        if before.keys() - self._stays_until.keys():  # they have ended, or drain no more
+            self._to_drain.update(dict.fromkeys(self.groups))
+
+    def _mind_stays(self, now: float) -> None:
+        """Let rule 14 apply to those on draining nodes that have not been replaced in time."""
+        for node in [node for node, until in self._stays_until.items() if now >= until]:
+            del self._stays_until[node]
+            self._to_drain.update(dict.fromkeys(self.groups))
+
+    def _may_stay(self, session: SessionRecord) -> bool:
+        return session.stays and session.where.node in self._stays_until
 
     def _drains(self, session: SessionRecord) -> bool:
         """Whether the node of a session is draining."""
@@ -1232,7 +1282,8 @@ class Membership:
         keys = ((member, session) for member, (_, session) in group.next_ring.items())
         living = [self.sessions[key] for key in keys if key in self.sessions]
         leaving = [session for session in living if self._drains(session)]
-        for session in leaving if len(leaving) < len(living) else ():
+        has_others = len(leaving) < len(living)
+        for session in [each for each in leaving if not self._may_stay(each)] if has_others else ():
             end = self._draining[session.where.node or ""]
             told: Why = ("its node is draining",) if end is None else ("its node is draining, for {:.0f} s", end - now)
             group.goes(session.key, Cause("drained", told, None, session.where), now)

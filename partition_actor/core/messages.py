@@ -17,6 +17,7 @@ of a message, or of a method that one side calls of the other, raises one of the
 A whole request and the partition actor's ``hello`` tell the version; without `minor`, it is 0.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypedDict, cast, final, get_args
 
@@ -129,6 +130,7 @@ class Statement(_Statement, total=False):
     locks: dict[int, LockReport | None]  # by ticket; None: neither wanted nor held any more
     prompt: bool  # answer at once: somebody waits for the reply
     withdrawn: bool  # its leases were withdrawn, and none granted since; True: and all that ran by them has returned
+    stays: bool  # it keeps its place on a draining node for a while: its successor is being started elsewhere
 
 
 @final
@@ -197,6 +199,7 @@ class Reply(_Reply, total=False):
     fenced: list[str]  # exclusive groups for which `exclusive_lease` does not count
     more: bool  # there is more to tell: send the next request at once
     locks: dict[int, LockAnswer]  # by ticket, where there is something to say
+    slots: dict[int, int]  # by ticket, the number of each slot that `locks` says is granted
     wait: float  # while it recovers: seconds from receipt of the request until it admits members, at most
     withdrawn: bool  # every lease granted before is over: the partition actor is being shut down
     settings: int  # how often its settings have changed; `hello` tells the present ones
@@ -357,6 +360,7 @@ _REQUEST = _Fields(
         "locks": _check_locks,
         "prompt": check_flag,
         "withdrawn": check_flag,
+        "stays": check_flag,
     },
 )
 _REPORT = _Fields(
@@ -441,6 +445,31 @@ def lock_name(name: str) -> str:
 def leader_name(group: str) -> str:
     """What a request calls the lock whose holder leads this group."""
     return f"leader:{group}"
+
+
+MAX_SLOT = 99_999
+"""The highest number of a slot. Its name is then no longer than a leader's, so peers that know no slots take it."""
+_SLOT = re.compile(r"s(\*|0|[1-9][0-9]{0,4}):(.+)", re.DOTALL)
+
+
+class Slot(NamedTuple):
+    """A slot, which is a lock of its own."""
+
+    space: str
+    """Within it no two sessions have the same number: a group's name, or a fleet's."""
+    number: int | None
+    """None: the lowest that nobody has or waits for."""
+
+
+def slot_name(space: str, number: int | None) -> str:
+    """What a request calls a slot; None: the lowest number that nobody has or waits for."""
+    return f"s{'*' if number is None else number}:{space}"
+
+
+def slot_of(name: str) -> Slot | None:
+    """The slot whose lock has this name; None for any other lock."""
+    found = _SLOT.fullmatch(name)
+    return None if found is None else Slot(found[2], None if found[1] == "*" else int(found[1]))
 
 
 def is_former(session: str, other: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from partition_actor.core.group import Group
 from partition_actor.core.lock_table import LockRecord
 from partition_actor.core.membership import Membership, SessionRecord
-from partition_actor.core.messages import SessionKey, leader_name
+from partition_actor.core.messages import SessionKey, leader_name, slot_of
 
 
 def status_of(membership: Membership, now: float) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def status_of(membership: Membership, now: float) -> dict[str, Any]:
         "ttl": membership.ttl,
         "max_members": membership.settings.max_members,
         "events": membership.events.next,
-        "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items())},
+        "locks": {name: _lock(lock) for name, lock in sorted(membership.locks.locks.items()) if slot_of(name) is None},
         "groups": {name: _summary(membership, group, now) for name, group in sorted(membership.groups.items())},
     }
 
@@ -81,6 +81,7 @@ def group_status_of(membership: Membership, group: Group, now: float) -> dict[st
                 "lag": _lag(group, key, now),
                 "leaving": participant.leaving,
                 "waits_for": group.waits_for(key),
+                "slots": membership.locks.slots_of(key),
                 **_life(membership.sessions[key], now),
             }
             for key, participant in sorted(group.participants.items())

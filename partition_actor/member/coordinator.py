@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from partition_actor import arguments
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.member import MemberState
-from partition_actor.core.messages import check_same_mode
+from partition_actor.core.messages import MAX_SLOT, check_same_mode
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import GroupFull, NoPlaceYet, SessionSuperseded
 from partition_actor.member import sigterm
@@ -197,6 +197,7 @@ class PartitionCoordinator:
         weight: int = 1,
         metadata: dict[str, Any] | None = None,
         exclusive: bool | None = None,
+        slot: bool | int | None = None,
     ) -> None:
         """Become a member. The first join makes the group; a later one sets the weight.
 
@@ -207,17 +208,38 @@ class PartitionCoordinator:
         `metadata` is a dict for those who call ``get_metadata`` of the partition actor; see there what they get. It is
         pickled by this call, to at most 64 KiB. None keeps what an earlier join said.
 
+        `slot`: have a number that no other member of the group has at the same time, see the method `slot`. True asks
+        for the lowest that nobody has or waits for, an ``int`` from 0 to 99999 for exactly that one, which members get
+        in the order in which they asked. It does not wait for a slot that another has. None keeps what an earlier join
+        said.
+
         Raises ``InvalidArgument``, ``NotStarted``, ``GroupModeConflict``, ``GroupFull``, and ``SessionSuperseded`` when
         another process has taken this id.
         """
+        self._join_group(group_id, weight, metadata, exclusive, slot)
+
+    def _join_group(
+        self,
+        group_id: str | None,
+        weight: int = 1,
+        metadata: dict[str, Any] | None = None,
+        exclusive: bool | None = None,
+        slot: bool | int | None = None,
+        slots_of: str | None = None,
+    ) -> None:
+        """`join_group`; no two processes have the same slot of `slots_of`, by default the group's name."""
         if group_id is None or group_id == "":
             return
         arguments.check_text("group_id", group_id)
         arguments.check_weight(weight)
         packed = pack_metadata(metadata)
         arguments.check_mode(exclusive)
+        number = None if slot is None else arguments.check_slot(slot, MAX_SLOT)
+        space = group_id if slots_of is None else arguments.check_text("slots_of", slots_of)
         session = self._session
         session.member_state  # noqa: B018  # raises before the first start
+        if isinstance(session, LocalSession) and slot is not None:
+            session.slots[group_id] = number or 0
         with session.event():
             if not session.active:
                 return  # in one step with the join: a session that leaves must join nothing
@@ -225,12 +247,15 @@ class PartitionCoordinator:
                 raise SessionSuperseded(f"member {self.my_id!r}: another process has this id in group {group_id!r}")
             joining = session.member_state
             joining.join(group_id, weight, packed, exclusive)
-            asked = joining.want_reply() if joining.node_drains else joining.answered + 1  # it may drain no more
+            if slot is not None:
+                session.driver.want_slot(group_id, number, space)
+            prompt = joining.node_drains or slot is not None  # the node may drain no more; the slot may be another's
+            asked = joining.want_reply() if prompt else joining.answered + 1
             session.forget_failure()
         session.send_now()
         session.wait(
             lambda: (
-                session.state(group_id) != "joining"
+                (session.state(group_id) != "joining" and self._knows_slot(group_id, slot, joining.answered >= asked))
                 or isinstance(session.failure, GroupFull)
                 or (joining.node_drains and joining.answered >= asked)
             )
@@ -250,6 +275,20 @@ class PartitionCoordinator:
         else:
             self._warn(group_id)
 
+    def _knows_slot(self, group: str, slot: bool | int | None, is_answered: bool) -> bool:
+        """Whether a join need not wait for a slot: one that nobody has is granted soon."""
+        return slot is None or not self._session.driver.is_slot_asked(group) or (slot is not True and is_answered)
+
+    def slot(self, group_id: str) -> int | None:
+        """The slot that this member may use now: a number that no other process may use, of those that have asked.
+
+        Ask before each piece of work. None while it has not asked for one (see `join_group`), waits for it, has no
+        lease, or is out of the group. A slot is lost with the lease, and asked for again. When this member leaves the
+        group the next one gets it, after the callbacks for lost keys have returned. Raises ``InvalidArgument`` and
+        ``NotStarted``.
+        """
+        return self._session.slot(arguments.check_text("group_id", group_id))
+
     def _warn(self, group: str) -> None:
         with self._session.lock:
             admits_at = self._session.member_state.admits_at
@@ -260,7 +299,7 @@ class PartitionCoordinator:
         elif self._session.member_state.node_drains:
             what += ": its node is draining"
         log.info(what)
-        warnings.warn(NoPlaceYet(what, group, seconds), stacklevel=3)
+        warnings.warn(NoPlaceYet(what, group, seconds), stacklevel=4)
 
     async def ajoin_group(
         self,
@@ -268,15 +307,18 @@ class PartitionCoordinator:
         weight: int = 1,
         metadata: dict[str, Any] | None = None,
         exclusive: bool | None = None,
+        slot: bool | int | None = None,
     ) -> None:
         """`join_group`, for asyncio."""
-        await run_in_thread(self.join_group, group_id, weight, metadata, exclusive)
+        await run_in_thread(self.join_group, group_id, weight, metadata, exclusive, slot)
 
     def leave_group(self, group_id: str | None) -> None:
         """Hand this member's keys over and leave. Waits until it has left, or logs that this takes longer.
 
         It does not wait within a callback or an `owned_by` method of the group, which must return first.
         """
+        if isinstance(self._session, LocalSession):
+            self._session.slots.pop(group_id or "", None)
         if group_id is None or group_id == "" or not self._session.active:
             return
         arguments.check_text("group_id", group_id)

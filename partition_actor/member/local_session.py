@@ -58,7 +58,7 @@ class _ProcessLocks:
             locks = self.member_state.locks
             self._table.take(_KEY, locks.stated(), whole=True, recovering=False, trusted=True)
             self._table.grant(lambda _: True, lambda: next(self._epochs))
-            locks.take(self._table.answers(_KEY))
+            locks.take(self._table.answers(_KEY), {})
             self.member_state.answered += 1
             self.wakeups.wake()
 
@@ -104,6 +104,8 @@ class LocalSession(Session):
         self.call_timeout = 0.0
         self.driver.start("local", os.getpid())
         self._share = EveryKey(member_id, Ring([member_id]).arcs(member_id))
+        self.slots: dict[str, int] = {}
+        """By group, the slot that was asked for: nobody else has it."""
 
     @property
     def member_state(self) -> MemberState:
@@ -119,7 +121,8 @@ class LocalSession(Session):
         """Nothing to do."""
 
     def stop(self, waits: bool = True, at_most: float | None = None) -> bool:
-        """Nothing to do."""
+        """Give all slots back."""
+        self.slots.clear()
         return True
 
     def check_active(self) -> None:
@@ -144,6 +147,10 @@ class LocalSession(Session):
     def holds(self, member_state: MemberState, ticket: int) -> bool:
         """Whether a lock is held in this process."""
         return member_state is self.member_state and member_state.holds(0.0, ticket)
+
+    def slot(self, group: str) -> int | None:
+        """The slot that was asked for, or 0 in place of any."""
+        return self.slots.get(group)
 
     def elect(self, group: str, callback: Any) -> None:
         """Tell `callback` that this process leads the group."""

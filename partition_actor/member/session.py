@@ -104,6 +104,8 @@ class Session:
         """Use it under the `lock`, within `event` if it may change."""
         self.failure: PartitionError | None = None
         """What the partition actor refused the last request with, if it did."""
+        self.stays = False
+        """Sessions started from now on keep their places on a draining node until they are replaced: rule 14."""
         self.guard: object = None
         """What permits `owned_by` calls by this session."""
         self.deliver: Callable[[], None] = lambda: None
@@ -145,7 +147,7 @@ class Session:
             member_state = driver.start(self._names[self.process()], self.process())
             if member_state is None:
                 return
-            self.failure = None
+            self.failure, member_state.stays = None, self.stays
             self._transport.open(self, member_state)
         transport = self._transport
         self.wait(lambda: transport.is_connected(member_state) or bool(self.failure) or driver.is_over(member_state))
@@ -258,6 +260,12 @@ class Session:
         """Whether the lock that was asked for under `ticket`, in that session, is held now."""
         with self.lock:
             return self.driver.holds(self.now(), self.process(), member_state, ticket)
+
+    def slot(self, group: str) -> int | None:
+        """The slot that this member may use now. Raises ``NotStarted``."""
+        with self.lock:
+            self.member_state  # noqa: B018
+            return self.driver.slot(self.now(), self.process(), group)
 
     # -- elections ----------------------------------------------------------------------------------------------
 

@@ -22,9 +22,10 @@ LOCK, LEADER = "lock:", "leader:"
 
 _COLOURS = {
     **dict.fromkeys(("joined", "rejoined", "recovered", "started"), "green"),
-    **dict.fromkeys(("died", "expired", "fenced", "lock_lost", "lock_broken", "superseded", "ending"), "red"),
+    **dict.fromkeys(("died", "expired", "fenced", "lock_lost", "lock_broken", "slot_lost"), "red"),
+    **dict.fromkeys(("superseded", "ending"), "red"),
     **dict.fromkeys(("left", "drained", "forgotten", "settings"), "yellow"),
-    **dict.fromkeys(("handed_over", "leader", "lock_granted"), "cyan"),
+    **dict.fromkeys(("handed_over", "leader", "lock_granted", "slot"), "cyan"),
 }
 
 

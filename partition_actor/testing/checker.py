@@ -13,9 +13,9 @@ from partition_actor.core.epochs import Epoch
 from partition_actor.core.events import BEGINS, ENDS
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
-from partition_actor.core.messages import SessionKey
+from partition_actor.core.messages import SessionKey, slot_name, slot_of
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
-from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of
+from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of, space_of
 from partition_actor.testing.world import Process, World
 
 
@@ -48,6 +48,8 @@ class Checker:
         """By lock, and whether the hold was shared: the highest token seen."""
         self._holds: dict[tuple[str, int], tuple[Worker, int]] = {}
         """By lock and token: who had it, and its ticket."""
+        self._slots: set[tuple[str, int]] = set()
+        """Slots that partition actors have granted, with the tokens."""
         self._told: dict[SimulatedPartitionActor, _Told] = {}
         """What each partition actor has told by its events."""
 
@@ -55,6 +57,8 @@ class Checker:
         """Raises ``Violation`` when `process`, which has just handled an event, may do what it must not."""
         if isinstance(process, SimulatedPartitionActor):
             self._check_events(process)
+            if self._world.conditions.slots:
+                self._check_grants(process)
         if not isinstance(process, Client):
             return
         if mine := process.working_on():
@@ -65,6 +69,8 @@ class Checker:
         if isinstance(process, Worker):
             self._check_epochs(process)
             self._check_locks(process)
+            if self._world.conditions.slots:
+                self._check_slots(process)
             if not isinstance(process, Watcher):
                 if process.user.disorder:
                     self._fail(f"{process} {process.user.disorder}")
@@ -143,6 +149,36 @@ class Checker:
         kind = (lock.name, lock.shared)
         self._lock_tokens[kind] = max(lock.token, self._lock_tokens[kind])
 
+    def _check_slots(self, worker: Worker) -> None:
+        mine = worker.slots_used()
+        if len(mine) > len(set(mine)):
+            self._fail(f"{worker} uses {mine} in two sessions or groups")
+        for other in self._others_running(worker) if mine else ():
+            if isinstance(other, Worker) and (both := set(mine).intersection(other.slots_used())):
+                self._fail(f"{worker} and {other} both use {sorted(both)}")
+
+    def _check_grants(self, actor: SimulatedPartitionActor) -> None:
+        """Who asks for any slot gets the lowest that nobody has or waits for."""
+        locks = actor.membership.locks.locks
+        for name in [name for name in locks if slot_of(name)]:
+            for claim in locks[name].holders:
+                if claim.told or (name, claim.token) in self._slots:
+                    continue
+                self._slots.add((name, claim.token))
+                self._world.counts["slot granted"] += 1
+                if (slot := slot_of(self._asked_for(claim.key, claim.ticket))) and slot.number is None:
+                    granted = slot_of(name)
+                    lower = [slot_name(slot.space, each) for each in range((granted and granted.number) or 0)]
+                    if free := [each for each in lower if each not in locks]:
+                        self._fail(f"{claim.key} asked for any slot and gets {name}, though {free} are free")
+
+    def _asked_for(self, key: SessionKey, ticket: int) -> str:
+        for worker in self._clients:
+            for session in worker.transport.sessions if isinstance(worker, Worker) else ():
+                if (session.member_id, session.session) == key:
+                    return getattr(session.locks._requests.get(ticket), "name", "")
+        return ""
+
     def check_converged(self, table: LockTable, dismissed: set[tuple[str, str]]) -> None:
         """Raises ``Violation`` unless every key has one owner, all members hold the same view and no lock is stuck.
 
@@ -151,16 +187,21 @@ class Checker:
         """
         workers = [client for client in self._clients if isinstance(client, Worker)]
         for worker in workers:
-            if worker.alive and worker.member_state.locks.stated():
-                self._fail(f"{worker} still wants or holds {worker.member_state.locks.stated()}")
+            stated = [each for each in worker.member_state.locks.stated().values() if not slot_of(each["name"])]
+            if worker.alive and stated:
+                self._fail(f"{worker} still wants or holds {stated}")
             if worker.alive:
                 self._check_told(worker)
-        if table.locks or table.unverified:
-            self._fail(f"the partition actor still has {sorted(table.locks)}")
+        living = {(worker.member_id, worker.member_state.session) for worker in workers if worker.alive}
+        holders = {name: {claim.key for claim in lock.holders} for name, lock in table.locks.items()}
+        left = [name for name, keys in holders.items() if not (slot_of(name) and keys and keys <= living)]
+        if left or table.unverified:
+            self._fail(f"the partition actor still has {sorted(left)}, and waits for {sorted(table.unverified)}")
         watchers = [worker for worker in workers if isinstance(worker, Watcher) and worker.alive]
         for group, exclusive in self._world.conditions.groups:
             members = [worker for worker in workers if self._must_be_member(worker, group, dismissed)]
             self._check_views(group, members)
+            self._check_wishes(group, members, table)
             if exclusive and members:
                 covered = reduce(or_, (worker.working_on() for worker in members))
                 if missing := set(keys_of(group)).difference(self._keys(covered)):
@@ -170,16 +211,20 @@ class Checker:
     def check_drained(self, draining: set[str]) -> None:
         """Raises ``Violation`` if a member on a node that is `draining` has a place in a group with a member elsewhere.
 
-        And unless the members elsewhere have all keys.
+        And unless the members elsewhere have all keys. One that stays until it is replaced counts as elsewhere if
+        nobody knows when its node ends.
         """
+        ends = self._world.drains_end
+        leaving = {node for node in draining if ends.get(node, 0.0) is not None}
         workers = [client for client in self._clients if isinstance(client, Worker) and client.alive]
         for group, exclusive in self._world.conditions.groups:
             views = [(worker, worker.member_state.view(group)) for worker in workers]
             members = [worker for worker, view in views if view is not None and view.mine]
-            elsewhere = [worker for worker in members if worker.node not in draining]
-            if not elsewhere:
+            if all(worker.node in draining for worker in members):
                 continue
-            if left := [worker for worker in members if worker.node in draining]:
+            goes = {worker: worker.node in (leaving if worker.member_state.stays else draining) for worker in members}
+            elsewhere = [worker for worker in members if not goes[worker]]
+            if left := [worker for worker in members if goes[worker]]:
                 self._fail(f"{left} are members of {group} on nodes that drain, though {elsewhere} are others")
             covered = reduce(or_, (worker.working_on() for worker in elsewhere))
             if exclusive and (missing := set(keys_of(group)).difference(self._keys(covered))):
@@ -220,6 +265,17 @@ class Checker:
                 self._fail(f"{worker} holds {view} of {group}, whose members should be {ids}")
         if len({worker.epochs()[group] for worker in members}) > 1:
             self._fail(f"the members of {group} hold {[(worker, worker.epochs()[group]) for worker in members]}")
+
+    def _check_wishes(self, group: str, members: list[Worker], table: LockTable) -> None:
+        """Every member that wants a slot has it, but for a number that another member has; nobody else has one."""
+        for worker in members:
+            slot, wish = worker.coordinator.slot(group), worker.wishes.get(group)
+            has_another = (wish is None) != (slot is None) or (wish is not True and slot not in (None, wish))
+            if not has_another:
+                continue
+            holders = [] if wish is True else table.holders(slot_name(space_of(self._world, group), wish or 0))
+            if slot is not None or not holders:
+                self._fail(f"{worker} wants slot {wish} of {group}, and has {slot}; {table.locks}")
 
     def _check_watchers(self, group: str, watchers: list[Watcher], members: list[Worker]) -> None:
         for watcher in watchers:

@@ -8,19 +8,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from partition_actor.core.messages import lock_name
+from partition_actor.core.messages import lock_name, slot_name
 from partition_actor.errors import InvalidSettings
 from partition_actor.settings import Settings
 from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
-from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker
+from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker, space_of
 from partition_actor.testing.world import NODES, Process, World
 
 WATCHED = 0.3
 """Fraction of the seeds with a process that only watches the groups."""
 PLANNED_ENDS = 0.3
 """Fraction of the seeds in which nodes drain."""
+STAYS = 0.5
+"""Fraction of the seeds in which nodes drain, in which some members are replaced then."""
+SLOTS = 0.5
+"""Fraction of the seeds in which members ask for slots."""
 MAX_CLIENTS = 6
 """No fault starts a client while this many run."""
 HEALTH_TIMEOUT = (0.1, 1.5)
@@ -33,8 +37,8 @@ class SimulatedCluster:
     """A partition actor, members and the network between them, all decided by `seed`.
 
     It takes steps, each the handling of one event. After each it checks that no key has two members that may work on
-    it, that no epoch goes back, that fencing tokens grow, and that no lock has two holders. Random faults happen until
-    ``settle`` ends them; ``kill``, ``pause``, ``cut`` and their like bring one about.
+    it, that no epoch goes back, that fencing tokens grow, and that no lock or slot has two holders. Random faults
+    happen until ``settle`` ends them; ``kill``, ``pause``, ``cut`` and their like bring one about.
 
     Args:
         seed: decides everything that is not given.
@@ -59,6 +63,9 @@ class SimulatedCluster:
         self.conditions = replace(conditions or draw(self.rng, tuple(FAULTS)))
         if conditions is None and random.Random(f"planned ends of {seed}").random() < PLANNED_ENDS:
             self.conditions.faults |= PLANNED.keys()
+            self.conditions.stays = random.Random(f"stays of {seed}").random() < STAYS
+        if conditions is None and random.Random(f"slots of {seed}").random() < SLOTS:
+            self.conditions.slots = True
         self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
         self.time = self.world.time
         """The clock of the simulated world; every process has its own, which follows it."""
@@ -117,6 +124,7 @@ class SimulatedCluster:
             self.run_for(self.settling_time)
             self._checker.check_drained(self.world.draining)
             self.world.draining.clear()
+            self.world.drains_end.clear()
         self.run_for(self.settling_time)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
@@ -455,7 +463,11 @@ def _break_lock(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bo
     if cluster.conditions.locks:
         name = lock_name(f"lock{cluster.rng.randrange(cluster.conditions.locks)}")
         cluster.world.later(0.0, actor, actor.command, "break_lock", name)
-    return cluster.conditions.locks > 0
+    if cluster.conditions.slots:
+        group = cluster.rng.choice(cluster.conditions.groups)[0]
+        name = slot_name(space_of(cluster.world, group), cluster.rng.randrange(3))
+        cluster.world.later(0.0, actor, actor.command, "break_lock", name)
+    return cluster.conditions.locks > 0 or cluster.conditions.slots
 
 
 def _configure(cluster: SimulatedCluster, actor: SimulatedPartitionActor) -> bool:
@@ -494,7 +506,18 @@ def _drain_node(cluster: SimulatedCluster) -> bool:
     node = cluster.rng.choice(world.nodes)
     world.log(None, node, "drains")
     world.draining.add(node)
+    if cluster.conditions.stays:
+        seconds = cluster.rng.choice((None, cluster.rng.uniform(0.5, 8.0)))
+        world.drains_end[node] = None if seconds is None else world.time.now() + seconds
+        _replace_those_that_stay(cluster, node)
     return True
+
+
+def _replace_those_that_stay(cluster: SimulatedCluster, node: str) -> None:
+    """As a fleet does: another process takes the id of each, sooner or later."""
+    for worker in [worker for worker in cluster.workers if worker.alive and worker.node == node]:
+        if worker.session_of.stays and _has_room(cluster) and cluster.rng.random() < 0.7:
+            cluster.world.later(cluster.rng.expovariate(1.0), None, cluster.start_worker, worker.member_id)
 
 
 def _take_drain_back(cluster: SimulatedCluster) -> bool:

@@ -45,6 +45,10 @@ class Conditions:
     """Whether members find the next partition actor later than by far most do."""
     acts: float = 4.0
     """Mean number of times per second that a member's user calls something."""
+    stays: bool = False
+    """Whether some members are replaced when their node drains, and keep their places until then."""
+    slots: bool = False
+    """Whether members ask for slots."""
 
     def end_faults(self) -> None:
         """From now on the network delivers, callbacks return and nothing breaks."""

@@ -265,7 +265,10 @@ class SimulatedPartitionActor(Process):
         self._ask_gcs()
         draining, now = self.world.draining, self.clock.now()
         if self.counted_alive and not self.cut_off and self.membership.draining_nodes(now).keys() != draining:
-            self.driver.draining(now, dict.fromkeys(sorted(draining), 30.0), self.world.ended)
+            world, time = self.world, self.world.time.now()
+            ends = {node: world.drains_end.get(node, time + 30.0) for node in sorted(draining)}
+            left = {node: None if end is None else max(0.0, end - time) for node, end in ends.items()}
+            self.driver.draining(now, left, world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
 
     def _ask_gcs(self) -> None:

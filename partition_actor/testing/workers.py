@@ -37,6 +37,11 @@ def keys_of(group: str) -> tuple[str, ...]:
     return tuple(f"{group}/{number}" for number in range(KEYS_PER_GROUP))
 
 
+def space_of(world: World, group: str) -> str:
+    """The space of a group's slots: its own, or one for all groups, as two fleets of one name would have it."""
+    return "fleet" if world.seed % 2 else group
+
+
 def key_bits(world: World) -> dict[str, int]:
     """The bit of each key of the exclusive groups in a set of keys."""
     keys = [key for group, exclusive in world.conditions.groups if exclusive for key in keys_of(group)]
@@ -71,6 +76,14 @@ class Worker(Client):
         """Those that run, by number."""
         self.told: dict[str, set[str]] = {}
         """By group: the keys that callbacks were told are this worker's."""
+        self._slot_dice = random.Random(f"slots of {name}, {world.seed}")
+        self.wishes: dict[str, bool | int | None] = {}
+        """By group: the slot that the latest join asked for."""
+        self._slots: dict[tuple[MemberState, str], list[Any]] = {}
+        """Slots in use: for each session and group ``[slot, lease_until, out_until]``, with the end of the session's
+        lease, and how long callbacks that began in the group may go on."""
+        self.guarded: dict[int, tuple[MemberState, str]] = {}
+        """The session and group of each guarded call that runs."""
         self.transport = SimulatedTransport(self)
         with silent:
             self._begin(weight)
@@ -80,6 +93,8 @@ class Worker(Client):
         self.callbacks = self.coordinator._callbacks
         self.session_of = self.coordinator._session
         self.session_of.deliver = self._deliver_soon
+        if self.world.conditions.stays:
+            self.session_of.stays = random.Random(f"stays of {self.name}, {self.world.seed}").random() < 0.5
         self.driver.returned = self._returned  # type: ignore[method-assign]
         self.start(weight)
         self.user = User(self)
@@ -96,7 +111,18 @@ class Worker(Client):
         """Join a group, if the id has not been taken there."""
         with contextlib.suppress(SessionSuperseded), warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPlaceYet)
-            self.coordinator.join_group(group, weight, exclusive=exclusive)
+            slot = self._wish(group)
+            self.coordinator._join_group(group, weight, None, exclusive, slot, space_of(self.world, group))
+
+    def _wish(self, group: str) -> bool | int | None:
+        """The slot to ask for; nearly always the same as before."""
+        if not self.world.conditions.slots:
+            return None
+        dice = self._slot_dice
+        if group not in self.wishes or (dice.random() < 0.1 and not self.world.faults_over):
+            own = random.Random(f"slot of {self.member_id}").randrange(4)
+            self.wishes[group] = dice.choice((True, True, own, self.wishes.get(group)))
+        return self.wishes[group]
 
     # -- the exchange -------------------------------------------------------------------------------------------
 
@@ -213,6 +239,36 @@ class Worker(Client):
     def epochs(self) -> dict[str, Epoch]:
         """The epochs of the views held, by group."""
         return {name: view.epoch for name in self.member_state.groups if (view := self.member_state.view(name))}
+
+    def slots_used(self) -> list[str]:
+        """The names of the slots that its user may use now if it is not paused.
+
+        What runs when a session leaves a group may use its slot there, until it has returned or the lease has ended.
+        """
+        now, driver = self.clock.now(), self.driver
+        permitted = driver.slots(now, self.name)
+        for group, slot in permitted.items():
+            self._slots[self.member_state, group] = [slot, self.member_state.exclusive_until, float("inf")]
+        for (session, group), used in list(self._slots.items()):
+            if session is driver.session and group in permitted:
+                continue
+            held = session.groups.get(group)
+            has_place = held is not None and (
+                held.state == "member" or (held.state == "joining" and not session.node_drains)
+            )
+            leaves = not has_place or driver.is_over(session) or session is not driver.session or session.withdrawn
+            if not has_place:
+                used[2] = min(used[2], now + session.settings.handoff_timeout)
+            if not session.withdrawn:
+                used[1] = session.exclusive_until
+                leaves = leaves and used[0].state == "held"  # it was not told that an operator has broken it
+            if not leaves or now >= min(used[1:]) or not self._is_busy(session, group):
+                del self._slots[session, group]
+        return [slot.name for slot, _, _ in self._slots.values()]
+
+    def _is_busy(self, session: MemberState, group: str) -> bool:
+        deliveries = (each for each in self.driver.unfinished() if each.queue == ("group", group))
+        return (session, group) in self.guarded.values() or any(each.session is session for each in deliveries)
 
     def locks_held(self) -> dict[int, LockRequest]:
         """The locks that it may believe to hold now if it is not paused, by ticket. Asking changes nothing."""
@@ -359,6 +415,7 @@ class User:
         self._world.counts["guarded call"] += 1
         number = self._world.counts["guarded call"]
         worker.begin_work(running, session, group, keys)
+        worker.guarded[number] = (session, group)
         context = copy_context()
         context.run(running.__enter__)
         if rng.random() < 0.3 and not self._world.faults_over:
@@ -370,6 +427,7 @@ class User:
     def _end_guarded(self, number: int) -> None:
         running, context = self._calls.pop(number)
         self._worker.end_work(running)
+        del self._worker.guarded[number]
         context.run(running.__exit__, None, None, None)
 
 
@@ -409,8 +467,10 @@ class ForkedChild(Client):
         return bits
 
     def holds_anything(self) -> bool:
-        """Whether it would believe to hold a lock, or to lead a group."""
+        """Whether it would believe to hold a lock, to lead a group, or to have a slot."""
         driver, state, now = self._parent.driver, self._parent.member_state, self.clock.now()
+        if driver.slots(now, self.name):
+            return True
         if any(driver.leads(now, self.name, group) for group, _ in self.world.conditions.groups):
             return True
         return any(driver.holds(now, self.name, state, ticket) for ticket in state.locks.held())

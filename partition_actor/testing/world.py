@@ -88,6 +88,8 @@ class World:
         """The nodes that are alive; one that has ended has a successor."""
         self.draining: set[str] = set()
         """Those of them that are draining, as the GCS tells it."""
+        self.drains_end: dict[str, float | None] = {}
+        """When each of those ends, if that is not in 30 s; None: nobody knows."""
         self.ended: set[str] = set()
         self._events: list[tuple[float, int, Process | None, Handler, tuple[Any, ...]]] = []
         self._order = count()

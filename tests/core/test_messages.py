@@ -216,6 +216,7 @@ BROKEN = {
     "locks": [None, [], "l", {"1": None}, {True: None}, {-1: None}, {1: 5}, {1: []}],
     "prompt": FLAGS,
     "withdrawn": FLAGS,
+    "stays": FLAGS,
 }
 """By field of a request, what it must not be."""
 
@@ -276,7 +277,7 @@ ALL_BROKEN = [
 def full_request():
     """A request with every field there is."""
     request = whole_request()
-    request.update(groups_base=0, prompt=True, withdrawn=False)
+    request.update(groups_base=0, prompt=True, withdrawn=False, stays=True)
     view = {"epoch": (1, 1), "members": {"a": 1, "b": 1000, "\u00e4": 2}, "mine": True}
     request["groups"]["g"].update(conditional=True, lapsed=False, unknown=False, metadata=b"m", views=[view])
     return request

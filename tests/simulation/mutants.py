@@ -9,10 +9,13 @@ from partition_actor.core import handoff, membership
 from partition_actor.core.driver import MembershipDriver
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
+from partition_actor.core.lock_requests import LockRequests
 from partition_actor.core.lock_table import LockRecord, LockTable
 from partition_actor.core.member import MemberState
 from partition_actor.core.member_driver import GuardedCall, MemberDriver
 from partition_actor.core.membership import Membership
+from partition_actor.core.messages import slot_name, slot_of
+from partition_actor.core.numbers import FreeNumbers
 from partition_actor.member.callbacks import Callbacks
 from partition_actor.testing.partition_actors import SimulatedPartitionActor
 from partition_actor.testing.transport import SimulatedTransport
@@ -904,6 +907,114 @@ def those_that_wait_are_not_asked_again(patch: Any) -> None:
         self.tick(now)
 
     patch.setattr(Membership, "draining", draining)
+
+
+def those_that_are_replaced_stay_for_ever(patch: Any) -> None:
+    """Rule 14: a member that says that it is being replaced keeps its place until its node ends."""
+    patch.setattr(Membership, "_may_stay", lambda self, session: session.stays)
+
+
+def slot_granted_during_recovery(patch: Any) -> None:
+    """Rule 15: a restarted partition actor gives the lowest number before former holders have had time to report."""
+
+    def tick(self, now):
+        _tick(self, now)
+        if self._recovery_end is not None:
+            others = {name: None for name in self.locks.due if slot_of(name) is None}
+            for name in others:
+                del self.locks.due[name]
+            self.locks.grant(self._may_hold, self._next_epoch)
+            self.locks.due.update(others)
+
+    _tick = Membership.tick
+    patch.setattr(Membership, "tick", tick)
+
+
+def slot_used_after_the_lease(patch: Any) -> None:
+    """Rule 15: a member uses its slot after its lease is over."""
+
+    def slots(self, now, process):
+        session = self._permitted(process)
+        held = {} if session is None else session.locks.held()
+        return {
+            group: held[wish.ticket]
+            for (owner, group), wish in self._slots.items()
+            if owner is session and wish.ticket in held
+        }
+
+    patch.setattr(MemberState, "_mind_lapse", lambda self, now: None)
+    patch.setattr(MemberDriver, "slots", slots)
+
+
+def slot_free_before_callbacks_have_returned(patch: Any) -> None:
+    """Rule 15: a member that is out of a group lets go of its slot while callbacks for lost keys run."""
+
+    def is_busy(self, session, group=None):
+        return group is None and _is_busy(self, session)
+
+    _is_busy = MemberDriver._is_busy
+    patch.setattr(MemberDriver, "_is_busy", is_busy)
+
+
+def slot_free_at_stop(patch: Any) -> None:
+    """Rule 15: a member that is stopped lets go of its slot at once."""
+    patch.setattr(MemberDriver, "_slot_tickets", lambda self, session: set())
+
+
+def slot_kept_without_its_group(patch: Any) -> None:
+    """Rule 15: a member keeps its slot when it is out of the group."""
+
+    def mind_slots(self, now):
+        self._slots = {key: wish for key, wish in self._slots.items() if not self.is_over(key[0])}
+        for (session, group), wish in self._slots.items():
+            held = session.groups.get(group)
+            if held is not None and held.state in ("joining", "member"):
+                self._ask(session, wish, is_wanted=held.want == "in")
+
+    patch.setattr(MemberDriver, "_mind_slots", mind_slots)
+
+
+def slot_stated_without_its_number(patch: Any) -> None:
+    """Rule 15: a member that has asked for any slot does not say which it holds."""
+
+    def report(self, ticket):
+        told = _report(self, ticket)
+        slot = None if told is None else slot_of(told["name"])
+        if told is None or slot is None or not told["token"]:
+            return told
+        return {**told, "name": slot_name(slot.space, None)}
+
+    _report = LockRequests._report
+    patch.setattr(LockRequests, "_report", report)
+
+
+def number_given_that_somebody_has(patch: Any) -> None:
+    """Rule 15: a partition actor that goes on for another does not know which numbers are taken."""
+
+    def restore(self, state, now):
+        _restore(self, state, now)
+        for numbers in self._numbers.values():
+            before = set(numbers.taken)
+            numbers.lowest = lambda numbers=numbers, before=before: min({*range(99)} - (numbers.taken - before))
+
+    _restore = LockTable.restore
+    patch.setattr(LockTable, "restore", restore)
+
+
+def numbers_given_above_a_hole(patch: Any) -> None:
+    """Rule 15: numbers that were given back are not given again."""
+    patch.setattr(FreeNumbers, "lowest", lambda self: max(self.taken, default=-1) + 1)
+
+
+def slot_lost_for_ever(patch: Any) -> None:
+    """Rule 15: a slot that was lost with the lease is not asked for again."""
+
+    def ask(self, session, wish, *, is_wanted):
+        if session.locks.state(wish.ticket) != "lost":
+            _ask(self, session, wish, is_wanted=is_wanted)
+
+    _ask = MemberDriver._ask
+    patch.setattr(MemberDriver, "_ask", ask)
 
 
 MUTANTS = [

@@ -60,6 +60,7 @@ DRAINS = dict.fromkeys(
         "member_stays_on_a_draining_node",
         "drain_is_for_ever",
         "those_that_wait_are_not_asked_again",
+        "those_that_are_replaced_stay_for_ever",
     ),
     (*PLANNED, "join", "restart"),
 )
@@ -76,6 +77,21 @@ FOCUS |= dict.fromkeys(
 FOCUS["former_settled_after_a_hand_over"] = ()
 FOCUS["told_ttl_not_recorded_after_a_hand_over"] = ("bare caller", "join", "pause")
 FOCUS["answers_not_handed_over"] = ("partition actor replaced", "bare caller", "join")
+SLOTS = dict.fromkeys(
+    (
+        "slot_granted_during_recovery",
+        "slot_used_after_the_lease",
+        "slot_free_before_callbacks_have_returned",
+        "slot_free_at_stop",
+        "slot_kept_without_its_group",
+        "slot_stated_without_its_number",
+        "number_given_that_somebody_has",
+        "numbers_given_above_a_hole",
+        "slot_lost_for_ever",
+    ),
+    ("partition actor crash", "partition actor replaced", "cut", "stop", "leave", "restart", "drain"),
+)
+FOCUS |= SLOTS
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -115,6 +131,10 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.groups = (("keys", True), ("more", True))
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith(("let_go", "drained")) else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
+    drawn.stays = mutant == "those_that_are_replaced_stay_for_ever"
+    if mutant in SLOTS:
+        drawn.slots, drawn.slow_callbacks, drawn.locks = True, 0.4, 0
+        drawn.groups = (("keys", True), ("shared", False))
     if mutant in LONGER:
         drawn.faults, drawn.fault_rate = frozenset(("partition actor cut off", "join", "crash")), 6.0
         if mutant == "longer_lease_without_a_later_proof":
@@ -247,5 +267,5 @@ def test_unbroken_code_holds_under_the_same_faults(mutant):
 
 
 def test_there_are_enough_mutants():
-    assert len(MUTANTS) >= 74
+    assert len(MUTANTS) >= 102
     assert {*FOCUS, *FENCE_FOCUS, *LOCK_FOCUS, *MEMBER_FOCUS} <= {mutant.__name__ for mutant in MUTANTS}

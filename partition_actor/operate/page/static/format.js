@@ -36,6 +36,7 @@ const WORDS = {
   lock_granted: "lock granted",
   lock_lost: "lock lost",
   lock_broken: "lock broken",
+  slot_lost: "slot lost",
   missing: "not known",
 };
 export const word = (what) => WORDS[what] ?? what;
