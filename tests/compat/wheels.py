@@ -160,6 +160,10 @@ class Member:
     def has_lock(self):
         return self.held.held
 
+    def slot(self, wish):
+        self.coordinator.join_group(self.group, slot=wish)
+        return self.coordinator.slot(self.group)
+
     def log(self):
         return self.logged
 
@@ -305,6 +309,17 @@ def test_one_minor_version_apart_they_join_share_hand_over_and_outlive_a_kill(
     share(a, b)
     ask(b, "stop")
     share(a)
+
+
+def test_a_partition_actor_that_knows_no_slots_gives_a_certain_one_and_not_any(deployed, start):
+    deployed("old")
+    a, b = start("a", "group", "new"), start("b", "group", "new")
+    share(a, b)
+    assert ask(a, "slot", True) is None
+    assert ask(a, "slot", 3) == 3
+    assert ask(b, "slot", 3) is None
+    kill(a)
+    wait_until(lambda: ask(b, "slot", 3) == 3)
 
 
 # -- too far apart ----------------------------------------------------------------------------------------------------

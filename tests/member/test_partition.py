@@ -206,7 +206,9 @@ def test_a_callback_may_close_its_partition_and_is_the_last_to_be_called(local, 
     getattr(partition, register)(close)
     getattr(partition, register)(lambda keys: told.append("called after close"))
     if register == "on_lost":
-        local.run_watchers()
+        gained = []
+        partition.on_gained(gained.append)
+        wait_until(lambda: gained)
         partition.discard(["a"])
     all_registered.set()
     wait_until(lambda: "closed" in repr(partition))

@@ -487,3 +487,13 @@ def test_the_task_that_called_start_last_decides_when_a_member_is_stopped(world,
     wait_until(lambda: len(asked) > 2)
     assert made.is_active()
     made.stop()
+
+
+def test_sessions_state_that_they_are_being_replaced(session, transport):
+    transport.prompt = False
+    session.start()
+    assert "stays" not in session.request(session.member_state)
+    session.stop()
+    session.stays = True
+    session.start()
+    assert session.request(session.member_state)["stays"] is True
