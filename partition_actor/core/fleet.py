@@ -24,12 +24,6 @@ from typing import Any, Literal, NamedTuple
 from partition_actor.core.autoscale import Autoscale, Scaler
 from partition_actor.core.epochs import Epoch
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds before a worker is started that has crashed twice in a row, doubled with each further crash; and the most."""
-STEADY_AFTER = 10.0
-"""Seconds of service after which a crash is the first one again."""
-LOST_AFTER = 2.0
-"""Seconds without a report after which a worker that is no member any more is given up, with its host."""
 UPDATE_ATTEMPTS = 3
 """Workers of a new version that may fail before the update is rolled back."""
 KEPT_EVENTS = 100
@@ -73,6 +67,19 @@ Action = Start | Join | Drain | End
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a fleet acts; in seconds."""
+
+    first_pause: float = 0.5
+    """Before a worker is started that has crashed twice in a row; doubled with each further crash."""
+    longest_pause: float = 60.0
+    steady_after: float = 10.0
+    """Of service, after which a crash is the first one again."""
+    lost_after: float = 2.0
+    """Without a report, after which a worker that is no member any more is given up, with its host."""
+
+
+@dataclass(frozen=True)
 class Node:
     """A node of the cluster."""
 
@@ -107,7 +114,7 @@ class FleetWorker:
 
 
 @dataclass(slots=True)
-class Slot:
+class SlotRecord:
     """What has happened in a slot."""
 
     restarts: int = 0
@@ -138,6 +145,7 @@ class FleetState:
         drain_timeout: float = 60.0,
         start_timeout: float = 300.0,
         numbers_from: int = 1,
+        pace: Pace | None = None,
     ) -> None:
         self.size, self.per_node, self.spread = size, per_node, spread
         self.drain_timeout, self.start_timeout = drain_timeout, start_timeout
@@ -148,17 +156,20 @@ class FleetState:
         """The wanted version of the workers, and the latest that all of them have been."""
         self.max_unavailable = 1
         self.stopping = False
-        self.slots: dict[int, Slot] = {}
+        self.slots: dict[int, SlotRecord] = {}
         self.events: deque[tuple[float, str]] = deque(maxlen=KEPT_EVENTS)
         """When something happened, and what; latest last."""
         self.update_failed = ""
         """Why the last update was rolled back."""
+        self.pace = pace or Pace()
         self._failed_starts = 0
         self._next = numbers_from
         self._nodes: dict[str, Node] = {}
         self._places: dict[int, str] = {}
         """With `per_node`: the node of each slot."""
-        self._members: Set[str] | None = None
+        self._stepped: float | None = None
+        self._seen: Epoch | None = None
+        self._members: Set[int] = frozenset()
         self._actions: list[Action] = []
 
     # -- what users want ----------------------------------------------------------------------------------------
@@ -246,21 +257,22 @@ class FleetState:
                 self._failed(now, worker, reason)
             self._end(worker, now)
 
-    def seen(self, members: Set[str] | None) -> None:
-        """The slots whose member ids are in the group's latest view, as ``str(slot)``; None: nobody knows."""
-        self._members = members
+    def seen(self, epoch: Epoch | None, slots: Set[int]) -> None:
+        """The epoch of the group's latest view, and the slots whose member ids are in it; None: nobody knows."""
+        self._seen, self._members = epoch, slots
 
     def take_nodes(self, nodes: Mapping[str, Node]) -> None:
         """The cluster's nodes that are alive."""
         self._nodes = dict(nodes)
 
     def _failed(self, now: float, worker: FleetWorker, reason: str) -> None:
-        slot = self.slots.setdefault(worker.slot, Slot())
-        was_steady = worker.phase == "serving" and now - worker.since >= STEADY_AFTER
+        slot = self.slots.setdefault(worker.slot, SlotRecord())
+        was_steady = worker.phase == "serving" and now - worker.since >= self.pace.steady_after
         slot.restarts += 1
         slot.failures = 1 if was_steady else slot.failures + 1
         slot.reason = reason
-        pause = 0.0 if slot.failures < 2 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(slot.failures - 2, 20))
+        doubled = self.pace.first_pause * 2.0 ** min(slot.failures - 2, 20)
+        pause = 0.0 if slot.failures < 2 else min(self.pace.longest_pause, doubled)
         slot.retry_at = now + pause
         again = "another starts" if not pause else f"another starts in {pause:g} s"
         self._note(now, f"the worker in slot {worker.slot} has failed: {reason}; {again}")
@@ -279,7 +291,8 @@ class FleetState:
     # -- what is to be done -------------------------------------------------------------------------------------
 
     def step(self, now: float) -> list[Action]:
-        """What is to be done now. Call it after events, and at least once a second."""
+        """What is to be done now. Call it after events, and at least twice within `Pace.lost_after`."""
+        self._mind_stall(now)
         self._autoscale(now)
         self._place_slots()
         self._give_up_lost(now)
@@ -293,6 +306,13 @@ class FleetState:
         self._roll(now, wanted)
         actions, self._actions = self._actions, []
         return actions
+
+    def _mind_stall(self, now: float) -> None:
+        """If nobody has called for long, the time passed for this process alone: what workers said is yet to come."""
+        stall, self._stepped = now - (now if self._stepped is None else self._stepped), now
+        if stall > self.pace.lost_after / 2:
+            for worker in self.workers.values():
+                worker.heard, worker.since = now, worker.since + stall
 
     def wanted(self) -> list[int]:
         """The slots that are to have a worker."""
@@ -339,13 +359,16 @@ class FleetState:
             if late and worker.phase in ("starting", "joining"):
                 self._failed(now, worker, f"it is still {worker.phase} after {self.start_timeout:g} s")
                 self._end(worker, now)
-            if self._members is None:
-                continue
-            silent = now - worker.heard > LOST_AFTER
-            if silent and worker.phase in ("serving", "draining") and str(worker.slot) not in self._members:
+            silent = now - worker.heard > self.pace.lost_after
+            if silent and worker.phase in ("serving", "draining") and self._is_out(worker):
                 if worker.phase == "serving":
                     self._failed(now, worker, "its lease has ended and it does not answer")
                 self._end(worker, now)
+
+    def _is_out(self, worker: FleetWorker) -> bool:
+        """Whether the worker's group has gone on without it since it last reported."""
+        later = self._seen is not None and (worker.epoch is None or self._seen > worker.epoch)
+        return later and worker.slot not in self._members
 
     def _mind(self, now: float, slot: int) -> None:
         workers = [worker for worker in self._in(slot) if worker.phase not in _GOING]
@@ -375,7 +398,7 @@ class FleetState:
         for worker in waiting[:-1]:
             self._end(worker, now)
         if not waiting:
-            if not going and now >= self.slots.setdefault(slot, Slot()).retry_at:
+            if not going and now >= self.slots.setdefault(slot, SlotRecord()).retry_at:
                 self._start(now, slot)
         elif waiting[-1].phase == "ready" and not going and (current is None or current.phase == "serving"):
             self._enter(waiting[-1], "joining", now)
@@ -494,7 +517,7 @@ class FleetState:
         }
 
     def _worker_status(self, now: float, worker: FleetWorker) -> dict[str, Any]:
-        record = self.slots.get(worker.slot, Slot())
+        record = self.slots.get(worker.slot, SlotRecord())
         return {
             "slot": worker.slot,
             "number": worker.number,

@@ -184,12 +184,10 @@ class Controller:
 
     def _follow(self) -> None:
         """Tell the fleet who is in the group."""
-        if self._partition_actor is None:
-            return
-        epoch, prefix = self._router.epoch(), f"{self.spec.name}/"
-        members = self._router.members()
-        known = {member.removeprefix(prefix) for member in members if member.startswith(prefix)}
-        self._fleet.seen(None if epoch is None else known)
+        if self._partition_actor is not None:
+            epoch, members = self._router.epoch(), set(self._router.members())
+            slots = {worker.slot for worker in self._fleet.workers.values()}
+            self._fleet.seen(epoch, {slot for slot in slots if self.spec.member_id(slot) in members})
 
     def _watch_nodes(self) -> None:
         """Keep the fleet informed about nodes; in a thread of its own, since the GCS may be away."""

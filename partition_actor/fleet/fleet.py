@@ -375,8 +375,13 @@ class _Remote:
         return int(self._ask("update", version, max_unavailable))
 
     def stop(self, timeout: float) -> bool:
-        """See ``Controller``; then the controller's actor ends too."""
-        over = bool(self._ask("stop", timeout, timeout=timeout + ANSWER_WITHIN))
+        """See ``Controller``; then the controller's actor ends too. Somebody else may have stopped the fleet."""
+        try:
+            over = bool(self._ask("stop", timeout, timeout=timeout + ANSWER_WITHIN))
+        except FleetNotFound as error:
+            if isinstance(error.__cause__, GetTimeoutError):
+                raise
+            return True
         ray.kill(self._actor)
         return over
 

@@ -65,6 +65,7 @@ class Duty:
         self.coordinator = PartitionCoordinator(
             spec.member_id(post.slot), actor=spec.actor, namespace=spec.namespace, settings=spec.settings
         )
+        self.coordinator._session.stays = not spec.per_node  # another takes over before its node ends
         self.coordinator.start()
         self._asked = self._has_joined = self._has_left = False
         self.failure: Exception | None = None
@@ -87,7 +88,7 @@ class Duty:
         self._asked = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPlaceYet)
-            self.coordinator.join_group(spec.group, exclusive=spec.exclusive)
+            self.coordinator._join_group(spec.group, exclusive=spec.exclusive, slot=self.post.slot, slots_of=spec.name)
         if not session.wakeups.wait(lambda: session.state(spec.group) != "joining", JOIN_TIMEOUT):
             raise PartitionError(f"it got no place in group {spec.group!r} within {JOIN_TIMEOUT:g} s")
         self._has_joined = True
@@ -104,7 +105,7 @@ class Duty:
         group, session = self.post.spec.group, self.coordinator._session
         state, view = session.state(group), session.view(group)
         epoch = None if view is None else view.epoch
-        is_settled = view is not None and not view.laggards and state == "member"
+        is_settled = view is not None and not view.laggards and session.slot(group) is not None
         is_in = not self._has_joined or self._has_left or (session.active and not session.is_out(group))
         return WorkerReport(epoch, is_settled, None, not is_in, state == "superseded" and not self._has_left)
 

@@ -1,4 +1,4 @@
-"""What must hold after every step and once the faults have stopped: rules 1 to 10 of ``docs/guarantees.md``."""
+"""What must hold after every step and once the faults have stopped: rules 1 to 16 of ``docs/guarantees.md``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from partition_actor.core.events import BEGINS, ENDS
 from partition_actor.core.lock_requests import LockRequest
 from partition_actor.core.lock_table import LockTable
 from partition_actor.core.messages import SessionKey, slot_name, slot_of
+from partition_actor.testing.fleets import SimulatedController, SimulatedFleet
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
-from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of, space_of
+from partition_actor.testing.workers import ForkedChild, Watcher, Worker, key_bits, keys_of
 from partition_actor.testing.world import Process, World
 
 
@@ -59,6 +60,8 @@ class Checker:
             self._check_events(process)
             if self._world.conditions.slots:
                 self._check_grants(process)
+        if isinstance(process, SimulatedController) and process.wrong:
+            self._fail(f"{process} {process.wrong}")
         if not isinstance(process, Client):
             return
         if mine := process.working_on():
@@ -208,6 +211,16 @@ class Checker:
                     self._fail(f"nobody works on {', '.join(sorted(missing))}")
             self._check_watchers(group, watchers, members)
 
+    def check_fleet(self, fleet: SimulatedFleet) -> None:
+        """Raises ``Violation`` unless each slot has one worker of the wanted version that serves, and no other runs."""
+        state = fleet.controller.state
+        status = state.status(fleet.controller.clock.now())
+        if not status["ready"] or state.version != state.stable:
+            self._fail(f"the fleet is not ready: {status}")
+        running = sorted((each.fleet_slot, each.version) for each in fleet.workers.values() if each.alive)
+        if running != [(slot, state.version) for slot in state.wanted()]:
+            self._fail(f"the workers that run are {running}, and are to be {state.wanted()} of {state.version}")
+
     def check_drained(self, draining: set[str]) -> None:
         """Raises ``Violation`` if a member on a node that is `draining` has a place in a group with a member elsewhere.
 
@@ -273,7 +286,7 @@ class Checker:
             has_another = (wish is None) != (slot is None) or (wish is not True and slot not in (None, wish))
             if not has_another:
                 continue
-            holders = [] if wish is True else table.holders(slot_name(space_of(self._world, group), wish or 0))
+            holders = [] if wish is True else table.holders(slot_name(worker.space_of(group), wish or 0))
             if slot is not None or not holders:
                 self._fail(f"{worker} wants slot {wish} of {group}, and has {slot}; {table.locks}")
 

@@ -13,6 +13,7 @@ from partition_actor.errors import InvalidSettings
 from partition_actor.settings import Settings
 from partition_actor.testing.checker import Checker
 from partition_actor.testing.conditions import Conditions, draw, some_settings
+from partition_actor.testing.fleets import SimulatedFleet, SimulatedFleetWorker, draw_fleet
 from partition_actor.testing.partition_actors import Client, SimulatedPartitionActor
 from partition_actor.testing.workers import BareCaller, ForkedChild, Watcher, Worker, space_of
 from partition_actor.testing.world import NODES, Process, World
@@ -25,6 +26,8 @@ STAYS = 0.5
 """Fraction of the seeds in which nodes drain, in which some members are replaced then."""
 SLOTS = 0.5
 """Fraction of the seeds in which members ask for slots."""
+FLEETS = 0.2
+"""Fraction of the seeds with a fleet."""
 MAX_CLIENTS = 6
 """No fault starts a client while this many run."""
 HEALTH_TIMEOUT = (0.1, 1.5)
@@ -66,6 +69,11 @@ class SimulatedCluster:
             self.conditions.stays = random.Random(f"stays of {seed}").random() < STAYS
         if conditions is None and random.Random(f"slots of {seed}").random() < SLOTS:
             self.conditions.slots = True
+        if conditions is None and random.Random(f"fleets of {seed}").random() < FLEETS:
+            self.conditions.fleet = self.conditions.slots = True
+            self.conditions.faults |= FLEET.keys()
+            if settings is None:  # its workers, their successors and its router come on top
+                self.settings = Settings.from_dict({**self.settings.to_dict(), "max_members": 20})
         self.world = World(seed, self.rng, self.settings, self.conditions, trace=trace)
         self.time = self.world.time
         """The clock of the simulated world; every process has its own, which follows it."""
@@ -88,8 +96,27 @@ class SimulatedCluster:
             self.start_worker(f"m{number}")
         if random.Random(f"watchers of {seed}").random() < WATCHED:  # does not change the dice of other seeds
             self.start_watcher("w0")
+        self.fleet = self._start_fleet() if self.conditions.fleet else None
+        """The workers that a controller keeps alive, if there are any."""
         if self.conditions.fault_rate:
             self._plan_fault()
+
+    def _start_fleet(self) -> SimulatedFleet:
+        def add(worker: SimulatedFleetWorker) -> None:
+            self.workers.append(worker)
+            self.clients.append(worker)
+
+        fleet = draw_fleet(
+            self.world,
+            self.seed,
+            actors=self.partition_actors,
+            start_watcher=self.start_watcher,
+            add_worker=add,
+            kill=self.kill,
+        )
+        fleet.start_controller()
+        fleet.act()
+        return fleet
 
     @property
     def steps(self) -> int:
@@ -111,8 +138,11 @@ class SimulatedCluster:
         self.world.faults_over = True
         self.conditions.end_faults()
         self.world.cuts.clear()
-        for process in (*self.clients, *self.partition_actors):
+        controllers = () if self.fleet is None else self.fleet.controllers
+        for process in (*self.clients, *self.partition_actors, *controllers):
             self.wake(process)
+        if self.fleet is not None and not self.fleet.controller.alive:
+            self.fleet.start_controller()
         known = _actor(self)
         for process in (*self.callers, *self.partition_actors):
             process.alive = process is known
@@ -126,6 +156,8 @@ class SimulatedCluster:
             self.world.draining.clear()
             self.world.drains_end.clear()
         self.run_for(self.settling_time)
+        if self.fleet is not None:
+            self._checker.check_fleet(self.fleet)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 
     @property
@@ -227,7 +259,7 @@ class SimulatedCluster:
     def _next_fault(self) -> None:
         if self.world.faults_over:
             return
-        faults = FAULTS | PLANNED
+        faults = FAULTS | PLANNED | FLEET
         kinds = [kind for kind in faults if kind in self.conditions.faults]
         if kinds:
             kind = self.rng.choice(kinds)
@@ -516,7 +548,12 @@ def _drain_node(cluster: SimulatedCluster) -> bool:
 def _replace_those_that_stay(cluster: SimulatedCluster, node: str) -> None:
     """As a fleet does: another process takes the id of each, sooner or later."""
     for worker in [worker for worker in cluster.workers if worker.alive and worker.node == node]:
-        if worker.session_of.stays and _has_room(cluster) and cluster.rng.random() < 0.7:
+        if (
+            worker.session_of.stays
+            and not isinstance(worker, SimulatedFleetWorker)
+            and _has_room(cluster)
+            and cluster.rng.random() < 0.7
+        ):
             cluster.world.later(cluster.rng.expovariate(1.0), None, cluster.start_worker, worker.member_id)
 
 
@@ -543,12 +580,25 @@ def _end_node(cluster: SimulatedCluster) -> bool:
     return True
 
 
+def _pause_controller(cluster: SimulatedCluster) -> bool:
+    fleet = cluster.fleet
+    if fleet is None or not fleet.controller.alive or fleet.controller.paused:
+        return False
+    _pause(cluster, fleet.controller)
+    return True
+
+
 PLANNED: dict[str, Fault] = {
     "node drains": _drain_node,
     "drain taken back": _take_drain_back,
     "draining node ends": _end_node,
 }
 """What is no fault, and moves keys nevertheless. Apart, so that `draw` decides as it would without it."""
+
+FLEET: dict[str, Fault] = {
+    "fleet controller pause": _pause_controller,
+}
+"""What happens to a fleet. Apart for the same reason."""
 
 FAULTS: dict[str, Fault] = {
     "pause": _to(_client, _pause, running=True),

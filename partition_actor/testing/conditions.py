@@ -49,6 +49,8 @@ class Conditions:
     """Whether some members are replaced when their node drains, and keep their places until then."""
     slots: bool = False
     """Whether members ask for slots."""
+    fleet: bool = False
+    """Whether there is a fleet."""
 
     def end_faults(self) -> None:
         """From now on the network delivers, callbacks return and nothing breaks."""

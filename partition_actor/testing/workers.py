@@ -112,7 +112,11 @@ class Worker(Client):
         with contextlib.suppress(SessionSuperseded), warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPlaceYet)
             slot = self._wish(group)
-            self.coordinator._join_group(group, weight, None, exclusive, slot, space_of(self.world, group))
+            self.coordinator._join_group(group, weight, None, exclusive, slot, self.space_of(group))
+
+    def space_of(self, group: str) -> str:
+        """The space of its slot in a group."""
+        return space_of(self.world, group)
 
     def _wish(self, group: str) -> bool | int | None:
         """The slot to ask for; nearly always the same as before."""

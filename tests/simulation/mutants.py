@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from partition_actor.core import handoff, membership
+from partition_actor.core.autoscale import Scaler
 from partition_actor.core.driver import MembershipDriver
+from partition_actor.core.fleet import FleetState
 from partition_actor.core.group import Group, Report
 from partition_actor.core.handoff import Handoff
 from partition_actor.core.lock_requests import LockRequests
@@ -1015,6 +1017,37 @@ def slot_lost_for_ever(patch: Any) -> None:
 
     _ask = MemberDriver._ask
     patch.setattr(MemberDriver, "_ask", ask)
+
+
+def worker_ended_before_it_has_handed_over(patch: Any) -> None:
+    """Rule 16: a worker that is to go is ended at once."""
+
+    def retire(self, worker, now):
+        self._end(worker, now)
+
+    patch.setattr(FleetState, "_retire", retire)
+
+
+def two_workers_in_a_slot(patch: Any) -> None:
+    """Rule 16: another worker joins in a slot whose worker stays."""
+    patch.setattr(FleetState, "_drains", lambda self, node: node is not None)
+
+
+def scaled_below_the_least(patch: Any) -> None:
+    """Rule 16: a fleet without load has no workers."""
+    patch.setattr(Scaler, "_within", lambda self, size: min(self.rule.max, size))
+
+
+def update_of_all_at_once(patch: Any) -> None:
+    """Rule 16: an update does not mind how many slots are without a worker."""
+
+    def roll(self, now, wanted):
+        self.max_unavailable, allowed = len(wanted), self.max_unavailable
+        _roll(self, now, wanted)
+        self.max_unavailable = allowed
+
+    _roll = FleetState._roll
+    patch.setattr(FleetState, "_roll", roll)
 
 
 MUTANTS = [

@@ -92,6 +92,16 @@ SLOTS = dict.fromkeys(
     ("partition actor crash", "partition actor replaced", "cut", "stop", "leave", "restart", "drain"),
 )
 FOCUS |= SLOTS
+FLEETS = dict.fromkeys(
+    (
+        "worker_ended_before_it_has_handed_over",
+        "two_workers_in_a_slot",
+        "scaled_below_the_least",
+        "update_of_all_at_once",
+    ),
+    ("crash", "pause", "partition actor crash"),
+)
+FOCUS |= FLEETS
 LONGER = ("recovery_wait_of_the_shortest_lease", "longer_lease_before_the_record", "longer_lease_without_a_later_proof")
 FOCUS |= dict.fromkeys(
     (*LONGER, "former_settled_before_the_wait"),
@@ -132,6 +142,7 @@ def conditions(seed: int, mutant: str) -> Conditions:
         drawn.quick_gcs, drawn.slow_callbacks = True, 0.5 if mutant.startswith(("let_go", "drained")) else 0.0
         drawn.any_route = "partition actor cut off" in drawn.faults and seed % 2 == 0
     drawn.stays = mutant == "those_that_are_replaced_stay_for_ever"
+    drawn.fleet = drawn.slots = mutant in FLEETS
     if mutant in SLOTS:
         drawn.slots, drawn.slow_callbacks, drawn.locks = True, 0.4, 0
         drawn.groups = (("keys", True), ("shared", False))

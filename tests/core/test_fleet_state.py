@@ -4,16 +4,16 @@ import pytest
 
 from partition_actor.core.autoscale import Autoscale
 from partition_actor.core.fleet import (
-    FIRST_PAUSE,
-    LOST_AFTER,
-    STEADY_AFTER,
     Drain,
     End,
     FleetState,
     Join,
     Node,
+    Pace,
     Start,
 )
+
+FIRST_PAUSE, LOST_AFTER, STEADY_AFTER = Pace().first_pause, Pace().lost_after, Pace().steady_after
 
 
 class Played:
@@ -168,20 +168,35 @@ def test_a_slot_that_is_wanted_again_while_its_worker_drains_gets_a_new_one_when
 def test_a_worker_whose_lease_has_ended_and_that_does_not_answer_is_given_up_and_replaced(three):
     lost = three.serving()[1].number
     three.slow = {lost}
-    three.fleet.seen({"0", "2"})
+    three.fleet.seen((1, 2), {0, 2})
     done = three.run(LOST_AFTER + 1)
     assert done[0] == End(lost, drained=False)
     assert sorted(three.serving()) == [0, 1, 2]
 
 
 def test_a_worker_that_answers_is_kept_though_its_lease_has_ended(three):
-    three.fleet.seen(set())
+    three.fleet.seen((1, 2), set())
+    assert three.run(10.0) == []
+
+
+def test_silence_does_not_count_while_the_controller_itself_was_stopped(three):
+    three.fleet.seen((1, 2), {0, 2})
+    three.now += 60.0
+    assert three.fleet.step(three.now) == []
+    for number in three.fleet.workers:
+        three.report(number)
+    assert three.run(10.0) == []
+
+
+def test_a_silent_worker_is_kept_while_the_view_is_older_than_what_it_holds(three):
+    three.slow = {three.serving()[1].number}
+    three.fleet.seen((1, 0), {0, 2})
     assert three.run(10.0) == []
 
 
 def test_silent_workers_are_kept_while_nobody_knows_who_is_in_the_group(three):
     three.slow = {worker.number for worker in three.serving().values()}
-    three.fleet.seen(None)
+    three.fleet.seen(None, set())
     assert three.run(10.0) == []
 
 
