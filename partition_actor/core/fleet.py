@@ -161,8 +161,11 @@ class FleetState:
         """When something happened, and what; latest last."""
         self.update_failed = ""
         """Why the last update was rolled back."""
+        self.cannot_start = ""
+        """Why no worker has ever served, after as many have failed as roll an update back."""
         self.pace = pace or Pace()
         self._failed_starts = 0
+        self._has_served = False
         self._next = numbers_from
         self._nodes: dict[str, Node] = {}
         self._places: dict[int, str] = {}
@@ -223,6 +226,7 @@ class FleetState:
             worker.heard = now
             if worker.phase == "joining":
                 self._enter(worker, "serving", now)
+                self._has_served, self.cannot_start = True, ""
 
     def reported(
         self, now: float, number: int, epoch: Epoch | None, is_settled: bool, load: float | None, *, out: bool = False
@@ -276,10 +280,13 @@ class FleetState:
         slot.retry_at = now + pause
         again = "another starts" if not pause else f"another starts in {pause:g} s"
         self._note(now, f"the worker in slot {worker.slot} has failed: {reason}; {again}")
-        if worker.version == self.version != self.stable and not was_steady:
-            self._failed_starts += 1
-            if self._failed_starts >= UPDATE_ATTEMPTS:
-                self._roll_back(now, reason)
+        if worker.version != self.version or was_steady:
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= UPDATE_ATTEMPTS and self.version != self.stable:
+            self._roll_back(now, reason)
+        elif self._failed_starts >= UPDATE_ATTEMPTS and not self._has_served:
+            self.cannot_start = reason
 
     def _roll_back(self, now: float, reason: str) -> None:
         self.update_failed = f"version {self.version} was rolled back to version {self.stable}: {reason}"
@@ -504,6 +511,7 @@ class FleetState:
             "version": self.version,
             "updating": self.is_updating and self.version != self.stable,
             "update_failed": self.update_failed,
+            "cannot_start": self.cannot_start,
             "stopping": self.stopping,
             "needed": None if self.scaler is None else self.scaler.last_need,
             "restarts": sum(slot.restarts for slot in self.slots.values()),

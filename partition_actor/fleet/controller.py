@@ -400,6 +400,6 @@ def _reason(error: BaseException) -> str:
     return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}…"
 
 
-def is_ready(status: Mapping[str, Any]) -> bool:
-    """Whether a fleet's status says that all workers serve, and hold one epoch."""
-    return bool(status["ready"])
+def is_decided(status: Mapping[str, Any]) -> bool:
+    """Whether all workers serve and hold one epoch, or none will."""
+    return bool(status["ready"] or status["cannot_start"])

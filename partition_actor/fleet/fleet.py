@@ -17,7 +17,7 @@ from partition_actor import arguments
 from partition_actor.core.autoscale import MAX_SIZE, Autoscale
 from partition_actor.deployment import NAME, NAMESPACE
 from partition_actor.errors import FleetNotFound, FleetNotReady, NotStarted
-from partition_actor.fleet.controller import RETRY_PAUSE, Controller, connect_to, is_ready
+from partition_actor.fleet.controller import RETRY_PAUSE, Controller, connect_to, is_decided
 from partition_actor.fleet.spec import FleetSpec, Version, controller_name
 from partition_actor.fleet.store import Store, Wanted, pack
 from partition_actor.router.router import Router
@@ -266,12 +266,18 @@ class Fleet:
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Wait until every slot has a serving worker, and all hold one epoch.
 
-        Raises ``FleetNotReady`` after `timeout` seconds, ``NotStarted`` and ``InvalidArgument``.
+        Raises ``FleetNotReady`` after `timeout` seconds, or when three workers have failed and none has ever served;
+        ``NotStarted`` and ``InvalidArgument``.
         """
         arguments.check_seconds("timeout", timeout)
         controller = self._running
-        if not controller.wait(is_ready, timeout):
-            raise FleetNotReady(_not_ready(controller.status(), timeout))
+        began = time.monotonic()
+        while (left := began + timeout - time.monotonic()) > 0 and not (status := controller.status())["ready"]:
+            if status["cannot_start"]:
+                break
+            controller.wait(is_decided, left)
+        if not (status := controller.status())["ready"]:
+            raise FleetNotReady(_not_ready(status, time.monotonic() - began))
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to know, as builtins: the size, whether it is `ready`, each worker, recent events.
@@ -303,14 +309,13 @@ class Fleet:
         return self._controller
 
 
-def _not_ready(status: Mapping[str, Any], timeout: float) -> str:
+def _not_ready(status: Mapping[str, Any], seconds: float) -> str:
     phases = [f"slot {each['slot']} is {each['phase']}" for each in status["workers"] if each["phase"] != "serving"]
     failed = [f"slot {each['slot']}: {each['reason']}" for each in status["waiting"]]
     reasons = [f"slot {each['slot']}: {each['reason']}" for each in status["workers"] if each["reason"]]
     shown = "; ".join([*failed, *reasons, *phases][:5]) or "the workers hold different epochs"
-    return (
-        f"fleet {status['name']!r}: {status['serving']} of {status['size']} workers serve after {timeout:g} s; {shown}"
-    )
+    serve = f"{status['serving']} of {status['size']} workers serve after {seconds:.1f} s"
+    return f"fleet {status['name']!r}: {serve}; {shown}"
 
 
 class FleetActor:

@@ -117,6 +117,17 @@ def test_a_worker_that_keeps_crashing_is_started_after_growing_pauses_and_its_re
     assert (waiting["slot"], waiting["reason"]) == (0, "it raised")
 
 
+def test_a_fleet_whose_first_workers_fail_says_that_it_cannot_start_until_one_serves():
+    played = Played(2)
+    played.fails = {1}
+    played.run(2.0)
+    assert played.fleet.cannot_start == "it raised"
+    played.fails.clear()
+    played.run(60.0)
+    assert played.fleet.is_ready
+    assert played.fleet.cannot_start == ""
+
+
 def test_a_crash_after_steady_service_is_the_first_one_again(three):
     three.kill(0)
     three.run()

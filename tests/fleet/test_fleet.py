@@ -140,7 +140,7 @@ def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(steady, group):
         args=(group, 1, True),
         actor=steady.name,
         namespace=steady.namespace,
-        ready_timeout=3.0,
+        ready_timeout=LIMIT,
     )
     with pytest.raises(FleetNotReady, match="RuntimeError: it cannot come up"):
         fleet.start()
