@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import ray
-from ray.exceptions import ActorDiedError, OwnerDiedError
+from ray.exceptions import ActorDiedError, OwnerDiedError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from partition_actor import clock, processes
@@ -180,6 +180,8 @@ class DeathWatch:
                 death = None
                 try:
                     death = await verdict
+                except TaskCancelledError:
+                    log.info("the watch of member %r is over: its process is ending", key[0])
                 except Exception as error:
                     log.warning("cannot watch member %r any more: %s", key[0], str(error) or repr(error))
                 if death is not None:
