@@ -5,7 +5,7 @@
     __main__.py      the command line
     config.py        the settings; definitions.py: sources, sinks, transformers and publishers as the YAML has them
     run.py           a run with several agents; single_agent.py: a run with one, without Ray
-    fleet.py         the agents as the driver sees them; agent.py: the Ray actor around a worker
+    agents.py        the agents as the driver sees them, a Fleet; agent.py: the Ray actor around a worker
     worker.py        what one agent does, without Ray
     feeding.py       one input on its way to the shards; reading.py: lines of an input; samples.py: a line as a sample
     batching.py      the size of batches

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from jobs.driver.cluster import joined, resolve
 from jobs.driver.command_line import InputError, Parser, exit_status
+from jobs.pipelines.agents import AgentError
 from jobs.pipelines.config import load_config
 from jobs.pipelines.display import Display, Outcome
-from jobs.pipelines.fleet import AgentError
 from jobs.pipelines.publishers import PublishError
 from jobs.pipelines.reading import find_inputs
 from jobs.pipelines.report import compare

@@ -18,21 +18,11 @@ from partition_actor.errors import CallMayHaveRun, MemberHasNoActor, NoOwner, No
 _LOOK = 0.2
 
 
-class AgentSpec(NamedTuple):
-    """What an agent is created with."""
-
-    name: str  # unique in the job
-    member_id: str  # in the groups, unique among all that use the partition actor
-    inputs: str  # the group that shares out the inputs
-    shards: str  # the group that shares out the pipelines
-    actor: str  # the partition actor's name
-    namespace: str
-    job: Job
-
-
 class Figures(NamedTuple):
     """What an agent reports about itself."""
 
+    name: str  # its replacement has the same
+    pid: int
     cpu: float = 0.0  # CPU seconds since it began
     straight: Sent = Sent()  # into its own pipelines
     redirected: Sent = Sent()  # to other agents
@@ -43,44 +33,42 @@ class Figures(NamedTuple):
 class Agent:
     """One agent; an asyncio actor, so that it takes batches while it waits for receipts of its own."""
 
-    def __init__(self, spec: AgentSpec) -> None:
-        self.spec = spec
-        actor, namespace = spec.actor, spec.namespace
-        self._coordinator = PartitionCoordinator(spec.member_id, actor=actor, namespace=namespace)
+    def __init__(self, coordinator: PartitionCoordinator, job: Job, shards: str, inputs: str) -> None:
+        """Join the inputs' group; the fleet then joins that of the shards.
+
+        Args:
+            coordinator: its id ends with the agent's slot in the fleet.
+            job: the settings, inputs and directory.
+            shards: the group that shares out the pipelines.
+            inputs: the group that shares out the inputs.
+        """
+        self.shards = shards
         # Repeating a batch is safe: samples that are already published are dropped.
-        self._router = Router(spec.shards, actor=actor, namespace=namespace, repeatable=["take"])
+        self._router = Router(shards, actor=job.config.name, namespace=job.config.namespace, repeatable=["take"])
         self._worker = Worker(
-            spec.name,
-            spec.job,
-            _Share(self._coordinator, spec.shards),
-            _Share(self._coordinator, spec.inputs),
+            f"agent-{coordinator.my_id.rpartition('/')[2]}",
+            job,
+            _Share(coordinator, shards),
+            _Share(coordinator, inputs),
             self._redirect,
         )
         self._running: asyncio.Task[None] | None = None
         self._began = 0.0
+        self._router.start()
+        coordinator.join_group(inputs, exclusive=True)
 
-    async def start(self) -> int:
-        """Join the groups; return the process id."""
-        await self._coordinator.astart()
-        await self._router.astart()
-        for group in (self.spec.shards, self.spec.inputs):
-            await self._coordinator.ajoin_group(group, exclusive=True)
-        return os.getpid()
-
-    async def begin(self) -> None:
-        """Begin to read the inputs that this agent owns."""
-        self._began = time.process_time()
-        self._running = asyncio.create_task(self._worker.run())
-
-    async def figures(self) -> Figures:
-        """Return this agent's figures."""
+    async def report(self) -> Figures:
+        """Begin to read the inputs that this agent owns, unless it has begun; return its figures."""
         worker, failure = self._worker, ""
-        if self._running is not None and self._running.done() and (error := self._running.exception()):
+        if self._running is None:
+            self._began = time.process_time()
+            self._running = asyncio.create_task(worker.run())
+        elif self._running.done() and (error := self._running.exception()):
             failure = f"{type(error).__name__}: {error}"
-        cpu = time.process_time() - self._began if self._running is not None else 0.0
-        return Figures(cpu, worker.straight, worker.redirected, tuple(worker.batch_sizes.items()), failure)
+        cpu, sizes = time.process_time() - self._began, tuple(worker.batch_sizes.items())
+        return Figures(worker.name, os.getpid(), cpu, worker.straight, worker.redirected, sizes, failure)
 
-    @owned_by("shard", group=lambda agent: agent.spec.shards)
+    @owned_by("shard", group=lambda agent: agent.shards)
     async def take(self, shard: str, batch: bytes) -> Receipt:
         """Run a batch through a shard that this agent owns.
 
@@ -90,13 +78,12 @@ class Agent:
         """
         return await self._worker.take(shard, unpack(batch))
 
-    async def stop(self) -> None:
-        """Finish the current work and leave the groups."""
+    async def close(self) -> None:
+        """Finish the current work; this agent has left its groups."""
         self._worker.stop()
         if self._running is not None:
             await asyncio.wait([self._running])
         await self._router.astop()
-        await self._coordinator.astop()
 
     async def _redirect(self, shard: str, batch: Batch) -> Receipt:
         owner = self._router.owner(shard)

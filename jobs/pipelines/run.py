@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import ray
 
 from jobs.driver.cluster import deployed, joined
+from jobs.driver.processes import send_signal
+from jobs.pipelines.agents import Agents
 from jobs.pipelines.display import Display, Outcome
-from jobs.pipelines.fleet import Fleet
 from jobs.pipelines.report import Cost, read_lines
 from jobs.pipelines.single_agent import acknowledged_bytes, has_ended, set_corrupt_aside, total_bytes
 from jobs.pipelines.worker import Job
@@ -37,29 +34,30 @@ def run(job: Job, address: str, display: Display) -> Outcome:
 
     Raises:
         InputError: no cluster can be joined at the address.
-        AgentError: agents could not be started, or one cannot continue.
-        PartitionError: the partition actor could not be deployed.
+        AgentError: an agent cannot continue, or its replacement does not start.
+        PartitionError: the partition actor could not be deployed, or agents not be started.
     """
     lease = job.config.lease
     settings = Settings(ttl=lease, hold=lease / 4, handoff_timeout=lease, node_proof_interval=min(1.0, lease / 4))
-    with joined(address), deployed(job.config.name, job.config.namespace, settings) as handle:
+    with joined(address), deployed(job.config.name, job.config.namespace, settings):
         display.say(f"starting {job.config.agents} agents")
-        fleet = Fleet(job, f"{int(time.time())}-{os.getpid()}", display.say)
-        faults = _Faults(job, fleet, handle, display)
+        agents = Agents(job, display.say)
+        faults = _Faults(job, agents, display)
         before = _samples(job)
+        agents.start()
+        began = time.monotonic()
         try:
-            fleet.start()
-            began = time.monotonic()
             with _interruptible():
-                _watch(job, fleet, faults, display)
+                _watch(job, agents, faults, display)
         finally:
             display.close()
-            fleet.stop()
+            faults.resume_all()
+            agents.stop()
             corrupt = set_corrupt_aside(job)
-    return _outcome(job, fleet, Cost(_samples(job) - before, time.monotonic() - began, fleet.cpu), corrupt, faults.told)
+    return _outcome(job, agents, before, time.monotonic() - began, corrupt, faults.told)
 
 
-def _watch(job: Job, fleet: Fleet, faults: _Faults, display: Display) -> None:
+def _watch(job: Job, agents: Agents, faults: _Faults, display: Display) -> None:
     total = total_bytes(job)
     display.start_bar(f"{job.config.agents} agents", total)
     while job.config.follow or not has_ended(job) or faults.pending:
@@ -67,7 +65,7 @@ def _watch(job: Job, fleet: Fleet, faults: _Faults, display: Display) -> None:
         display.advance(done)
         if job.config.follow:
             set_corrupt_aside(job)
-        fleet.look()
+        agents.look()
         faults.look(1.0 if total is None else done / max(total, 1))
         time.sleep(_LOOK)
     faults.close()
@@ -76,14 +74,14 @@ def _watch(job: Job, fleet: Fleet, faults: _Faults, display: Display) -> None:
 class _Faults:
     """Kills and stops agents during the run."""
 
-    def __init__(self, job: Job, fleet: Fleet, actor: Any, display: Display) -> None:
+    def __init__(self, job: Job, agents: Agents, display: Display) -> None:
         self.told: list[str] = []
         self._kills, self._stops = job.config.kill, job.config.stop
-        self._fleet = fleet
-        self._actor = actor
+        self._agents = agents
         self._display = display
-        self._stopped: dict[str, float] = {}  # name -> since when
-        self._out: dict[str, float] = {}  # name -> since when it is out of its group
+        self._hit: set[int] = set()  # processes
+        self._stopped: dict[int, tuple[str, float]] = {}  # process -> its name, and since when
+        self._out: dict[int, float] = {}  # process -> since when it is out of its group
 
     def close(self) -> None:
         """Report the faults that the run was too short for."""
@@ -98,30 +96,35 @@ class _Faults:
 
     def look(self, done: float) -> None:
         """Do what is due when this fraction of the input is published."""
-        names = [name for name in self._fleet.members if name not in self._stopped]
+        serving = self._agents.serving
+        free = [(name, pid) for name, pid in serving.items() if pid not in self._hit]
         if self._kills and done >= _KILL_AT:
-            for name in names[: self._kills]:
+            for name, pid in free[: self._kills]:
                 self._tell(f"{name} got SIGKILL when {done:.0%} was published")
-                self._fleet.kill(name)
+                self._hit.add(pid)
+                send_signal(pid, signal.SIGKILL)
             self._kills = 0
         elif self._stops and done >= _STOP_AT:
-            for name in names[: self._stops]:
+            for name, pid in free[: self._stops]:
                 self._tell(f"{name} was stopped when {done:.0%} was published")
-                self._fleet.halt(name)
-                self._stopped[name] = time.monotonic()
+                self._hit.add(pid)
+                self._stopped[pid] = (name, time.monotonic())
+                send_signal(pid, signal.SIGSTOP)
             self._stops = 0
-        for name, since in list(self._stopped.items()):
-            if name not in self._fleet.members or self._has_been_out(name):
+        for pid in self._stopped.keys() - serving.values():
+            name, since = self._stopped[pid]
+            if time.monotonic() >= self._out.setdefault(pid, time.monotonic()) + _RESUME_AFTER:
                 self._tell(f"{name} continues after {time.monotonic() - since:.1f} s: others own its keys")
-                del self._stopped[name]
-                if name in self._fleet.members:
-                    self._fleet.resume(name)
+                self._resume(pid)
 
-    def _has_been_out(self, name: str) -> bool:
-        member_id = self._fleet.members[name].member_id
-        if member_id not in ray.get(self._actor.get_members.remote(self._fleet.shards)):
-            self._out.setdefault(name, time.monotonic())
-        return name in self._out and time.monotonic() >= self._out[name] + _RESUME_AFTER
+    def resume_all(self) -> None:
+        """Let all stopped agents continue."""
+        for pid in list(self._stopped):
+            self._resume(pid)
+
+    def _resume(self, pid: int) -> None:
+        del self._stopped[pid]
+        send_signal(pid, signal.SIGCONT)
 
     def _tell(self, fault: str) -> None:
         self.told.append(fault)
@@ -132,8 +135,9 @@ def _samples(job: Job) -> int:
     return sum(line.samples for line in read_lines(job))
 
 
-def _outcome(job: Job, fleet: Fleet, cost: Cost, corrupt: int, faults: list[str]) -> Outcome:
-    figures = fleet.figures
+def _outcome(job: Job, agents: Agents, before: int, seconds: float, corrupt: int, faults: list[str]) -> Outcome:
+    figures = agents.figures.values()
+    cost = Cost(_samples(job) - before, seconds, sum(each.cpu for each in figures))
     straight = sum(each.straight.samples for each in figures)
     redirected = sum(each.redirected.samples for each in figures)
     sizes: dict[str, int] = {}

@@ -282,6 +282,7 @@ class Controller:
     def _end(self, end: End) -> None:
         if end.drained:
             self._call(end.number, "close", self._closed)
+            self._later(partial(self._kill, end.number), self.spec.drain_timeout)
         else:
             self._kill(end.number)
 

@@ -60,7 +60,7 @@ class Fleet:
     `start` or ``with`` runs the fleet as long as this process lives; `deploy` makes it outlive the process, and
     `connect` finds it again. `on_ready` is called with the fleet whenever all workers serve and hold one epoch, in a
     thread of its own. `ready_timeout`, `drain_timeout` and `start_timeout` are in seconds: for the first workers to be
-    ready, for a worker to hand over, and for one to start and join.
+    ready, for a worker to hand over and again for its ``close()``, and for one to start and join.
 
     Any thread may call any method. Raises ``InvalidArgument``.
     """

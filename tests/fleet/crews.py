@@ -34,6 +34,13 @@ class Clerk:
             (self.directory / self.coordinator.my_id.replace("/", "-")).touch()
 
 
+class Dawdler(Clerk):
+    """Has much to do in the end."""
+
+    def close(self):
+        time.sleep(1000)
+
+
 class AsyncClerk:
     """The same, for asyncio."""
 

@@ -6,7 +6,7 @@ import signal
 import crews
 import pytest
 import ray
-from crews import AsyncClerk, Clerk
+from crews import AsyncClerk, Clerk, Dawdler
 from deployments import LIMIT, wait_until
 
 from partition_actor import Autoscale, Fleet
@@ -122,6 +122,12 @@ def test_an_asyncio_worker_whose_loop_is_held_up_still_hands_over(make, tmp_path
     with make(AsyncClerk, args=(tmp_path,)) as fleet:
         fleet.workers()[0].hold_up_the_loop.remote()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_worker_that_does_not_return_from_close_is_ended_all_the_same(make):
+    with make(Dawdler, drain_timeout=2.0) as fleet:
+        fleet.scale(1)
+        wait_until(lambda: [each["slot"] for each in fleet.status()["workers"]] == [0])
 
 
 def test_on_ready_is_called_when_all_workers_serve(make):

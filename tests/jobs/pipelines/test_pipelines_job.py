@@ -50,13 +50,16 @@ def test_with_one_killed_and_one_stopped_the_same_is_published_as_by_one_agent(s
     assert "\x1b" not in run.text
 
 
-def test_an_agent_that_dies_unasked_is_replaced_and_a_second_run_continues_the_first(start, tmp_path):
+def test_agents_that_die_unasked_are_replaced_and_a_second_run_continues_the_first(start, tmp_path):
     write_inputs(tmp_path / "in", moments=1500)
     run = start("--agents", 2, "--follow")
-    victim, *_ = wait_until(lambda: len(found := run.agents()) == 2 and found, LIMIT)
+    starting, *_ = wait_until(run.agents, LIMIT)
+    os.kill(starting.pid, signal.SIGKILL)
     wait_until(lambda: list(tmp_path.glob("out/published/cpu:rates/*.jsonl")), LIMIT)
+    run.read_until("; another takes its place")
+    victim, *_ = wait_until(lambda: len(found := run.agents()) == 2 and found, LIMIT)
     os.kill(victim.pid, signal.SIGKILL)
-    run.read_until(" died; another takes its place")
+    run.read_until("; another takes its place")
     wait_until(lambda: len(run.agents()) == 2, LIMIT)
     run.process.terminate()
     assert run.end() == 0, run.text

@@ -1,6 +1,8 @@
 """Runs with several agents, without a cluster: how batches are serialised, and when faults are due."""
 
 import io
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -20,69 +22,48 @@ def test_a_batch_survives_packing(sample):
     assert unpack(pack(empty)) == empty
 
 
-class FakeFleet:
-    shards = "g"
-
-    def __init__(self):
-        self.did = []
-        self.members = {f"agent-{n}": self for n in range(1, 5)}
-        self.member_id = "m"
-
-    def kill(self, name):
-        self.did.append(("kill", name))
-        del self.members[name]
-
-    def halt(self, name):
-        self.did.append(("halt", name))
-
-    def resume(self, name):
-        self.did.append(("resume", name))
-
-
 @pytest.fixture
 def faults(monkeypatch):
-    class Config:
-        kill, stop = 1, 2
-
-    class Job:
-        config = Config
-
-    present = ["m"]
-
-    class Actor:
-        class get_members:  # noqa: N801
-            remote = staticmethod(lambda group: list(present))
-
-    clock = [100.0]
-    monkeypatch.setattr(run.ray, "get", lambda value: value)
-    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
-    fleet = FakeFleet()
-    made = run._Faults(Job, fleet, Actor, Display(Console(file=io.StringIO())))
-    made.fleet, made.present, made.clock = fleet, present, clock
+    """The faults of a run with four agents, and what they did, to which process; its clock is moved by hand."""
+    config = SimpleNamespace(kill=1, stop=2)
+    agents = SimpleNamespace(serving={f"agent-{slot}": 100 + slot for slot in range(4)})
+    made = run._Faults(SimpleNamespace(config=config), agents, Display(Console(file=io.StringIO())))
+    made.serving, made.clock, made.did = agents.serving, [100.0], []
+    monkeypatch.setattr(run, "send_signal", lambda pid, number: made.did.append((pid, number)))
+    monkeypatch.setattr(run.time, "monotonic", lambda: made.clock[0])
     return made
 
 
 def test_agents_are_killed_then_stopped_and_resumed_when_others_own_their_keys(faults):
     faults.look(0.1)
-    assert faults.fleet.did == []
+    assert faults.did == []
     faults.look(0.3)
-    assert faults.fleet.did == [("kill", "agent-1")]
+    assert faults.did == [(100, SIGKILL)]
     faults.look(0.5)
-    assert faults.fleet.did[1:] == [("halt", "agent-2"), ("halt", "agent-3")]
+    assert faults.did[1:] == [(101, SIGSTOP), (102, SIGSTOP)], "not the one that was just killed"
     assert faults.pending
     faults.clock[0] += 60
     faults.look(0.6)
-    assert len(faults.fleet.did) == 3, "they are still in the group"
-    faults.present.clear()
+    assert len(faults.did) == 3, "they are still in the group"
+    faults.serving.update({"agent-1": 201, "agent-2": 202})
     faults.look(0.7)
-    assert len(faults.fleet.did) == 3, "the others get time to begin"
+    assert len(faults.did) == 3, "the others get time to begin"
     faults.clock[0] += 1
     faults.look(0.7)
-    assert faults.fleet.did[3:] == [("resume", "agent-2"), ("resume", "agent-3")]
+    assert sorted(faults.did[3:]) == [(101, SIGCONT), (102, SIGCONT)]
     assert not faults.pending
     faults.look(0.9)
-    assert len(faults.fleet.did) == 5
-    assert [told.split(" ")[0] for told in faults.told] == ["agent-1", "agent-2", "agent-3", "agent-2", "agent-3"]
+    assert len(faults.did) == 5
+    told = [told.split(" ")[0] for told in faults.told]
+    assert (told[:3], sorted(told[3:])) == (["agent-0", "agent-1", "agent-2"], ["agent-1", "agent-2"])
+
+
+def test_agents_that_are_stopped_when_the_run_ends_continue(faults):
+    faults.look(0.3)
+    faults.look(0.5)
+    faults.resume_all()
+    assert faults.did[3:] == [(101, SIGCONT), (102, SIGCONT)]
+    assert not faults.pending
 
 
 def test_faults_that_the_run_was_too_short_for_are_reported(faults):
@@ -94,4 +75,4 @@ def test_faults_that_the_run_was_too_short_for_are_reported(faults):
 def test_a_run_that_is_done_at_once_still_has_its_faults(faults):
     faults.look(1.0)
     faults.look(1.0)
-    assert [what for what, _ in faults.fleet.did] == ["kill", "halt", "halt"]
+    assert [number for _, number in faults.did] == [SIGKILL, SIGSTOP, SIGSTOP]
