@@ -235,8 +235,7 @@ class FleetState:
         worker = self.workers.get(number)
         if worker is None:
             return
-        worker.heard, worker.epoch, worker.is_settled = now, epoch, is_settled
-        worker.load = load if load is not None else worker.load
+        worker.heard, worker.epoch, worker.is_settled, worker.load = now, epoch, is_settled, load
         if out and worker.phase == "serving" and not worker.is_out:
             worker.is_out = True
             self._note(now, f"the worker in slot {worker.slot} is replaced: it was drained or has left its group")
@@ -497,9 +496,10 @@ class FleetState:
         """Whether every slot has a worker that may use it, all hold one epoch, and none waits for a hand-off."""
         serving = [self._serving(slot) for slot in self.wanted()]
         epochs = {worker.epoch for worker in serving if worker is not None and worker.is_settled}
-        known = not self.per_node or bool(self._nodes)
+        if self.stopping or (self.per_node and not self._nodes):
+            return False
         all_serve = all(worker is not None and worker.is_settled for worker in serving)
-        return known and not self.stopping and all_serve and len(epochs) == 1 and None not in epochs
+        return all_serve and len(epochs) <= 1 and None not in epochs
 
     def status(self, now: float) -> dict[str, Any]:
         """What an operator wants to know; times are ages in seconds."""

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -66,12 +67,16 @@ class Controller:
             numbers_from=wanted.lives * NUMBERS_A_LIFE + 1,
         )
         self._fleet.version, self._fleet.stable = wanted.version, wanted.stable
+        self._fleet.max_unavailable = wanted.max_unavailable
+        self._saved: Wanted | None = None
+        self._on_over: Callable[[], None] = lambda: None
         self._handles: dict[int, Any] = {}
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._then: list[Callable[[], None]] = []
         """Called when the status has been published."""
         self._changed = threading.Condition()
-        self._status: dict[str, Any] = self._fleet.status(clock.now())
+        self._was_ready, self._times_ready = False, 0
+        self._status = self._status_now(over=False)
         self._logged = 0.0
         self._told_at = float("-inf")
         self._telling: Any = None
@@ -85,8 +90,9 @@ class Controller:
 
     # -- what callers use ---------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to start workers."""
+    def start(self, on_over: Callable[[], None] = lambda: None) -> None:
+        """Begin to start workers. `on_over` is called when the fleet has ended."""
+        self._on_over = on_over
         for thread in self._threads:
             thread.start()
 
@@ -111,6 +117,8 @@ class Controller:
         over = self._over.wait(timeout)
         if not over:
             log.warning("fleet %r has not ended within %g s", self.spec.name, timeout)
+        for thread in self._threads if over else ():
+            thread.join(GRACE)
         return over
 
     def status(self) -> dict[str, Any]:
@@ -145,28 +153,31 @@ class Controller:
         return done.result(ANSWER_WITHIN)
 
     def _run(self) -> None:
-        try:
-            self._adopt()
-            while not self._fleet.is_over and ray.is_initialized():
+        adopted = self._store is None
+        while not self._fleet.is_over and ray.is_initialized():
+            try:
+                if not adopted:
+                    self._adopt()
+                    adopted = True
                 self._handle_events()
                 self._follow()
                 for action in self._fleet.step(clock.now()):
                     self._carry_out(action)
                 self._save()
-                self._publish()
-                while self._then:
-                    self._then.pop()()
-        except Exception:
-            log.exception("the controller of fleet %r has failed", self.spec.name)
-            raise
-        finally:
+            except Exception:  # as when the GCS is away: what is wanted stays, so the next round does it
+                log.exception("the controller of fleet %r goes on after an error", self.spec.name)
+                self._over.wait(RETRY_PAUSE)
+            self._publish()
+            while self._then:
+                self._then.pop()()
+        with contextlib.suppress(Exception):
+            self._router.stop()
+        if self._fleet.is_over and self._store is not None:
             with contextlib.suppress(Exception):
-                self._router.stop()
-            if self._fleet.is_over and self._store is not None:
-                with contextlib.suppress(Exception):
-                    self._store.remove()
-            self._publish(over=True)
-            self._over.set()
+                self._store.remove()
+        self._publish(over=True)
+        self._over.set()
+        self._on_over()
 
     def _handle_events(self) -> None:
         """Wait for an event or for the next look, and handle all that have come."""
@@ -212,30 +223,39 @@ class Controller:
             self._over.wait(NODES_INTERVAL)
 
     def _save(self) -> None:
-        fleet, wanted = self._fleet, self._wanted
-        now = (fleet.size, fleet.version, fleet.stable, fleet.max_unavailable, set(wanted.versions))
-        used = {fleet.version, fleet.stable, max(wanted.versions), *(each.version for each in fleet.workers.values())}
-        for version in wanted.versions.keys() - used:
-            del wanted.versions[version]
-        before = (wanted.size, wanted.version, wanted.stable, wanted.max_unavailable, set(wanted.versions))
-        if now != before:
-            wanted.size, wanted.version, wanted.stable, wanted.max_unavailable, _ = now
-            if self._store is not None:
-                self._store.save(wanted)
+        """Keep what is wanted for the next controller, if it has changed."""
+        fleet, before = self._fleet, self._wanted
+        used = {fleet.version, fleet.stable, max(before.versions), *(each.version for each in fleet.workers.values())}
+        wanted = replace(
+            before,
+            size=fleet.size,
+            version=fleet.version,
+            stable=fleet.stable,
+            max_unavailable=fleet.max_unavailable,
+            versions={number: version for number, version in before.versions.items() if number in used},
+        )
+        if wanted != self._saved and self._store is not None:
+            self._store.save(wanted)
+        self._wanted = wanted
+        self._saved = replace(wanted)
 
     def _publish(self, *, over: bool = False) -> None:
-        now = clock.now()
-        status = self._fleet.status(now)
         for at, what in self._fleet.events:
             if at > self._logged:
                 log.info("fleet %r: %s", self.spec.name, what)
         self._logged = max([self._logged, *(at for at, _ in self._fleet.events)])
-        status.update(name=self.spec.name, group=self.spec.group, over=over)
+        with self._changed:
+            self._status = self._status_now(over)
+            self._changed.notify_all()
+
+    def _status_now(self, over: bool) -> dict[str, Any]:
+        status = self._fleet.status(clock.now())
+        self._times_ready += status["ready"] and not self._was_ready
+        self._was_ready = status["ready"]
+        status.update(name=self.spec.name, group=self.spec.group, over=over, times_ready=self._times_ready)
         for worker in status["workers"]:
             worker["member_id"] = self.spec.member_id(worker["slot"])
-        with self._changed:
-            self._status = status
-            self._changed.notify_all()
+        return status
 
     # -- actions ------------------------------------------------------------------------------------------------
 
@@ -326,7 +346,10 @@ class Controller:
             del self._handles[number]
             self._fleet.ended(clock.now(), number, _reason(error))
         except Exception as error:
+            log.warning("fleet %r: a worker has failed: %s", self.spec.name, _reason(error))
             self._fleet.failed_to(clock.now(), number, _reason(error))
+            if then == self._closed:
+                self._closed(number, None)
         else:
             then(number, result)
 
@@ -358,8 +381,7 @@ class Controller:
         """Take over the workers that a former controller has started."""
         if self._store is None:
             return
-        self._wanted.lives += 1
-        self._store.save(self._wanted)
+        self._store.save(replace(self._wanted, lives=self._wanted.lives + 1))
         prefix = self.spec.worker_prefix
         calls: dict[int, tuple[int, int, Any, Any]] = {}
         for each in ray.util.list_named_actors(all_namespaces=True):
@@ -398,6 +420,7 @@ def _reason(error: BaseException) -> str:
             return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     said = (lines[-1] if lines else repr(error)).partition(" Some common causes")[0]
+    said = said.rpartition("Worker exit detail: ")[2]
     return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}…"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 ANSWER_WITHIN = 30.0
 """Seconds in which a detached controller must answer."""
 STOP_MARGIN = 30.0
-"""Seconds beyond `drain_timeout` in which a fleet must have ended."""
+"""Seconds beyond the time to hand over and to close in which a fleet must have ended."""
 
 
 class Fleet:
@@ -47,7 +48,8 @@ class Fleet:
     The fleet starts each worker, and lets it join `group` when its constructor has returned; so register callbacks in
     the constructor. A worker that dies is replaced at once, one that keeps crashing after growing pauses, and one whose
     host is lost when its lease has ended. The replacement has the slot and the member id of the dead one, so it gets
-    the same keys. A worker's slot, ``coordinator.slot(group)``, is fenced like a key. A worker that is to go hands its
+    the same keys. A worker's slot, ``coordinator.slot(group)``, is fenced like a key; ``coordinator.my_id`` is
+    ``"<fleet>/<slot>"``, also before it joins. A worker that is to go hands its
     keys over and leaves; then its method ``close()`` is called, if it has one, and its process ends.
 
     Give one of: `size`, how many workers there are; `per_node`, how many on each node, as nodes come and go; and
@@ -160,19 +162,16 @@ class Fleet:
             return self
         connect_to(self._spec)
         spec = replace(self._spec, detached=True)
-        actor = ray.remote(FleetActor).options(
-            name=controller_name(spec.name),
-            namespace=spec.namespace,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=100,
-            scheduling_strategy="DEFAULT",
-            enable_task_events=False,
-        )
-        remote = _Remote(actor.remote(pack((spec, self._wanted))), spec.name)
+        packed = pack((spec, self._wanted))
+        until = time.monotonic() + ANSWER_WITHIN
+        while True:
+            remote = _Remote(_controller_actor(spec).remote(packed), spec.name)
+            with contextlib.suppress(FleetNotFound):
+                if not remote.status()["over"]:
+                    break
+            if time.monotonic() > until:
+                raise FleetNotReady(f"fleet {spec.name!r}: a former one of this name has ended and still has the name")
+            time.sleep(RETRY_PAUSE)  # somebody has just stopped it
         self._spec = remote.spec()
         self._begin(remote)
         return self
@@ -183,9 +182,11 @@ class Fleet:
         arguments.check_text("namespace", namespace)
         try:
             remote = _Remote(ray.get_actor(controller_name(name), namespace), name)
-            spec = remote.spec()
         except ValueError as error:
             raise FleetNotFound(f"no fleet {name!r} is deployed in namespace {namespace!r}") from error
+        if remote.status()["over"]:
+            raise FleetNotFound(f"fleet {name!r} of namespace {namespace!r} has been stopped")
+        spec = remote.spec()
         fleet = cls.__new__(cls)
         fleet._spec, fleet._controller = spec, remote
         fleet._ready_timeout, fleet._on_ready = 60.0, None
@@ -203,22 +204,27 @@ class Fleet:
             threading.Thread(target=self._tell_ready, name=f"on_ready of fleet {self.name}", daemon=True).start()
 
     def _tell_ready(self) -> None:
-        controller, callback = self._running, self._on_ready
+        controller, callback, told = self._running, self._on_ready, 0
+
+        def has_news(status: Mapping[str, Any]) -> bool:
+            return bool(status["times_ready"] > told or status["over"])
+
         assert callback is not None
-        while controller.wait(lambda status: bool(status["ready"] or status["over"])):
-            if controller.status()["over"]:
+        while controller.wait(has_news):
+            status = controller.status()
+            if status["over"]:
                 return
+            told = status["times_ready"]
             try:
                 callback(self)
             except Exception:
                 log.exception("on_ready of fleet %r", self.name)
-            controller.wait(lambda status: bool(not status["ready"] or status["over"]))
 
     def stop(self) -> None:
         """Let all workers hand over, and end them and the fleet. Does nothing if it is not started."""
         controller, self._controller = self._controller, None
         if controller is not None:
-            controller.stop(self._spec.drain_timeout + STOP_MARGIN)
+            controller.stop(2 * self._spec.drain_timeout + STOP_MARGIN)
 
     def __enter__(self) -> Fleet:
         self.start()
@@ -318,6 +324,21 @@ def _not_ready(status: Mapping[str, Any], seconds: float) -> str:
     return f"fleet {status['name']!r}: {serve}; {shown}"
 
 
+def _controller_actor(spec: FleetSpec) -> Any:
+    return ray.remote(FleetActor).options(
+        name=controller_name(spec.name),
+        namespace=spec.namespace,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=100,
+        scheduling_strategy="DEFAULT",
+        enable_task_events=False,
+    )
+
+
 class FleetActor:
     """The detached actor that runs a fleet's controller."""
 
@@ -328,10 +349,16 @@ class FleetActor:
             spec, wanted = cloudpickle.loads(packed)
             store = Store(spec.name, spec.namespace)
             self._controller = Controller(spec, store.load() or wanted, store)
-            self._controller.start()
+            actor = ray.get_runtime_context().current_actor
+            self._controller.start(lambda: self._end(actor))
         except Exception as error:  # a constructor that raises would be started again without end
             log.exception("the controller of a fleet cannot start")
             self._failure = repr(error)
+
+    @staticmethod
+    def _end(actor: Any) -> None:
+        time.sleep(RETRY_PAUSE)  # whoever has stopped the fleet is to hear of it
+        ray.kill(actor)
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """What a method of the controller returns."""
@@ -380,14 +407,13 @@ class _Remote:
         return int(self._ask("update", version, max_unavailable))
 
     def stop(self, timeout: float) -> bool:
-        """See ``Controller``; then the controller's actor ends too. Somebody else may have stopped the fleet."""
+        """See ``Controller``; then the controller's actor ends. Somebody else may have stopped the fleet before."""
         try:
             over = bool(self._ask("stop", timeout, timeout=timeout + ANSWER_WITHIN))
         except FleetNotFound as error:
             if isinstance(error.__cause__, GetTimeoutError):
                 raise
             return True
-        ray.kill(self._actor)
         return over
 
     def status(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import asyncio
 import inspect
 import logging
 import os
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 CONCURRENCY_GROUP = "partition_actor_fleet"
 CALLS_AT_ONCE = 4
 """Of the controller: a report that is waited for, and a join or a drain; and those of its successor."""
+LOAD_INTERVAL = 1.0
+"""Seconds between two questions for a worker's load."""
 JOIN_TIMEOUT = 60.0
 """Seconds in which a worker must get its place in the group."""
 
@@ -69,6 +73,7 @@ class Duty:
         self.coordinator.start()
         self._asked = self._has_joined = self._has_left = False
         self.failure: Exception | None = None
+        self._load: float | None = None
 
     def whereabouts(self) -> tuple[str, int]:
         """The node and the process id; returns when the constructor has. Raises what the constructor raised."""
@@ -93,13 +98,13 @@ class Duty:
             raise PartitionError(f"it got no place in group {spec.group!r} within {JOIN_TIMEOUT:g} s")
         self._has_joined = True
 
-    def report(self, worker: Any, known: WorkerReport | None, seconds: float) -> WorkerReport:
+    def report(self, known: WorkerReport | None, seconds: float) -> WorkerReport:
         """What it holds now: at once when that differs from what is `known`, else after so many seconds."""
         session = self.coordinator._session
         session.wakeups.wait(lambda: known is None or self._holds() != known._replace(load=None), seconds)
         with session.lock:
             holds = self._holds()
-        return holds._replace(load=self._load(worker))
+        return holds._replace(load=self._load)
 
     def _holds(self) -> WorkerReport:
         group, session = self.post.spec.group, self.coordinator._session
@@ -109,16 +114,24 @@ class Duty:
         is_in = not self._has_joined or self._has_left or (session.active and not session.is_out(group))
         return WorkerReport(epoch, is_settled, None, not is_in, state == "superseded" and not self._has_left)
 
-    def _load(self, worker: Any) -> float | None:
+    def keep_asking(self, worker: Any) -> None:
+        """Ask for the worker's load once a second, in a thread of its own: it may take its time."""
         load = self.post.spec.load
-        if load is None or not self._has_joined:
-            return None
-        try:
-            value = load(worker) if callable(load) else getattr(worker, load)()
-            return float(asyncio.run(_result(value)) if inspect.isawaitable(value) else value)
-        except Exception:
-            log.exception("worker %r cannot tell its load", self.coordinator.my_id)
-            return None
+        if load is not None:
+            ask = load if callable(load) else lambda worker: getattr(worker, load)()
+            threading.Thread(target=self._keep_asking, args=(ask, worker), name="load of worker", daemon=True).start()
+
+    def _keep_asking(self, ask: Callable[[Any], Any], worker: Any) -> None:
+        failed = False
+        while not self._has_left:
+            try:
+                value = ask(worker)
+                self._load = float(asyncio.run(_result(value)) if inspect.isawaitable(value) else value)
+                failed = False
+            except Exception:
+                log.log(logging.DEBUG if failed else logging.WARNING, "a worker cannot tell its load", exc_info=True)
+                self._load, failed = None, True
+            time.sleep(LOAD_INTERVAL)
 
     def drain(self) -> None:
         """Hand all keys over and leave; returns when the callbacks have."""
@@ -138,12 +151,14 @@ def worker_class(cls: type) -> type:
 
     def construct(self: Any, post: Post, *args: Any, **kwargs: Any) -> None:
         duty = Duty(post)
-        self._partition_actor_duty = duty
+        object.__setattr__(self, "_partition_actor_duty", duty)  # also where the class refuses or counts attributes
         try:
             cls.__init__(self, duty.coordinator, *args, **kwargs)  # type: ignore[misc]
         except Exception as error:  # Ray 2.60 aborts a process whose constructor raises while it has threads
             duty.failure = error
             duty.coordinator.stop()
+        else:
+            duty.keep_asking(self)
 
     def whereabouts(self: Any) -> tuple[str, int]:
         return self._partition_actor_duty.whereabouts()  # type: ignore[no-any-return]
@@ -155,7 +170,7 @@ def worker_class(cls: type) -> type:
         self._partition_actor_duty.join()
 
     def report(self: Any, known: WorkerReport | None, seconds: float) -> WorkerReport:
-        return self._partition_actor_duty.report(self, known, seconds)  # type: ignore[no-any-return]
+        return self._partition_actor_duty.report(known, seconds)  # type: ignore[no-any-return]
 
     def drain(self: Any) -> None:
         self._partition_actor_duty.drain()

@@ -41,6 +41,13 @@ class Dawdler(Clerk):
         time.sleep(1000)
 
 
+class Sulker(Clerk):
+    """Does not go in peace."""
+
+    def close(self):
+        raise RuntimeError("not yet")
+
+
 class AsyncClerk:
     """The same, for asyncio."""
 

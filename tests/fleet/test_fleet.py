@@ -6,7 +6,7 @@ import signal
 import crews
 import pytest
 import ray
-from crews import AsyncClerk, Clerk, Dawdler
+from crews import AsyncClerk, Clerk, Dawdler, Sulker
 from deployments import LIMIT, wait_until
 
 from partition_actor import Autoscale, Fleet
@@ -179,3 +179,24 @@ def test_bad_arguments_are_refused_and_named():
         Fleet("group", remote, size=1)
     with pytest.raises(NotStarted):
         Fleet("group", Clerk, size=1).slots()
+
+
+def test_a_fleet_of_no_workers_is_ready(make):
+    with make(size=0) as fleet:
+        assert fleet.slots() == {}
+        fleet.scale(1)
+        fleet.wait_until_ready(LIMIT)
+        fleet.scale(0)
+        wait_until(lambda: fleet.status()["workers"] == [])
+        fleet.wait_until_ready(LIMIT)
+
+
+def test_a_fleet_that_was_stopped_may_be_deployed_again_at_once(make):
+    for _ in range(2):
+        make(size=1).deploy().stop()
+
+
+def test_a_close_that_raises_does_not_keep_the_worker(make):
+    with make(Sulker, size=1) as fleet:
+        fleet.scale(0)
+        wait_until(lambda: fleet.status()["workers"] == [])
