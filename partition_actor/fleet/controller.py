@@ -25,6 +25,7 @@ from partition_actor.deployment import connect
 from partition_actor.errors import PartitionError
 from partition_actor.fleet.spec import FleetSpec, Version
 from partition_actor.fleet.store import NUMBERS_A_LIFE, Store, Wanted
+from partition_actor.fleet.teller import StatusTeller
 from partition_actor.fleet.worker import CALLS_AT_ONCE, CONCURRENCY_GROUP, Post, WorkerReport, worker_class
 from partition_actor.router.router import Router
 
@@ -40,8 +41,6 @@ REPORT_INTERVAL = 1.0
 """Seconds within which a worker reports, also when it has no news."""
 NODES_INTERVAL = 1.0
 """Seconds between two looks at the nodes of the cluster."""
-STATUS_INTERVAL = 2.0
-"""Seconds between two reports of the fleet's status to the partition actor."""
 RETRY_PAUSE = 0.5
 """Seconds before a call is repeated that did not reach a worker."""
 ANSWER_WITHIN = 20.0
@@ -73,8 +72,7 @@ class Controller:
         self._changed = threading.Condition()
         self._status: dict[str, Any] = self._fleet.status(clock.now())
         self._logged = 0.0
-        self._told_at = float("-inf")
-        self._telling: Any = None
+        self._teller = StatusTeller(spec)
         self._over = threading.Event()
         self._router = Router(spec.group, actor=spec.actor, namespace=spec.namespace, settings=spec.settings)
         self._partition_actor: Any = None
@@ -238,6 +236,7 @@ class Controller:
         with self._changed:
             self._status = status
             self._changed.notify_all()
+        self._teller.tell(status)
 
     # -- actions ------------------------------------------------------------------------------------------------
 

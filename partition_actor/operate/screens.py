@@ -243,6 +243,116 @@ def _table(fields: list[Field], width: int) -> Table:
     return table
 
 
+# -- fleets ---------------------------------------------------------------------------------------------------------
+
+LATE_AFTER = 6.0
+"""Seconds. A fleet's controller tells of it every 2 s."""
+
+
+def fleet_table(fleets: Reply, width: int) -> RenderableType:
+    """All fleets, those that are not ready first."""
+    if not fleets:
+        return Text("no fleets: none has told this partition actor of itself within 30 s")
+    found = sorted(fleets.values(), key=lambda fleet: (fleet["ready"], text.natural(fleet["name"])))
+    return _table(
+        [
+            Field("Fleet", [text.printable(fleet["name"]) for fleet in found], 10, left=True),
+            Field("Group", [text.printable(fleet["group"]) for fleet in found], 8, left=True),
+            Field("Size", [f"{fleet['size']:,}" for fleet in found]),
+            Field("Serving", [_serving(fleet) for fleet in found]),
+            Field("State", [_state(fleet) for fleet in found], left=True),
+            Field("Version", [str(fleet["version"]) for fleet in found]),
+            Field("Restarts", [str(fleet["restarts"] or "") for fleet in found], importance=1),
+            Field("Told", [_told(fleet) for fleet in found], importance=3),
+            Field("Last event", [_last_event(fleet) for fleet in found], 20, importance=2, left=True),
+        ],
+        width,
+    )
+
+
+def _serving(fleet: Reply) -> Text:
+    return Text(f"{fleet['serving']:,}", "" if fleet["serving"] == fleet["size"] else "yellow")
+
+
+def _state(fleet: Reply) -> Text:
+    if fleet["stopping"]:
+        return Text("stopping", "yellow")
+    parts = ["ready" if fleet["ready"] else "not ready"]
+    if fleet["updating"]:
+        parts.append("updating")
+    if fleet["update_failed"]:
+        parts.append("update failed")
+    usual = fleet["ready"] and len(parts) == 1
+    return Text(", ".join(parts), "green" if usual else "red" if fleet["update_failed"] else "yellow")
+
+
+def _told(fleet: Reply) -> Text:
+    ago = fleet["seconds_ago"]
+    return Text(f"{text.seconds(ago)} ago", "red" if ago > LATE_AFTER else "")
+
+
+def _last_event(fleet: Reply) -> str:
+    if not fleet["events"]:
+        return "-"
+    last = fleet["events"][-1]
+    return f"{text.seconds(last['seconds_ago'])} ago: {text.printable(last['what'])}"
+
+
+def fleet_details(fleet: Reply, width: int) -> RenderableType:
+    """A fleet, its workers, and what happened to it."""
+    workers, slots = fleet["workers"], {each["slot"] for each in fleet["workers"]}
+    parts = [
+        f"group {text.printable(fleet['group'])}",
+        f"{fleet['serving']:,} of {text.plural(fleet['size'], 'worker')} serve",
+        f"version {fleet['version']}",
+        text.plural(fleet["restarts"], "restart"),
+    ]
+    title = Text(text.printable(fleet["name"]), "bold").append("  " + " · ".join(parts) + " · ", "not bold")
+    lines: list[RenderableType] = [title + _state(fleet)]
+    if fleet["seconds_ago"] > LATE_AFTER:
+        lines.append(Text(f"its controller last told of it {text.seconds(fleet['seconds_ago'])} ago", "red"))
+    if fleet["update_failed"]:
+        lines.append(Text(f"update failed: {text.printable(fleet['update_failed'])}", "red"))
+    for each in (each for each in fleet["waiting"] if each["slot"] not in slots):
+        then = f"slot {each['slot']} starts again in {text.seconds(each['seconds'])}"
+        lines.append(Text(f"{then}: {text.printable(each['reason'])}", "yellow"))
+    lines += ["", _worker_table(workers, width) if workers else Text("no workers")]
+    if len(workers) < (number := fleet.get("all_workers", 0)):
+        lines.append(f"and {number - len(workers):,} more workers, which serve")
+    if fleet["events"]:
+        lines.append("")
+    for event in fleet["events"]:
+        ago = f"{text.seconds(event['seconds_ago'])} ago"
+        lines.append(Text(f"{ago:>12}  ", "dim").append(text.printable(event["what"]), "not dim"))
+    return Lines(*lines)
+
+
+def _worker_table(workers: Sequence[Reply], width: int) -> Table:
+    return _table(
+        [
+            Field("Slot", [str(worker["slot"]) for worker in workers]),
+            Field("Member", [text.printable(worker["member_id"]) for worker in workers], 10, left=True),
+            Field(
+                "Phase",
+                [Text(worker["phase"], "" if worker["phase"] == "serving" else "yellow") for worker in workers],
+                left=True,
+            ),
+            Field("Since", [text.seconds(worker["seconds"]) for worker in workers]),
+            Field("Node", [text.short(worker["node"]) for worker in workers], left=True),
+            Field("Pid", ["-" if worker["pid"] is None else str(worker["pid"]) for worker in workers]),
+            Field("Version", [str(worker["version"]) for worker in workers], importance=2),
+            Field(
+                "Load", ["-" if worker["load"] is None else f"{worker['load']:g}" for worker in workers], importance=1
+            ),
+            Field("Restarts", [str(worker["restarts"] or "") for worker in workers], importance=3),
+            Field(
+                "Last failure", [text.printable(worker["reason"]) for worker in workers], 16, importance=4, left=True
+            ),
+        ],
+        width,
+    )
+
+
 # -- locks, settings ------------------------------------------------------------------------------------------------
 
 
