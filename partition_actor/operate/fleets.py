@@ -21,12 +21,12 @@ def fleets() -> None:
 
 
 @click.command(cls=Operation, epilog=example("fleet billers", "fleet billers --scale 8", "fleet billers --stop --yes"))
-@click.argument("name")
+@click.argument("wanted", metavar="NAME")
 @click.option("--scale", "size", type=click.IntRange(0), help="Have so many workers; with per_node, so many on a node.")
 @click.option("--stop", is_flag=True, help="Let all workers hand over, and end the fleet. Wait until it has ended.")
 @click.option("--yes", "-y", "sure", is_flag=True, help="Do it without being asked.")
 @click.pass_context
-def fleet(ctx: click.Context, name: str, size: int | None, stop: bool, sure: bool) -> None:
+def fleet(ctx: click.Context, wanted: str, size: int | None, stop: bool, sure: bool) -> None:
     """Show fleet NAME, its workers and what happened, or change it.
 
     Of a worker: its slot, member id, phase and since when, where it runs, its version and load, how often its slot was
@@ -36,13 +36,13 @@ def fleet(ctx: click.Context, name: str, size: int | None, stop: bool, sure: boo
         raise Failure("--scale and --stop exclude each other", USAGE)
     if size is not None or stop:
         check_can_ask(ctx, sure)
-    found = ask(connect(), "fleets", name).get(name)
+    found = ask(connect(), "fleets", wanted).get(wanted)
     if size is not None:
-        _scale(name, size, found, sure)
+        _scale(wanted, size, found, sure)
     elif stop:
-        _stop(name, found, sure)
+        _stop(wanted, found, sure)
     elif found is None:
-        raise FleetNotFound(f"there is no fleet {name!r}, or it has not told of itself for 30 s: see `fleets`")
+        raise FleetNotFound(f"there is no fleet {wanted!r}, or it has not told of itself for 30 s: see `fleets`")
     else:
         show(found, screens.fleet_details(found, text.console().width))
 

@@ -320,10 +320,11 @@ def fleet_details(fleet: Reply, width: int) -> RenderableType:
     if len(workers) < (number := fleet.get("all_workers", 0)):
         lines.append(f"and {number - len(workers):,} more workers, which serve")
     if fleet["events"]:
-        lines.append("")
-    for event in fleet["events"]:
-        ago = f"{text.seconds(event['seconds_ago'])} ago"
-        lines.append(Text(f"{ago:>12}  ", "dim").append(text.printable(event["what"]), "not dim"))
+        happened = Table.grid(padding=(0, 2))
+        happened.add_column(justify="right", style="dim", no_wrap=True)
+        for event in fleet["events"]:
+            happened.add_row(f"{text.seconds(event['seconds_ago'])} ago", text.printable(event["what"]))
+        lines += ["", happened]
     return Lines(*lines)
 
 
@@ -449,9 +450,14 @@ def gap_line(missed: int) -> str:
 # -- top ----------------------------------------------------------------------------------------------------
 
 
-def top_screen(status: Reply, heartbeats: float, events: Sequence[Reply], width: int, height: int) -> RenderableType:
+def top_screen(
+    status: Reply, fleets: Reply, heartbeats: float, events: Sequence[Reply], width: int, height: int
+) -> RenderableType:
     """Everything on one screen: groups with a hand-off first, then the largest, and the latest events below."""
     lines = heading(status, heartbeats)
+    if failing := [name for name, fleet in sorted(fleets.items()) if not fleet["ready"] or fleet["update_failed"]]:
+        shown_fleets = [f"{text.printable(name)} ({_state(fleets[name])})" for name in failing[:3]]
+        lines.append(Text(f"fleets: {text.some(shown_fleets, 3, len(failing))}: see `fleets`", "yellow"))
     groups = status["groups"]
     names = sorted(groups, key=lambda name: (not _is_under_way(groups[name]), -groups[name]["members"], name))
     room = max(6, height - len(lines) - 4)

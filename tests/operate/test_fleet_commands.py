@@ -1,5 +1,6 @@
 """What operators see of real fleets, and how they change them."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -38,7 +39,8 @@ def make(steady, group):
 
     yield make
     for fleet in made:
-        fleet.stop()
+        with contextlib.suppress(FleetNotFound):  # stopped by the command line
+            fleet.stop()
 
 
 def serving(told):
@@ -77,6 +79,7 @@ def test_a_deployed_fleet_is_scaled_and_stopped(make, terminal, steady, group):
     with pytest.raises(FleetNotFound):
         Fleet.connect(group, steady.namespace)
     assert "no fleet" in refusal(terminal("fleet", group, "--stop", "--yes", expected=1))
+    assert "name: got ''" in refusal(terminal("fleet", "", expected=2))
 
 
 def test_the_doctor_names_a_fleet_that_is_not_ready_with_the_reason(make, terminal, group):

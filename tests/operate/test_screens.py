@@ -127,12 +127,14 @@ def test_top_fits_the_screen_and_shows_handoffs_first():
     groups = {f"group-{number}": summary(number) for number in range(100)}
     groups["slow"] = summary(1, handoff={"seconds": 2.0, "held_up_by": ["agent-1"], "members": 1})
     events = [event(number, why="no heartbeat for 10.2 s " * 9) for number in range(200)]
-    lines = shown(screens.top_screen(status(groups), 5.9, events, 80, 24), 80)
+    fleets = {"a": fleet("a"), "billers": failing()}
+    lines = shown(screens.top_screen(status(groups), fleets, 5.9, events, 80, 24), 80)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert lines[next(n for n, line in enumerate(lines) if line.startswith("Group")) + 1].startswith("slow")
     assert any("5.9 heartbeats/s" in line for line in lines)
     assert sum("joined" in line for line in lines) >= 3
+    assert "fleets: billers (not ready, update failed): see `fleets`" in lines
 
 
 def test_an_event_is_one_line_that_says_why():
