@@ -335,11 +335,14 @@ def _worker_table(workers: Sequence[Reply], width: int) -> Table:
             Field("Member", [text.printable(worker["member_id"]) for worker in workers], 10, left=True),
             Field(
                 "Phase",
-                [Text(worker["phase"], "" if worker["phase"] == "serving" else "yellow") for worker in workers],
+                [
+                    Text(text.printable(worker["phase"]), "" if worker["phase"] == "serving" else "yellow")
+                    for worker in workers
+                ],
                 left=True,
             ),
             Field("Since", [text.seconds(worker["seconds"]) for worker in workers]),
-            Field("Node", [text.short(worker["node"]) for worker in workers], left=True),
+            Field("Node", [text.printable(text.short(worker["node"])) for worker in workers], left=True),
             Field("Pid", ["-" if worker["pid"] is None else str(worker["pid"]) for worker in workers]),
             Field("Version", [str(worker["version"]) for worker in workers], importance=2),
             Field(
@@ -352,6 +355,10 @@ def _worker_table(workers: Sequence[Reply], width: int) -> Table:
         ],
         width,
     )
+
+
+def _phase(worker: Reply) -> Text:
+    return Text(text.printable(worker["phase"]), "" if worker["phase"] == "serving" else "yellow")
 
 
 # -- locks, settings ------------------------------------------------------------------------------------------------

@@ -202,6 +202,21 @@ def test_a_fleet_shows_its_workers_and_what_happened(width):
         assert "it was killed" in next(line for line in lines if "billers/0" in line)
 
 
+def test_no_word_of_a_fleet_reaches_a_terminal_as_an_escape():
+    odd = "\x1b[2J\r\u202e"
+    workers = [worker(0, odd, phase=odd, node=odd, reason=odd)]
+    event = {"seconds_ago": 1.0, "what": odd}
+    waiting = [{"slot": 1, "seconds": 1.0, "reason": odd}]
+    said = {"update_failed": odd, "events": [event], "waiting": waiting}
+    for width in (80, 160):
+        found = fleet(odd, odd, workers, **said)
+        lines = [
+            *shown(screens.fleet_details(found, width), width),
+            *shown(screens.fleet_table({odd: found}, width), width),
+        ]
+        assert all(line.isprintable() for line in lines)
+
+
 def test_a_fleet_says_how_many_workers_are_not_shown():
     lines = shown(screens.fleet_details(fleet(workers=3, all_workers=700, size=700), 80), 80)
     assert "and 697 more workers, which serve" in lines
