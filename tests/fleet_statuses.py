@@ -36,6 +36,7 @@ def fleet(name="billers", group="pollers", workers=2, **said):
         "version": 1,
         "updating": False,
         "update_failed": "",
+        "cannot_start": "",
         "stopping": False,
         "over": False,
         "needed": None,

@@ -277,6 +277,8 @@ def _serving(fleet: Reply) -> Text:
 def _state(fleet: Reply) -> Text:
     if fleet["stopping"]:
         return Text("stopping", "yellow")
+    if fleet.get("cannot_start"):
+        return Text("cannot start", "red")
     parts = ["ready" if fleet["ready"] else "not ready"]
     if fleet["updating"]:
         parts.append("updating")
@@ -311,8 +313,9 @@ def fleet_details(fleet: Reply, width: int) -> RenderableType:
     lines: list[RenderableType] = [title + _state(fleet)]
     if fleet["seconds_ago"] > LATE_AFTER:
         lines.append(Text(f"its controller last told of it {text.seconds(fleet['seconds_ago'])} ago", "red"))
-    if fleet["update_failed"]:
-        lines.append(Text(f"update failed: {text.printable(fleet['update_failed'])}", "red"))
+    for what, why in (("cannot start", fleet.get("cannot_start")), ("update failed", fleet["update_failed"])):
+        if why:
+            lines.append(Text(f"{what}: {text.printable(why)}", "red"))
     for each in (each for each in fleet["waiting"] if each["slot"] not in slots):
         then = f"slot {each['slot']} starts again in {text.seconds(each['seconds'])}"
         lines.append(Text(f"{then}: {text.printable(each['reason'])}", "yellow"))

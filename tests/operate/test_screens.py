@@ -223,6 +223,12 @@ def test_a_fleet_says_how_many_workers_are_not_shown():
     assert shown(screens.fleet_table({}, 80), 80)[0].startswith("no fleets")
 
 
+def test_a_fleet_that_cannot_start_says_why():
+    found = fleet(workers=0, size=2, ready=False, cannot_start="RuntimeError: no database")
+    assert "cannot start" in shown(screens.fleet_table({"billers": found}, 80), 80)[1]
+    assert "cannot start: RuntimeError: no database" in shown(screens.fleet_details(found, 80), 80)
+
+
 def test_locks_say_who_holds_them_and_whether_they_lead():
     hold = {"id": "agent-1", "session": "s", "shared": False, "token": 42, "broken": True}
     locks = {

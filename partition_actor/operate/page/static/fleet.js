@@ -27,7 +27,7 @@ live(() => ({ fleet: fleetName }), {
     if ($("badges").told !== told) $("badges").replaceChildren(...badgeNodes(fleet));
     $("badges").told = told;
     if ($("of-group").textContent !== fleet.group) $("of-group").replaceChildren(link(fleet.group));
-    say($("failed"), fleet.update_failed);
+    say($("failed"), fleet.cannot_start || fleet.update_failed);
     drawTiles(fleet);
     drawWorkers(fleet);
     drawEvents(fleet.events);

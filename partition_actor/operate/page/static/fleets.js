@@ -9,6 +9,7 @@ export const LATE_AFTER = 6; // seconds; a fleet's controller tells of it every 
 export function badges(fleet) {
   const found = [];
   if (fleet.stopping) found.push(["warn", "stopping"]);
+  else if (fleet.cannot_start) found.push(["bad", "cannot start"]);
   else found.push(fleet.ready ? ["good", "ready"] : ["warn", "not ready"]);
   if (fleet.updating) found.push(["warn", "updating"]);
   if (fleet.update_failed) found.push(["bad", "update failed"]);
