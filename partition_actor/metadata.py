@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import ray.cloudpickle
@@ -25,7 +25,7 @@ def pack_metadata(value: object) -> bytes | None:
     if checked is None:
         return None
     try:
-        packed = _BUILTINS + _pickled_builtins(checked)
+        packed = _BUILTINS + pickled_builtins(checked)
     except Exception:
         try:
             packed = _OTHER + ray.cloudpickle.dumps(checked)  # type: ignore[no-untyped-call]
@@ -41,17 +41,20 @@ def readable_metadata(packed: bytes | None) -> Any:
     if packed is None:
         return None
     kind, pickled = packed[:1], packed[1:]
-    return _OpenedByReader(pickled) if kind == _BUILTINS else pickled
+    return OpenedByReader(pickled) if kind == _BUILTINS else pickled
 
 
-class _OpenedByReader:
-    """Becomes the metadata itself in the process that unpickles it, which need not have this library."""
+class OpenedByReader:
+    """Becomes what was pickled in the process that unpickles it, which need not have this library.
 
-    def __init__(self, pickled: bytes) -> None:
-        self._pickled = pickled
+    `more` are items for it, if it is a dict.
+    """
 
-    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
-        return pickle.loads, (self._pickled,)
+    def __init__(self, pickled: bytes, **more: Any) -> None:
+        self._pickled, self._more = pickled, more
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes], None, None, Iterator[tuple[str, Any]] | None]:
+        return pickle.loads, (self._pickled,), None, None, iter(self._more.items()) if self._more else None
 
 
 class _BuiltinsPickler(pickle.Pickler):
@@ -61,7 +64,8 @@ class _BuiltinsPickler(pickle.Pickler):
         raise pickle.PicklingError
 
 
-def _pickled_builtins(value: object) -> bytes:
+def pickled_builtins(value: object) -> bytes:
+    """`value` pickled. Raises when something in it is no builtin, among others."""
     buffer = io.BytesIO()
     _BuiltinsPickler(buffer, protocol=5).dump(value)
     return buffer.getvalue()

@@ -41,6 +41,7 @@ class MetricDefinition:
 
 _ACTOR = ("actor",)
 _GROUP = ("actor", "group")
+_FLEET = ("actor", "group", "fleet")
 
 _DEFINED = (
     # Of the whole partition actor; `actor` is its name.
@@ -89,6 +90,16 @@ _DEFINED = (
         "seconds",
         "From the end of a process until it was known (`died`), or from its last heartbeat (`expired`).",
     ),
+    # Of one fleet, as its controller tells.
+    MetricDefinition("fleet_size", "gauge", _FLEET, "workers", "Workers that it is to have."),
+    MetricDefinition("fleet_serving", "gauge", _FLEET, "workers", "Slots that have a serving worker."),
+    MetricDefinition("fleet_ready", "gauge", _FLEET, "0 or 1", "1 while all workers serve and hold one epoch."),
+    MetricDefinition("fleet_updating", "gauge", _FLEET, "0 or 1", "1 while an update is under way."),
+    MetricDefinition(
+        "fleet_update_failed", "gauge", _FLEET, "0 or 1", "1 from when an update was rolled back until the next one."
+    ),
+    MetricDefinition("fleet_restarts", "counter", _FLEET, "workers", "Workers started in place of one that failed."),
+    MetricDefinition("fleet_load", "gauge", _FLEET, "of its own", "The mean load of its workers, if they tell one."),
     # Of the routers of one process, to one group.
     MetricDefinition("router_calls", "counter", _GROUP, "calls", "Calls, and batches of `map`."),
     MetricDefinition(

@@ -46,7 +46,7 @@ def test_names_are_those_of_prometheus_with_their_unit_and_tags_name_no_member()
         assert re.fullmatch(r"partition_actor(_[a-z]+)+", name)
         assert name.endswith("_seconds") == (made.unit == "seconds"), name
         assert made.tags[0] == "actor"
-        assert set(made.tags) <= {"actor", "group", "what", "kind"}
+        assert set(made.tags) <= {"actor", "group", "fleet", "what", "kind"}
 
 
 def test_the_page_lists_every_metric_and_no_other():

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sized
 
 from partition_actor import clock
+from partition_actor.actor.fleets import Fleets
 from partition_actor.actor.load import Load
 from partition_actor.core.epochs import Epoch
 from partition_actor.core.events import Event
@@ -30,10 +31,13 @@ OTHERS = "(other groups)"
 
 
 class ActorMetrics:
-    """Records the metrics of one partition actor, whose shell knows its `load` and the heartbeats that are `held`."""
+    """Records the metrics of one partition actor, whose shell knows its `load`, `fleets` and heartbeats `held`."""
 
-    def __init__(self, membership: Membership, load: Load, held: Sized, recorder: Recorder) -> None:
+    def __init__(self, membership: Membership, load: Load, held: Sized, fleets: Fleets, recorder: Recorder) -> None:
         self._membership, self._load, self._held, self._recorder = membership, load, held, recorder
+        self._fleets = fleets
+        self._restarts: dict[str, int] = {}
+        """By fleet, the restarts that are recorded."""
         self._cursor = 0
         """The id of the first event that is not recorded yet."""
         self._heartbeats = 0
@@ -69,6 +73,7 @@ class ActorMetrics:
         yield from self._record_events()
         yield from self._record_groups(now)
         yield from self._record_locks(now)
+        yield from self._record_fleets(now)
         self._record_numbers(now)
 
     def _record_events(self) -> Iterator[None]:
@@ -150,6 +155,22 @@ class ActorMetrics:
         longest = now - min(self._waiting_since.values(), default=now)
         self._recorder.set("lock_waiters", len(self._waiting_since))
         self._recorder.set("lock_wait_seconds", longest)
+
+    def _record_fleets(self, now: float) -> Iterator[None]:
+        recorder, before, self._restarts = self._recorder, self._restarts, {}
+        for name, fleet in list(self._fleets.noted(now).items()):
+            tags = {"group": fleet.group, "fleet": name}
+            recorder.set("fleet_size", fleet.size, **tags)
+            recorder.set("fleet_serving", fleet.serving, **tags)
+            recorder.set("fleet_ready", int(fleet.ready), **tags)
+            recorder.set("fleet_updating", int(fleet.updating), **tags)
+            recorder.set("fleet_update_failed", int(fleet.update_failed), **tags)
+            if fleet.load is not None:
+                recorder.set("fleet_load", fleet.load, **tags)
+            recorded = before.get(name, 0)
+            recorder.add("fleet_restarts", fleet.counted - (recorded if recorded <= fleet.counted else 0), **tags)
+            self._restarts[name] = fleet.counted
+            yield
 
     def _record_numbers(self, now: float) -> None:
         membership, load, recorder = self._membership, self._load, self._recorder

@@ -28,6 +28,7 @@ from partition_actor.actor.bare_callers import BareCallers, Caller
 from partition_actor.actor.death_watch import Death, DeathWatch, alive_nodes
 from partition_actor.actor.draining_nodes import DrainingNodes
 from partition_actor.actor.event_log import EventLog
+from partition_actor.actor.fleets import Fleets
 from partition_actor.actor.load import Load
 from partition_actor.actor.member_handles import MemberHandles
 from partition_actor.actor.predecessor import Records, was_restarted
@@ -122,6 +123,7 @@ class PartitionActor:
         """Of bare callers, by group: the version of the latest view, and the share by it."""
         self._subsets = Subsets()
         self._ring_shares = RingShares(self._deployed)
+        self._fleets = Fleets()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._proof_wanted = asyncio.Event()
         self._namespace = namespace
@@ -357,10 +359,10 @@ class PartitionActor:
         return membership.events.read(since, group, limit, time.time() - clock.now())
 
     async def observe(self, groups: Any = (), since: int = 0) -> dict[str, Any]:
-        """What a screen shows, in one call: ``{"status": ..., "groups": {group: ...}, "events": ...}``.
+        """What a screen shows, in one call: ``{"status": ..., "groups": {group: ...}, "events": ..., "fleets": ...}``.
 
-        They are what `status()` and `status(group)` say, and `events(since)`. Of a group that is not known, None. At
-        most 20 groups. Raises ``InvalidArgument``.
+        They are what `status()` and `status(group)` say, `events(since)` and `fleets()`. Of a group that is not known,
+        None. At most 20 groups. Raises ``InvalidArgument``.
         """
         if not isinstance(groups, (list, tuple)) or len(groups) > OBSERVED:
             arguments.refuse("groups", groups, f"a list of at most {OBSERVED} groups")
@@ -369,7 +371,31 @@ class PartitionActor:
         told = await self.events(since)  # nothing comes between: all three tell of the same moment
         known = {name: group for name in names if (group := self._start().membership.groups.get(name)) is not None}
         details = dict(zip(known, await self._details(list(known.values())), strict=True))
-        return {"status": status, "groups": {name: details.get(name) for name in names}, "events": told}
+        return {
+            "status": status,
+            "groups": {name: details.get(name) for name in names},
+            "events": told,
+            "fleets": self._fleets.told(clock.now()),
+        }
+
+    async def fleets(self, name: str | None = None) -> dict[str, Any]:
+        """``{name: status}`` of the fleets, as their controllers told last; with a `name`, of that one if it is there.
+
+        A status is what ``Fleet.status()`` returns, of at most 500 workers, with ``seconds_ago``: when it was told. A
+        fleet that is over, or of which nobody has told for 30 s, is left out. Raises ``InvalidArgument``.
+        """
+        self._start()
+        if name is not None:
+            arguments.check_text("name", name)
+        return self._fleets.told(clock.now(), name)
+
+    async def note_fleet(self, status: dict[str, Any]) -> None:
+        """Keep the status of a fleet for whoever looks; its controller calls this. At most 1,000 fleets.
+
+        Raises ``InvalidArgument``, also when the status is larger than 1 MiB, or all are larger than 32 MiB.
+        """
+        self._start()
+        self._fleets.note(clock.now(), status)
 
     async def hello(self) -> dict[str, Any]:
         """Versions and settings: what `connect` checks. Without `minor`, it is 0."""
@@ -562,7 +588,8 @@ class PartitionActor:
             self._spawn(self._keep_proving())
             draining = DrainingNodes(self._on_draining, self._known_to_drain, lambda: self._settings)
             self._spawn(draining.keep_asking())
-            metrics = ActorMetrics(membership, self._load, self._held, Recorder(actor=self._name or ""))
+            recorder = Recorder(actor=self._name or "")
+            metrics = ActorMetrics(membership, self._load, self._held, self._fleets, recorder)
             self._spawn(metrics.keep_recording())
             self._act()
         return self._driver

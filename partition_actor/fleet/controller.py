@@ -26,6 +26,7 @@ from partition_actor.deployment import connect
 from partition_actor.errors import PartitionError
 from partition_actor.fleet.spec import FleetSpec, Version
 from partition_actor.fleet.store import NUMBERS_A_LIFE, Store, Wanted
+from partition_actor.fleet.teller import StatusTeller
 from partition_actor.fleet.worker import CALLS_AT_ONCE, CONCURRENCY_GROUP, Post, WorkerReport, worker_class
 from partition_actor.router.router import Router
 
@@ -41,8 +42,6 @@ REPORT_INTERVAL = 1.0
 """Seconds within which a worker reports, also when it has no news."""
 NODES_INTERVAL = 1.0
 """Seconds between two looks at the nodes of the cluster."""
-STATUS_INTERVAL = 2.0
-"""Seconds between two reports of the fleet's status to the partition actor."""
 RETRY_PAUSE = 0.5
 """Seconds before a call is repeated that did not reach a worker."""
 ANSWER_WITHIN = 20.0
@@ -78,8 +77,7 @@ class Controller:
         self._was_ready, self._times_ready = False, 0
         self._status = self._status_now(over=False)
         self._logged = 0.0
-        self._told_at = float("-inf")
-        self._telling: Any = None
+        self._teller = StatusTeller(spec)
         self._over = threading.Event()
         self._router = Router(spec.group, actor=spec.actor, namespace=spec.namespace, settings=spec.settings)
         self._partition_actor: Any = None
@@ -247,6 +245,7 @@ class Controller:
         with self._changed:
             self._status = self._status_now(over)
             self._changed.notify_all()
+        self._teller.tell(self._status)
 
     def _status_now(self, over: bool) -> dict[str, Any]:
         status = self._fleet.status(clock.now())

@@ -22,6 +22,7 @@ from partition_actor.operate import change, look
 from partition_actor.operate.connection import check_ray
 from partition_actor.operate.demo import demo
 from partition_actor.operate.doctor import doctor
+from partition_actor.operate.fleets import fleet, fleets
 from partition_actor.operate.options import (
     INTERRUPTED,
     PROGRAM,
@@ -116,6 +117,8 @@ for command in (
     look.subset,
     change.forget,
     change.drain,
+    fleets,
+    fleet,
     look.locks,
     change.break_lock,
     change.settings,

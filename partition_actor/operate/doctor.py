@@ -116,6 +116,8 @@ def findings() -> Iterator[Finding]:
     yield _recovery(status)
     yield _pace(status)
     yield from _groups(handle, status)
+    if hasattr(handle, "fleets"):
+        yield from _fleets(ask(handle, "fleets"))
 
 
 def _features() -> Finding:
@@ -287,6 +289,22 @@ def _groups(handle: Any, status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "members", OK, f"the death of each of {text.plural(len(members), 'member')} is learnt at once" + of
         )
+
+
+def _fleets(fleets: dict[str, Any]) -> Iterator[Finding]:
+    running = {name: fleet for name, fleet in fleets.items() if not fleet["stopping"]}
+    troubles = [name for name, fleet in running.items() if not fleet["ready"] or fleet["update_failed"]]
+    for name in troubles[:5]:
+        fleet = running[name]
+        what = f"{name}: {fleet['serving']:,} of {text.plural(fleet['size'], 'worker')} serve"
+        failed = [each for each in (*fleet["waiting"], *fleet["workers"]) if each["reason"]]
+        if fleet["update_failed"]:
+            what += f"; {fleet['update_failed']}"
+        elif failed:
+            what += f"; slot {failed[0]['slot']}: {failed[0]['reason']}"
+        yield Finding("fleet", WARN, what, f"`{PROGRAM} fleet {name}` shows its workers and what happened")
+    if running and not troubles:
+        yield Finding("fleets", OK, f"{text.plural(len(running), 'fleet')}, all ready")
 
 
 def _first_line(error: Exception) -> str:

@@ -57,7 +57,7 @@ def status(group: str | None, sort: str, limit: int) -> None:
 @click.option("--once", is_flag=True, help="Look for one interval, print, and end.")
 @click.option("--interval", type=click.FloatRange(0.1), default=INTERVAL, show_default=True, help="Seconds.")
 def top(once: bool, interval: float) -> None:
-    """Watch it live. Shows heartbeats, lateness, hand-offs and who holds them up, and what happens.
+    """Watch it live. Shows heartbeats, lateness, hand-offs, who holds them up, fleets that fail, and what happens.
 
     Ctrl-C ends it. Without a terminal it prints one screen, as with --once; with --json, a line for each look.
     """
@@ -74,7 +74,8 @@ def top(once: bool, interval: float) -> None:
         for number, (said, rate) in enumerate(_looks(observer, interval)):
             if said is not None:
                 latest.extend(said["events"]["events"])
-                screen = screens.top_screen(said["status"], rate, latest, console.width, console.height - 1)
+                fleets = said.get("fleets", {})  # a partition actor of a version before knows of none
+                screen = screens.top_screen(said["status"], fleets, rate, latest, console.width, console.height - 1)
             if live is not None:
                 live.update(_with_loss(screen, observer), refresh=True)
             elif said is None:

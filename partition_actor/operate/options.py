@@ -111,9 +111,14 @@ def example(*commands: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  {PROGRAM} {command}" for command in commands)
 
 
-def _can_ask(ctx: click.Context, _option: click.Parameter, sure: bool) -> bool:
+def check_can_ask(ctx: click.Context, sure: bool) -> None:
+    """Raise ``Failure`` if the user is not `sure` and nobody can be asked."""
     if not sure and not ctx.resilient_parsing and not sys.stdin.isatty():
         raise Failure(f"{ctx.command_path} changes what runs, and nobody can be asked here: add --yes to do it", USAGE)
+
+
+def _can_ask(ctx: click.Context, _option: click.Parameter, sure: bool) -> bool:
+    check_can_ask(ctx, sure)
     return sure
 
 

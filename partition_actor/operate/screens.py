@@ -244,6 +244,127 @@ def _table(fields: list[Field], width: int) -> Table:
     return table
 
 
+# -- fleets ---------------------------------------------------------------------------------------------------------
+
+LATE_AFTER = 6.0
+"""Seconds. A fleet's controller tells of it every 2 s."""
+
+
+def fleet_table(fleets: Reply, width: int) -> RenderableType:
+    """All fleets, those that are not ready first."""
+    if not fleets:
+        return Text("no fleets: none has told this partition actor of itself within 30 s")
+    found = sorted(fleets.values(), key=lambda fleet: (fleet["ready"], text.natural(fleet["name"])))
+    return _table(
+        [
+            Field("Fleet", [text.printable(fleet["name"]) for fleet in found], 10, left=True),
+            Field("Group", [text.printable(fleet["group"]) for fleet in found], 8, left=True),
+            Field("Size", [f"{fleet['size']:,}" for fleet in found]),
+            Field("Serving", [_serving(fleet) for fleet in found]),
+            Field("State", [_state(fleet) for fleet in found], left=True),
+            Field("Version", [str(fleet["version"]) for fleet in found]),
+            Field("Restarts", [str(fleet["restarts"] or "") for fleet in found], importance=1),
+            Field("Told", [_told(fleet) for fleet in found], importance=3),
+            Field("Last event", [_last_event(fleet) for fleet in found], 20, importance=2, left=True),
+        ],
+        width,
+    )
+
+
+def _serving(fleet: Reply) -> Text:
+    return Text(f"{fleet['serving']:,}", "" if fleet["serving"] == fleet["size"] else "yellow")
+
+
+def _state(fleet: Reply) -> Text:
+    if fleet["stopping"]:
+        return Text("stopping", "yellow")
+    if fleet.get("cannot_start"):
+        return Text("cannot start", "red")
+    parts = ["ready" if fleet["ready"] else "not ready"]
+    if fleet["updating"]:
+        parts.append("updating")
+    if fleet["update_failed"]:
+        parts.append("update failed")
+    usual = fleet["ready"] and len(parts) == 1
+    return Text(", ".join(parts), "green" if usual else "red" if fleet["update_failed"] else "yellow")
+
+
+def _told(fleet: Reply) -> Text:
+    ago = fleet["seconds_ago"]
+    return Text(f"{text.seconds(ago)} ago", "red" if ago > LATE_AFTER else "")
+
+
+def _last_event(fleet: Reply) -> str:
+    if not fleet["events"]:
+        return "-"
+    last = fleet["events"][-1]
+    return f"{text.seconds(last['seconds_ago'])} ago: {text.printable(last['what'])}"
+
+
+def fleet_details(fleet: Reply, width: int) -> RenderableType:
+    """A fleet, its workers, and what happened to it."""
+    workers, slots = fleet["workers"], {each["slot"] for each in fleet["workers"]}
+    parts = [
+        f"group {text.printable(fleet['group'])}",
+        f"{fleet['serving']:,} of {text.plural(fleet['size'], 'worker')} serve",
+        f"version {fleet['version']}",
+        text.plural(fleet["restarts"], "restart"),
+    ]
+    title = Text(text.printable(fleet["name"]), "bold").append("  " + " · ".join(parts) + " · ", "not bold")
+    lines: list[RenderableType] = [title + _state(fleet)]
+    if fleet["seconds_ago"] > LATE_AFTER:
+        lines.append(Text(f"its controller last told of it {text.seconds(fleet['seconds_ago'])} ago", "red"))
+    for what, why in (("cannot start", fleet.get("cannot_start")), ("update failed", fleet["update_failed"])):
+        if why:
+            lines.append(Text(f"{what}: {text.printable(why)}", "red"))
+    for each in (each for each in fleet["waiting"] if each["slot"] not in slots):
+        then = f"slot {each['slot']} starts again in {text.seconds(each['seconds'])}"
+        lines.append(Text(f"{then}: {text.printable(each['reason'])}", "yellow"))
+    lines += ["", _worker_table(workers, width) if workers else Text("no workers")]
+    if len(workers) < (number := fleet.get("all_workers", 0)):
+        lines.append(f"and {number - len(workers):,} more workers, which serve")
+    if fleet["events"]:
+        happened = Table.grid(padding=(0, 2))
+        happened.add_column(justify="right", style="dim", no_wrap=True)
+        for event in fleet["events"]:
+            happened.add_row(f"{text.seconds(event['seconds_ago'])} ago", text.printable(event["what"]))
+        lines += ["", happened]
+    return Lines(*lines)
+
+
+def _worker_table(workers: Sequence[Reply], width: int) -> Table:
+    return _table(
+        [
+            Field("Slot", [str(worker["slot"]) for worker in workers]),
+            Field("Member", [text.printable(worker["member_id"]) for worker in workers], 10, left=True),
+            Field(
+                "Phase",
+                [
+                    Text(text.printable(worker["phase"]), "" if worker["phase"] == "serving" else "yellow")
+                    for worker in workers
+                ],
+                left=True,
+            ),
+            Field("Since", [text.seconds(worker["seconds"]) for worker in workers]),
+            Field("Node", [text.printable(text.short(worker["node"])) for worker in workers], left=True),
+            Field("Pid", ["-" if worker["pid"] is None else str(worker["pid"]) for worker in workers]),
+            Field("Version", [str(worker["version"]) for worker in workers], importance=2),
+            Field(
+                "Load", ["-" if worker["load"] is None else f"{worker['load']:g}" for worker in workers], importance=1
+            ),
+            Field("Restarts", [str(worker["restarts"] or "") for worker in workers], importance=3),
+            Field(
+                "Last failure", [text.printable(worker["reason"]) for worker in workers], 16, importance=4, left=True
+            ),
+        ],
+        width,
+    )
+
+
+def _phase(worker: Reply) -> Text:
+    return Text(text.printable(worker["phase"]), "" if worker["phase"] == "serving" else "yellow")
+
+
 # -- locks, settings ------------------------------------------------------------------------------------------------
 
 
@@ -340,9 +461,14 @@ def gap_line(missed: int) -> str:
 # -- top ----------------------------------------------------------------------------------------------------
 
 
-def top_screen(status: Reply, heartbeats: float, events: Sequence[Reply], width: int, height: int) -> RenderableType:
+def top_screen(
+    status: Reply, fleets: Reply, heartbeats: float, events: Sequence[Reply], width: int, height: int
+) -> RenderableType:
     """Everything on one screen: groups with a hand-off first, then the largest, and the latest events below."""
     lines = heading(status, heartbeats)
+    if failing := [name for name, fleet in sorted(fleets.items()) if not fleet["ready"] or fleet["update_failed"]]:
+        shown_fleets = [f"{text.printable(name)} ({_state(fleets[name])})" for name in failing[:3]]
+        lines.append(Text(f"fleets: {text.some(shown_fleets, 3, len(failing))}: see `fleets`", "yellow"))
     groups = status["groups"]
     names = sorted(groups, key=lambda name: (not _is_under_way(groups[name]), -groups[name]["members"], name))
     room = max(6, height - len(lines) - 4)

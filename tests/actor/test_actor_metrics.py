@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 
 import pytest
 from deployments import LIMIT
+from fleet_statuses import fleet, worker
 from machines import PLAIN, World, beat
 
 from partition_actor import Settings
 from partition_actor.actor import actor_metrics
 from partition_actor.actor.actor_metrics import OTHERS, ActorMetrics
+from partition_actor.actor.fleets import Fleets
 from partition_actor.actor.load import Load
 from partition_actor.core.events import KEPT, Cause
 from partition_actor.core.messages import leader_name, lock_name
@@ -43,7 +45,8 @@ class Measured(World):
     def __init__(self):
         super().__init__()
         self.recorded, self.load = FakeRecorder(), Load()
-        self.metrics = ActorMetrics(self.membership, self.load, {"held": None}, self.recorded)
+        self.fleets = Fleets()
+        self.metrics = ActorMetrics(self.membership, self.load, {"held": None}, self.fleets, self.recorded)
 
     def record(self):
         """Record; returns the gauges."""
@@ -199,3 +202,25 @@ def test_the_setting_turns_recording_off_and_on(world, monkeypatch):
     without, with_metrics = asyncio.run(scenario())
     assert not without
     assert with_metrics
+
+
+def test_a_fleet_is_recorded_until_it_is_forgotten(world):
+    workers = [worker(0, load=3.0), worker(1, load=5.0), worker(2, phase="starting")]
+    world.fleets.note(world.now, fleet("f", "g", workers, ready=False, updating=True, restarts=2))
+    gauges = world.record()
+    assert {name: value for (name, *tags), value in gauges.items() if tags == ["g", "f"]} == {
+        "fleet_size": 3,
+        "fleet_serving": 2,
+        "fleet_ready": 0,
+        "fleet_updating": 1,
+        "fleet_update_failed": 0,
+        "fleet_load": 4.0,
+    }
+    world.fleets.note(world.now, fleet("f", "g", 3, restarts=3, update_failed="it cannot come up"))
+    for _ in range(2):
+        world.record()
+    assert world.recorded.counters["fleet_restarts", "g", "f"] == 1  # those before it was first told of do not count
+    assert (gauges["fleet_ready", "g", "f"], gauges["fleet_update_failed", "g", "f"]) == (1, 1)
+    world.fleets.note(world.now, fleet("f", "g", over=True))
+    gauges.clear()
+    assert ("fleet_size", "g", "f") not in world.record()

@@ -55,6 +55,7 @@ GOOD = {
     "name": "lock",
     "limit": 1,
     "groups": [],
+    "status": {},
 }
 BAD = {
     "group": BAD_TEXTS,
@@ -71,6 +72,7 @@ BAD = {
     "name": BAD_TEXTS,
     "limit": {"None": None, "0": 0, "501": 501, "1.5": 1.5, "True": True},
     "groups": {"None": None, "text": "group", "int": 7, "21 groups": ["g"] * 21},
+    "status": {"None": None, "text": "f", "empty": {}, "class": {"name": object}, "large": {"name": "x" * 2_000_000}},
 }
 CALLS = {
     "get_subset": ["group", "member_id", "items", "weight", "session", "actor"],
@@ -91,6 +93,7 @@ CALLS = {
     "break_lock": ["name"],
     "events": ["since", "limit"],
     "observe": ["groups", "since"],
+    "note_fleet": ["status"],
 }
 CASES = [
     pytest.param(method, name, value, id=f"{method}-{name}-{kind}")
@@ -143,6 +146,7 @@ def test_every_argument_of_every_call_is_tried():
     taken["sync"].remove("watch")  # these have a test of their own
     taken["configure"].remove("changes")
     taken["hand_over"].remove("settings")
+    taken["fleets"].remove("name")
     for name in ("status", "events"):
         taken[name].remove("group")
     for names in taken.values():

@@ -6,6 +6,7 @@ import signal
 import pytest
 import ray
 from deployments import LIMIT, wait_until
+from fleet_statuses import fleet
 from members import ExclusiveWorker, HandedOver, LockHolder, Worker, member_in_a_task
 
 from partition_actor.core.events import Cause
@@ -223,8 +224,9 @@ def test_the_next_partition_actor_knows_a_cursor_that_is_not_its_own(hasty, grou
     reader.wait_for("recovered", group=None)
 
 
-def test_observe_is_status_of_all_and_of_groups_and_events_at_one_moment(steady, group):
+def test_observe_is_status_of_all_and_of_groups_events_and_fleets_at_one_moment(steady, group):
     since = steady.call("status")["events"]
+    steady.call("note_fleet", fleet(f"{group}-fleet", group))
     steady.call("join", group, "member")
     seen = steady.call("observe", [group, "no such group"], since)
     assert seen["status"]["groups"][group]["members"] == 1
@@ -232,6 +234,7 @@ def test_observe_is_status_of_all_and_of_groups_and_events_at_one_moment(steady,
     assert [event["what"] for event in seen["events"]["events"] if event["group"] == group] == ["joined"]
     assert [member["share"] for member in seen["groups"][group]["members"]] == [pytest.approx(1.0)]
     assert seen["groups"]["no such group"] is None
+    assert seen["fleets"][f"{group}-fleet"]["group"] == group
 
 
 def test_status_tells_how_busy_the_partition_actor_is(steady, group):

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 from pathlib import Path
 
 import ray
 from deployments import LIMIT, QUICK, wait_until
+from fleet_statuses import fleet
+from fleet_statuses import worker as fleet_worker
 from teams import KEYS, Worker
 
 import partition_actor
@@ -49,6 +52,15 @@ def lock_waits():
     threading.Thread(target=members[1].lock("door").acquire, daemon=True).start()
 
 
+def a_fleet_whose_worker_was_restarted():
+    """Told again and again, as its controller would."""
+    status = fleet("billers", GROUP, [fleet_worker(0, load=2.5, restarts=1)])
+    ray.get(handle.note_fleet.remote({**status, "restarts": 0}))
+    while True:
+        ray.get(handle.note_fleet.remote(status))
+        time.sleep(2.0)
+
+
 def main(directory):
     global handle
     ray.init(address="auto", log_to_driver=False)
@@ -62,6 +74,7 @@ def main(directory):
             router.get(router.call(key, "die_once", key, str(directory / "marker")))
         wait_until(lambda: router.members() == ["a"])
         lock_waits()
+        threading.Thread(target=a_fleet_whose_worker_was_restarted, daemon=True).start()
         ray.get(handle.make_group.remote("short-lived"))
         print("ready", flush=True)
         sys.stdin.readline()

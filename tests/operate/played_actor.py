@@ -3,6 +3,8 @@
 import random
 import time
 
+from fleet_statuses import fleet
+
 from partition_actor.operate.page.source import Away, Refused
 from partition_actor.settings import Settings
 
@@ -19,6 +21,7 @@ class PlayedPartitionActor:
         self.away = None
         self.changes = []
         """What was drained and forgotten."""
+        self.fleets = {}
         self.gone = 0
         """Events that are kept no longer."""
         self.restart()
@@ -100,6 +103,9 @@ class PlayedPartitionActor:
             "waiting": list(waiting),
         }
 
+    def fleet(self, name, group, workers=2, **said):
+        self.fleets[name] = fleet(name, group, workers, **said)
+
     def note(self, what, group=None, member=None, **fields):
         self._event(what, group, member, **fields)
 
@@ -114,6 +120,7 @@ class PlayedPartitionActor:
             "status": self._status(),
             "groups": {name: self._details(name) for name in groups},
             "events": self._events_since(since),
+            "fleets": self.fleets,
         }
 
     async def drain(self, group, member_id):

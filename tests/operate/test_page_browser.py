@@ -7,10 +7,12 @@ import os
 import shutil
 import signal
 import statistics
+from urllib.parse import urlencode
 
 import pytest
 import ray
 from deployments import LIMIT, wait_until
+from fleet_statuses import worker
 from members import ExclusiveWorker
 from served_page import ServedPage
 
@@ -111,6 +113,69 @@ def test_a_group_is_found_and_opened(serve, actor, browse):
     expect(tab.locator("#members-empty")).to_have_text("This group has no member now.")
     tab.go_back()
     expect(tab.get_by_role("heading", name="Groups", exact=True)).to_be_visible()
+
+
+def test_a_fleet_is_seen_and_opened_with_its_workers_and_what_happened(serve, actor, browse):
+    actor.fleet("well", "agents", 3)
+    workers = [worker(0, load=4.0, restarts=2, reason="it was killed"), worker(1, phase="starting", pid=None)]
+    waiting = [{"slot": 2, "seconds": 30.0, "reason": "no database"}]
+    events = [{"seconds_ago": 70.0, "what": "updates to version 2"}, {"seconds_ago": 60.0, "what": "no database"}]
+    said = {"size": 3, "ready": False, "update_failed": "version 2 was rolled back", "seconds_ago": 9.0}
+    actor.fleet("billers", "agents", workers, waiting=waiting, events=events, **said)
+    page = serve()
+    tab = browse(page.url)
+    first = rows(tab, "fleets").nth(0)
+    for shown in ("billers", "not ready", "update failed", "not heard of for 9 s", "1 of 3", "no database"):
+        expect(first).to_contain_text(shown)
+    expect(rows(tab, "fleets").nth(1)).to_contain_text("ready")
+    tab.get_by_role("link", name="billers").click()
+    expect(rows(tab, "workers")).to_have_count(3)
+    for slot, shown in enumerate(
+        (["serving", "it was killed", "pid 12345"], ["starting"], ["starts again", "no data"])
+    ):
+        for each in shown:
+            expect(rows(tab, "workers").nth(slot)).to_contain_text(each)
+    expect(rows(tab, "happened").first).to_contain_text("no database")
+    expect(tab.locator("#failed")).to_have_text("version 2 was rolled back")
+    expect(tile(tab, "Load")).to_have_text("4")
+    actor.fleet("billers", "agents", [worker(0), worker(1), worker(2)], version=3)
+    expect(tab.locator("#workers .badge.good")).to_have_count(3)
+    expect(tab.locator("#badges")).to_have_text("ready")
+    expect(tab.locator("#failed")).to_be_empty()
+    actor.fleet("billers", "agents", [], size=3, ready=False, cannot_start="no database")
+    expect(tab.locator("#badges")).to_have_text("cannot start")
+    expect(tab.locator("#failed")).to_have_text("no database")
+    expect(tab.locator("#workers-empty")).to_be_visible()
+    actor.fleets.clear()
+    expect(tab.locator("#absent")).to_contain_text("within 30 s")
+    tab.get_by_role("link", name="Groups").click()
+    expect(rows(tab, "groups")).to_have_count(1)
+    expect(tab.locator("#fleets-card")).to_be_hidden()
+
+
+def test_a_group_shows_its_fleets(serve, actor, browse):
+    actor.fleet("billers", "agents")
+    actor.fleet("others", "elsewhere")
+    tab = browse(f"{serve().url}/group?name=agents")
+    expect(rows(tab, "fleets")).to_have_count(1)
+    tab.get_by_role("link", name="billers").click()
+    expect(tab.locator("#title")).to_have_text("billers")
+
+
+def test_a_fleet_of_any_words_is_text(serve, actor, browse):
+    for name in HOSTILE:
+        event = {"seconds_ago": 1.0, "what": name}
+        workers = [worker(0, name, phase=name, reason=name, node=name)]
+        actor.fleet(name, "agents", workers, events=[event], update_failed=name)
+    tab = browse(serve().url, width=400)
+    expect(rows(tab, "fleets")).to_have_count(len(HOSTILE))
+    for name in HOSTILE:
+        tab.goto(f"{tab.url.partition('/fleet')[0].rstrip('/')}/fleet?{urlencode({'name': name})}")
+        expect(rows(tab, "workers")).to_have_count(1)
+        assert tab.locator("#title").text_content() == name
+        assert tab.locator("main img, main script").count() == 0
+        assert tab.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert tab.evaluate("typeof hacked") == "undefined"
 
 
 def test_a_partition_actor_without_groups_says_so(serve, actor, browse):
@@ -407,6 +472,12 @@ def shown(actor):
     actor.lock("reindex", "a", "agent-0-name")
     actor.group("a group with a name that is rather long, as names are that programs make up " * 3, ["x"])
     actor.group("empty")
+    workers = [worker(0, "long-" * 30), worker(1, phase="starting", load=1.5, reason="it fails for a reason " * 10)]
+    events = [{"seconds_ago": 3.0, "what": "it fails for a reason " * 10}]
+    waiting = [{"slot": 2, "seconds": 3.0, "reason": "it fails for a reason " * 10}]
+    said = {"ready": False, "updating": True, "update_failed": "it fails " * 20, "seconds_ago": 9.0}
+    actor.fleet("fleet", "agents", workers, events=events, waiting=waiting, **said)
+    actor.fleet("long-name-" * 20, "agents", 2)
 
 
 @pytest.mark.parametrize(
@@ -418,6 +489,8 @@ def shown(actor):
         ("/group?name=agents", "dark"),
         ("/group?name=empty", "light"),
         ("/group?name=none", "dark"),
+        ("/fleet?name=fleet", "light"),
+        ("/fleet?name=fleet", "dark"),
     ],
 )
 def test_axe_finds_nothing(serve, actor, browse, path, scheme):
@@ -425,7 +498,7 @@ def test_axe_finds_nothing(serve, actor, browse, path, scheme):
     shown(actor)
     # axe itself needs what the page's policy forbids.
     tab = browse(serve(allow_changes=True).url + path, color_scheme=scheme, bypass_csp=True)
-    wait_until(lambda: tab.locator("#events > tr").count())
+    wait_until(lambda: tab.locator("#events > tr, #happened > tr").count())
     if "agents" in path:
         tab.get_by_role("textbox", name="Who owns a key?").fill("k")
         expect(tab.locator("#key-answer li")).to_have_count(3)
@@ -438,11 +511,11 @@ def test_axe_finds_nothing(serve, actor, browse, path, scheme):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("path", ["/", "/group?name=agents"])
+@pytest.mark.parametrize("path", ["/", "/group?name=agents", "/fleet?name=fleet"])
 def test_nothing_is_cut_off_at_any_width(serve, actor, browse, path, width):
     shown(actor)
     tab = browse(serve(allow_changes=True).url + path, width)
-    wait_until(lambda: tab.locator("#events > tr").count())
+    wait_until(lambda: tab.locator("#events > tr, #happened > tr").count())
     assert tab.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     outside = tab.evaluate("""() => [...document.querySelectorAll("button, input, a, h1, h2, dd, canvas")]
         .filter((one) => one.offsetParent && !one.closest(".scroll, .segments, .skip, .hidden"))

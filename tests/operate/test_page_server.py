@@ -43,7 +43,9 @@ def change(page, path="/drain", **headers):
 # -- access -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/group?name=x", "/static/page.css", "/session", "/nothing", "/owner", "/live"])
+@pytest.mark.parametrize(
+    "path", ["/", "/group?name=x", "/static/page.css", "/session", "/nothing", "/owner", "/live", "/fleet?name=x"]
+)
 def test_every_answer_forbids_what_the_page_does_not_need(serve, path):
     with httpx.stream("GET", serve().url + path, timeout=20) as answer:
         policy = answer.headers["Content-Security-Policy"]
@@ -206,6 +208,37 @@ def test_a_group_as_json(serve, actor):
     assert {event["group"] for event in answer["events"]} == {None, "agents"}
 
 
+def test_fleets_as_json(serve, actor):
+    event = {"seconds_ago": 7.0, "what": "scales from 2 to 3"}
+    waiting = [{"slot": 2, "seconds": 0.5, "reason": "no database"}]
+    actor.fleet("billers", "agents", 3, ready=False, events=[event], waiting=waiting, seconds_ago=2.0)
+    actor.fleet("a", "agents")
+    actor.fleet("others", "elsewhere")
+    page = serve()
+    found = as_json(page).json()
+    assert [each["name"] for each in found["fleets"]] == ["billers", "a", "others"]
+    assert found["fleets"][0]["last_event"] == {**event, "seconds_ago": 9.0}
+    assert "workers" not in found["fleets"][0]
+    assert [each["name"] for each in as_json(page, "/group", name="agents").json()["fleets"]] == ["billers", "a"]
+    billers = as_json(page, "/fleet", name="billers").json()["fleet"]
+    assert [each["seconds"] for each in billers["workers"]] == [4002.0] * 3
+    assert billers["waiting"][0]["seconds"] == 0.0
+    answer = as_json(page, "/fleet", name="nobody")
+    assert (answer.status_code, answer.json()["fleet"]) == (404, None)
+
+
+def test_a_partition_actor_that_knows_no_fleets_is_shown(serve, actor, monkeypatch):
+    observe = actor.observe
+
+    async def of_the_version_before(groups, since):
+        answer = await observe(groups, since)
+        del answer["fleets"]
+        return answer
+
+    monkeypatch.setattr(actor, "observe", of_the_version_before)
+    assert as_json(serve()).json()["fleets"] == []
+
+
 def test_a_group_that_is_not_there(serve):
     answer = as_json(serve(), "/group", name="nobody")
     assert answer.status_code == 404
@@ -213,7 +246,7 @@ def test_a_group_that_is_not_there(serve):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 1025, "ü" * 600])
-@pytest.mark.parametrize("path", ["/group?name=", "/owner?name=", "/live?group="])
+@pytest.mark.parametrize("path", ["/group?name=", "/owner?name=", "/live?group=", "/fleet?name=", "/live?fleet="])
 def test_a_name_that_no_group_can_have_is_refused_and_never_asked_for(serve, actor, path, name):
     page = serve()
     assert ask(page, path=path + name).status_code == 400

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from fleet_statuses import fleet, worker
 from replies import INCARNATION, event, group, member, status, summary
 from rich.console import Console
 
@@ -126,12 +127,14 @@ def test_top_fits_the_screen_and_shows_handoffs_first():
     groups = {f"group-{number}": summary(number) for number in range(100)}
     groups["slow"] = summary(1, handoff={"seconds": 2.0, "held_up_by": ["agent-1"], "members": 1})
     events = [event(number, why="no heartbeat for 10.2 s " * 9) for number in range(200)]
-    lines = shown(screens.top_screen(status(groups), 5.9, events, 80, 24), 80)
+    fleets = {"a": fleet("a"), "billers": failing()}
+    lines = shown(screens.top_screen(status(groups), fleets, 5.9, events, 80, 24), 80)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert lines[next(n for n, line in enumerate(lines) if line.startswith("Group")) + 1].startswith("slow")
     assert any("5.9 heartbeats/s" in line for line in lines)
     assert sum("joined" in line for line in lines) >= 3
+    assert "fleets: billers (not ready, update failed): see `fleets`" in lines
 
 
 def test_an_event_is_one_line_that_says_why():
@@ -151,6 +154,79 @@ def test_an_event_is_one_line_that_says_why():
 def test_a_gap_in_the_events_is_said():
     assert "12 events not shown" in screens.gap_line(12)
     assert "another partition actor" in screens.gap_line(-1)
+
+
+def failing():
+    workers = [
+        worker(0, restarts=2, reason="it was killed", load=4.5, version=1),
+        worker(1, phase="starting", seconds=2.1, pid=None, node=None),
+    ]
+    event = {"seconds_ago": 125.0, "what": "the worker in slot 2 has failed: no database"}
+    waiting = [{"slot": 2, "seconds": 3.0, "reason": "no database"}]
+    said = {"size": 3, "ready": False, "update_failed": "version 2 was rolled back: no database", "seconds_ago": 9.0}
+    return fleet("billers", "pollers", workers, waiting=waiting, events=[event], **said)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_fleets_are_a_line_each_and_those_that_are_not_ready_come_first(width):
+    fleets = {"a": fleet("a", version=3), "billers": failing(), "c": fleet("c", ready=False, updating=True)}
+    fleets["z"] = fleet("z", stopping=True, ready=False)
+    lines = shown(screens.fleet_table(fleets, width), width)
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[1:]] == ["billers", "c", "z", "a"]
+    assert {"pollers", "3", "1", "2"} <= set(row(lines, "billers"))
+    for name, state in {"billers": "not ready, update failed", "c": "not ready, updating", "z": "stopping"}.items():
+        assert state in next(line for line in lines if line.startswith(name))
+    if width == 160:
+        assert "2 min ago: the worker in slot 2 has failed" in lines[1]
+        assert "9.0 s ago" in lines[1]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_fleet_shows_its_workers_and_what_happened(width):
+    lines = shown(screens.fleet_details(failing(), width), width)
+    assert max(map(len, lines)) <= width
+    assert "1 of 3 workers serve" in lines[0]
+    text_of_all = " ".join(" ".join(lines).split())
+    for said in (
+        "its controller last told of it 9.0 s ago",
+        "update failed: version 2 was rolled back: no database",
+        "slot 2 starts again in 3.0 s: no database",
+        "2 min ago the worker in slot 2 has failed: no database",
+    ):
+        assert said in text_of_all
+    first, second = row(lines, "   0"), row(lines, "   1")
+    assert {"billers/0", "serving", "67", "3f2a91", "12345", "4.5"} <= set(first)
+    assert {"billers/1", "starting", "2.1", "-"} <= set(second)
+    if width == 160:
+        assert "it was killed" in next(line for line in lines if "billers/0" in line)
+
+
+def test_no_word_of_a_fleet_reaches_a_terminal_as_an_escape():
+    odd = "\x1b[2J\r\u202e"
+    workers = [worker(0, odd, phase=odd, node=odd, reason=odd)]
+    event = {"seconds_ago": 1.0, "what": odd}
+    waiting = [{"slot": 1, "seconds": 1.0, "reason": odd}]
+    said = {"update_failed": odd, "events": [event], "waiting": waiting}
+    for width in (80, 160):
+        found = fleet(odd, odd, workers, **said)
+        lines = [
+            *shown(screens.fleet_details(found, width), width),
+            *shown(screens.fleet_table({odd: found}, width), width),
+        ]
+        assert all(line.isprintable() for line in lines)
+
+
+def test_a_fleet_says_how_many_workers_are_not_shown():
+    lines = shown(screens.fleet_details(fleet(workers=3, all_workers=700, size=700), 80), 80)
+    assert "and 697 more workers, which serve" in lines
+    assert shown(screens.fleet_table({}, 80), 80)[0].startswith("no fleets")
+
+
+def test_a_fleet_that_cannot_start_says_why():
+    found = fleet(workers=0, size=2, ready=False, cannot_start="RuntimeError: no database")
+    assert "cannot start" in shown(screens.fleet_table({"billers": found}, 80), 80)[1]
+    assert "cannot start: RuntimeError: no database" in shown(screens.fleet_details(found, 80), 80)
 
 
 def test_locks_say_who_holds_them_and_whether_they_lead():

@@ -19,6 +19,8 @@ from partition_actor.operate.page.history import History
 from partition_actor.operate.page.picture import (
     RingPicture,
     actor_picture,
+    aged,
+    fleets_picture,
     group_picture,
     groups_picture,
     locks_picture,
@@ -80,6 +82,7 @@ class Feed:
         self._balanced: dict[str, tuple[tuple[int, int], float]] = {}
         self._status: dict[str, Any] | None = None
         self._groups: dict[str, dict[str, Any] | None] = {}
+        self._fleets: dict[str, dict[str, Any]] = {}
         self._pictures: dict[str, RingPicture] = {}
         self.history = History()
         self.connection = Connection(since=time.time())
@@ -120,11 +123,14 @@ class Feed:
             async for _ in states:
                 return
 
-    def state(self, group: str | None = None, find: str = "") -> dict[str, Any]:
-        """The latest state, as builtins for JSON; of `group`, or of the groups whose names contain `find`."""
+    def state(self, group: str | None = None, find: str = "", fleet: str | None = None) -> dict[str, Any]:
+        """The latest state, as builtins for JSON; of `group`, of `fleet`, or of the groups whose names have `find`."""
         status, details = self._status, None if group is None else self._groups.get(group)
         state: dict[str, Any] = {"now": time.time(), "connection": vars(self.connection)}
         state["actor"] = None if status is None else actor_picture(status, self._heartbeat_rate())
+        if fleet is not None:
+            return state | {"fleet": aged(self._fleets[fleet]) if fleet in self._fleets else None}
+        state |= fleets_picture(self._fleets, group)
         if group is None:
             state |= {"groups": [], "found": 0} if status is None else groups_picture(status, self._balances, find)
         else:
@@ -199,6 +205,7 @@ class Feed:
         connection.turn("live")
         connection.incarnation, connection.answered = incarnation, time.time()
         self._status = status
+        self._fleets = answer.get("fleets", {})  # a partition actor of a version before knows of none
         self._heard = [*self._heard[-9:], (time.monotonic(), status.get("heartbeats", 0))]
         self.history.take(since, incarnation, answer["events"], status.get("events", 0))
         for name in groups:

@@ -12,6 +12,7 @@ PLACES = 2880
 """Places of the ring that are drawn. An eighth of a degree each: less than a pixel of the circle."""
 GROUPS_SHOWN = 500
 LOCKS_SHOWN = 100
+FLEETS_SHOWN = 100
 TEXT_SHOWN = 300
 """Characters of a member's metadata."""
 
@@ -108,6 +109,40 @@ def locks_picture(status: Mapping[str, Any], group: Mapping[str, Any] | None) ->
         }
     shown = sorted(locks)[:LOCKS_SHOWN]
     return {"locks": [{"name": name, **locks[name]} for name in shown], "locks_found": len(locks)}
+
+
+def fleets_picture(fleets: Mapping[str, Any], group: str | None) -> dict[str, Any]:
+    """The fleets of the group, without their workers; without a group, all. Those that are not ready come first."""
+    found = sorted(
+        (fleet for fleet in fleets.values() if group in (None, fleet["group"])),
+        key=lambda fleet: (fleet["ready"], fleet["name"]),
+    )
+    left_out = ("workers", "waiting", "events")
+    return {
+        "fleets": [
+            {
+                **{field: value for field, value in fleet.items() if field not in left_out},
+                "last_event": _aged(fleet["events"][-1], fleet["seconds_ago"]) if fleet["events"] else None,
+            }
+            for fleet in found[:FLEETS_SHOWN]
+        ],
+        "fleets_found": len(found),
+    }
+
+
+def aged(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """A fleet's status with all ages as of now, and not of when it was told."""
+    ago = fleet["seconds_ago"]
+    return {
+        **fleet,
+        "workers": [{**each, "seconds": each["seconds"] + ago} for each in fleet["workers"]],
+        "waiting": [{**each, "seconds": max(0.0, each["seconds"] - ago)} for each in fleet["waiting"]],
+        "events": [_aged(each, ago) for each in fleet["events"]],
+    }
+
+
+def _aged(event: Mapping[str, Any], ago: float) -> dict[str, Any]:
+    return {**event, "seconds_ago": event["seconds_ago"] + ago}
 
 
 def actor_picture(status: Mapping[str, Any], heartbeat_rate: float | None) -> dict[str, Any]:

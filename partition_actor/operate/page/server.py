@@ -38,7 +38,7 @@ def make_app(source: Source, access: Access, feed: Feed) -> web.Application:
 class _Page:
     def __init__(self, source: Source, access: Access, feed: Feed) -> None:
         self._source, self._access, self._feed = source, access, feed
-        self._encoded: dict[tuple[str | None, str], bytes] = {}
+        self._encoded: dict[tuple[str | None, str, str | None], bytes] = {}
         """The latest state as each stream sends it, once for all browsers that show the same."""
         self._encoded_version = -1
         static = resources.files("partition_actor.operate.page").joinpath("static")
@@ -54,6 +54,7 @@ class _Page:
             [
                 web.get("/", self._groups),
                 web.get("/group", self._group),
+                web.get("/fleet", self._fleet),
                 web.get("/owner", self._owner),
                 web.get("/live", self._live),
                 web.get("/session", self._session),
@@ -88,6 +89,17 @@ class _Page:
         name = _named(request)
         return await self._as_json(name) if _wants_json(request) else self._file("group.html")
 
+    async def _fleet(self, request: web.Request) -> web.StreamResponse:
+        name = _named(request)
+        if not _wants_json(request):
+            return self._file("fleet.html")
+        with self._feed.look():
+            await self._feed.first_state()
+            state = self._feed.state(fleet=name)
+        if state["connection"]["state"] != "live":
+            return _json(state, 503)
+        return _json(state, 404 if state["fleet"] is None else 200)
+
     async def _as_json(self, group: str | None, find: str = "") -> web.Response:
         with self._feed.look(group):
             await self._feed.first_state(group)
@@ -114,6 +126,7 @@ class _Page:
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         group = _named(request, "group") if "group" in request.query else None
+        fleet = _named(request, "fleet") if "fleet" in request.query else None
         find = request.query.get("find", "")
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
@@ -121,7 +134,7 @@ class _Page:
         try:
             await response.prepare(request)
             await _send(response, b"retry: 1000\n\n")
-            await self._send_states(response, group, find)
+            await self._send_states(response, group, find, fleet)
         except ConnectionError:
             pass  # the browser has gone
         except asyncio.TimeoutError:
@@ -129,14 +142,16 @@ class _Page:
                 request.transport.abort()
         return response
 
-    async def _send_states(self, response: web.StreamResponse, group: str | None, find: str) -> None:
+    async def _send_states(self, response: web.StreamResponse, group: str | None, find: str, fleet: str | None) -> None:
         """Send each state, but only the latest when the browser is slow: nothing waits for it but its own stream."""
         feed = self._feed
         drawn: RingPicture | None = None
         arrived: int | None = None
         async with contextlib.aclosing(feed.states(group)) as states:
             async for version in states:
-                await _send(response, self._state(version, group, find))
+                await _send(response, self._state(version, group, find, fleet))
+                if fleet is not None:
+                    continue
                 ring = None if group is None else feed.ring(group)
                 if ring is not None and ring is not drawn:
                     drawn = ring
@@ -148,13 +163,13 @@ class _Page:
                     await _send(response, _message("events", events))
                 arrived = feed.history.arrived
 
-    def _state(self, version: int, group: str | None, find: str) -> bytes:
+    def _state(self, version: int, group: str | None, find: str, fleet: str | None) -> bytes:
         if version != self._encoded_version:
             self._encoded_version = version
             self._encoded.clear()
-        key = group, find
+        key = group, find, fleet
         if key not in self._encoded:
-            self._encoded[key] = _message("state", self._feed.state(group, find))
+            self._encoded[key] = _message("state", self._feed.state(group, find, fleet))
         return self._encoded[key]
 
     async def _end(self, app: web.Application) -> None:

@@ -15,6 +15,9 @@ export function seconds(value) {
   return `${Math.round(value / 86400)} days`;
 }
 
+/** An age in whole seconds, which does not flicker. */
+export const ago = (value) => `${seconds(Math.floor(value))} ago`;
+
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 export const time = (unix) => {

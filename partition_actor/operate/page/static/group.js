@@ -2,6 +2,7 @@ import { $, el, id, name, say, show, soon } from "./dom.js";
 import { assign, colourOf, isByLoad } from "./colours.js";
 import { change } from "./changes.js";
 import { EventLog } from "./events.js";
+import { drawFleets } from "./fleets.js";
 import { epoch, number, seconds, time, times } from "./format.js";
 import { handoff, live, session, tiles } from "./live.js";
 import { drawLocks } from "./locks.js";
@@ -58,6 +59,7 @@ live(() => ({ group: groupName }), {
     }
     members.draw(group, Math.max(state.actor.ttl, 0.001));
     timeline.show(group, state.now);
+    drawFleets(state, false);
     drawLocks(state);
   },
   ring(data) {

@@ -1,5 +1,6 @@
 import { $, el, id, keep, name, say, show } from "./dom.js";
 import { EventLog, link } from "./events.js";
+import { drawFleets } from "./fleets.js";
 import { epoch, number, seconds, times, wholeEpoch } from "./format.js";
 import { handoff, live, session, tiles } from "./live.js";
 import { drawLocks } from "./locks.js";
@@ -12,6 +13,7 @@ const stream = live(() => (find ? { find } : {}), {
   state(state) {
     if (state.actor) drawTiles(state);
     drawGroups(state);
+    drawFleets(state, true);
     drawLocks(state);
   },
   log: (events) => log.replace(events),
