@@ -96,6 +96,11 @@ class LockTable:
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._claims or key in self.unverified
 
+    def is_settled(self, key: SessionKey) -> bool:
+        """Whether a session has and knows all that it states, so that its next heartbeat changes nothing here."""
+        claims = self._claims.get(key, {}).values()
+        return key not in self.unverified and all(claim.told and claim.broken_at is None for claim in claims)
+
     def take(
         self, key: SessionKey, stated: Mapping[int, LockReport | None], *, whole: bool, recovering: bool, trusted: bool
     ) -> None:

@@ -929,7 +929,7 @@ class Membership:
             if is_steady or self._waits(key, session, name):
                 session.unsettled.pop(name, None)
         told = not (session.unsettled or session.prompt or key in self._unheard)
-        return told and not (self.is_ending or session.barred or key in self.locks)
+        return told and not (self.is_ending or session.barred) and self.locks.is_settled(key)
 
     # -- heartbeats: what members are told ------------------------------------------------------------------------
 

@@ -386,3 +386,17 @@ def test_many_ask_at_once():
     world = World(Settings(ttl=10.0, hold=2.0, vnodes=4, publish_window=0.0))
     workers = [Worker(world, f"m{number}") for number in range(60)]
     assert slots(*workers) == list(range(60))
+
+
+def test_heartbeats_of_one_that_has_its_slot_only_renew_its_lease(world):
+    a, b = Worker(world, "a", 0), Worker(world, "b", 0)
+    exchange(a, b)
+    world.take_results()  # they have been told
+    exchange(a, b)
+    renewed = [world.membership.renew(world.now, each.request()) is not None for each in (a, b)]
+    assert renewed == [True, False]
+    exchange(a, b)
+    world.call("break_lock", slot_name("g", 0))
+    assert world.membership.renew(world.now, a.request()) is None
+    exchange(a, b)
+    assert slots(a, b) == [None, 0]
