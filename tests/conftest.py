@@ -107,6 +107,19 @@ def another_node(cluster):
 
 
 @pytest.fixture
+def drain_node(cluster):
+    """Tell Ray that a node, given by its id, ends in ten minutes."""
+
+    def drain(node):
+        ray_program, address = Path(sys.executable).with_name("ray"), cluster.address_info["gcs_address"]
+        why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=600"]
+        command = [ray_program, "drain-node", f"--address={address}", f"--node-id={node}", *why]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return drain
+
+
+@pytest.fixture
 def group():
     """A name that no other test uses."""
     return f"group-{uuid.uuid4().hex[:8]}"

@@ -1,9 +1,6 @@
 """What becomes of members on a node that Ray drains: with fakes in place of Ray, and on a real second node."""
 
 import asyncio
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import ray
@@ -140,15 +137,6 @@ def test_this_ray_tells(cluster):
 # -- a real second node ----------------------------------------------------------------------------------------------
 
 
-def drain(node, cluster):
-    ray_program = Path(sys.executable).with_name("ray")
-    address = cluster.address_info["gcs_address"]
-    why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=600"]
-    subprocess.run(
-        [ray_program, "drain-node", f"--address={address}", f"--node-id={node}", *why], check=True, capture_output=True
-    )
-
-
 @pytest.fixture
 def elsewhere(steady, group, another_node, spawn):
     """Two workers on the second node, and the node's id; each has keys, and so has a member on the first node."""
@@ -171,12 +159,12 @@ def owned_by_calls(calls):
     return mine
 
 
-def test_all_keys_move_through_callbacks_before_the_node_ends(steady, group, elsewhere, cluster):
+def test_all_keys_move_through_callbacks_before_the_node_ends(steady, group, elsewhere, drain_node):
     workers, node, home = elsewhere
     wait_until(lambda: len({*home.extract_my_subset(group, KEYS)}) < len(KEYS))
     had = [ray.get(worker.mine.remote(group, KEYS)) for worker in workers]
     assert all(had)
-    drain(node, cluster)
+    drain_node(node)
     wait_until(lambda: steady.members(group) == ["home"])
     wait_until(lambda: home.extract_my_subset(group, KEYS) == KEYS)
     calls = ray.get([worker.told.remote() for worker in workers])  # they still run
