@@ -101,7 +101,7 @@ class Fleet:
         if on_ready is not None:
             arguments.check_callback(on_ready)
         self._spec = FleetSpec(
-            name=arguments.check_text("name", group if name is None else name, limit=arguments.MAX_ID_BYTES // 2),
+            name=_check_name(group if name is None else name),
             group=group,
             exclusive=arguments.check_mode(exclusive),
             actor=actor,
@@ -150,8 +150,10 @@ class Fleet:
         connect_to(self._spec)
         self._begin(Controller(self._spec, replace(self._wanted)))
 
-    def deploy(self) -> Fleet:
+    def deploy(self, name: str | None = None) -> Fleet:
         """Start the workers as detached actors, and a detached controller; waits until they are ready.
+
+        `name`: the fleet's from now on; None keeps the one that it has.
 
         The fleet then lives until somebody calls `stop`. If one of this name runs already, that is this one's from now
         on, as it is. Raises as `start` does, and ``InvalidArgument`` for `on_ready`, which has no process to run in.
@@ -161,7 +163,7 @@ class Fleet:
         if self._controller is not None:
             return self
         connect_to(self._spec)
-        spec = replace(self._spec, detached=True)
+        spec = replace(self._spec, name=self.name if name is None else _check_name(name), detached=True)
         packed = pack((spec, self._wanted))
         until = time.monotonic() + ANSWER_WITHIN
         while True:
@@ -313,6 +315,10 @@ class Fleet:
         if self._controller is None:
             raise NotStarted(f"fleet {self.name!r}: call start() or deploy() first, or use `with Fleet(...)`")
         return self._controller
+
+
+def _check_name(name: object) -> str:
+    return arguments.check_text("name", name, limit=arguments.MAX_ID_BYTES // 2)
 
 
 def _not_ready(status: Mapping[str, Any], seconds: float) -> str:

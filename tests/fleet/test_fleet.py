@@ -89,13 +89,13 @@ def test_it_updates_one_worker_after_another_and_rolls_a_bad_version_back(make, 
 
 
 def test_a_deployed_fleet_outlives_its_controllers_death(make, steady, group):
-    fleet = make().deploy()
+    fleet = make().deploy(name=f"crew of {group}")
     pids = sorted(each["pid"] for each in fleet.status()["workers"])
     fleet.scale(3)
     fleet.wait_until_ready(LIMIT)
-    controller = ray.get_actor(f"partition_actor_fleet:{group}", steady.namespace)
+    controller = ray.get_actor(f"partition_actor_fleet:{fleet.name}", steady.namespace)
     ray.kill(controller, no_restart=False)
-    again = Fleet.connect(group, steady.namespace)
+    again = Fleet.connect(f"crew of {group}", steady.namespace)
     wait_until(lambda: again.status()["ready"])
     after = again.status()
     assert after["size"] == 3
@@ -104,8 +104,8 @@ def test_a_deployed_fleet_outlives_its_controllers_death(make, steady, group):
     wait_until(lambda: again.status()["restarts"] == 1 and again.status()["ready"])
     again.stop()
     with pytest.raises(FleetNotFound):
-        Fleet.connect(group, steady.namespace)
-    prefix = f"partition_actor_fleet_worker:{group}/"
+        Fleet.connect(f"crew of {group}", steady.namespace)
+    prefix = f"partition_actor_fleet_worker:crew of {group}/"
     wait_until(lambda: not any(each.startswith(prefix) for each in ray.util.list_named_actors(all_namespaces=False)))
 
 
