@@ -16,7 +16,7 @@ draining: they share the member id, so that the keys go from one to the other an
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -152,6 +152,8 @@ class FleetState:
         self.scaler = None if autoscale is None else Scaler(autoscale)
         self.workers: dict[int, FleetWorker] = {}
         """By number."""
+        self._in_slot: defaultdict[int, list[FleetWorker]] = defaultdict(list)
+        """By slot, the same, oldest first."""
         self.version = self.stable = 1
         """The wanted version of the workers, and the latest that all of them have been."""
         self.max_unavailable = 1
@@ -208,8 +210,12 @@ class FleetState:
         self, now: float, number: int, slot: int, version: int, phase: Phase, node: str | None, pid: int | None
     ) -> None:
         """A former controller of this fleet has started this worker."""
-        self.workers[number] = FleetWorker(number, slot, version, phase, now, now, node, pid)
+        self._add(FleetWorker(number, slot, version, phase, now, now, node, pid))
         self._next = max(self._next, number + 1)
+
+    def _add(self, worker: FleetWorker) -> None:
+        self.workers[worker.number] = worker
+        self._in_slot[worker.slot].append(worker)
 
     def started(self, now: float, number: int, node: str, pid: int) -> None:
         """The worker's constructor has returned."""
@@ -230,15 +236,20 @@ class FleetState:
 
     def reported(
         self, now: float, number: int, epoch: Epoch | None, is_settled: bool, load: float | None, *, out: bool = False
-    ) -> None:
-        """A worker says what it holds. `out`: it is no member of its group any more, though nobody here asked."""
+    ) -> bool:
+        """A worker says what it holds; returns whether that is news.
+
+        `out`: it is no member of its group any more, though nobody here asked.
+        """
         worker = self.workers.get(number)
         if worker is None:
-            return
+            return False
+        is_news = (worker.epoch, worker.is_settled) != (epoch, is_settled) or out
         worker.heard, worker.epoch, worker.is_settled, worker.load = now, epoch, is_settled, load
         if out and worker.phase == "serving" and not worker.is_out:
             worker.is_out = True
             self._note(now, f"the worker in slot {worker.slot} is replaced: it was drained or has left its group")
+        return is_news
 
     def drained(self, now: float, number: int) -> None:
         """The worker has handed over and left."""
@@ -249,7 +260,10 @@ class FleetState:
     def ended(self, now: float, number: int, reason: str) -> None:
         """The worker's process is over, or could not be started, or cannot do what it is there for."""
         worker = self.workers.pop(number, None)
-        if worker is not None and worker.phase not in _GOING:
+        if worker is None:
+            return
+        self._in_slot[worker.slot].remove(worker)
+        if worker.phase not in _GOING:
             self._failed(now, worker, reason)
 
     def failed_to(self, now: float, number: int, reason: str) -> None:
@@ -327,7 +341,7 @@ class FleetState:
         return sorted(self._places) if self.per_node else list(range(self.size))
 
     def _in(self, slot: int) -> list[FleetWorker]:
-        return [worker for worker in self.workers.values() if worker.slot == slot]
+        return list(self._in_slot.get(slot, ()))
 
     def _serving(self, slot: int) -> FleetWorker | None:
         return next((worker for worker in reversed(self._in(slot)) if worker.phase == "serving"), None)
@@ -416,7 +430,7 @@ class FleetState:
     def _start(self, now: float, slot: int) -> None:
         worker = FleetWorker(self._next, slot, self.version, "starting", now, now, self._place(slot))
         self._next += 1
-        self.workers[worker.number] = worker
+        self._add(worker)
         self._actions.append(Start(worker.number, slot, worker.version, worker.node))
 
     def _place(self, slot: int) -> str | None:
@@ -503,11 +517,12 @@ class FleetState:
 
     def status(self, now: float) -> dict[str, Any]:
         """What an operator wants to know; times are ages in seconds."""
+        wanted = set(self.wanted())
         return {
-            "size": len(self.wanted()),
+            "size": len(wanted),
             "per_node": self.size if self.per_node else None,
             "ready": self.is_ready,
-            "serving": sum(self._serving(slot) is not None for slot in self.wanted()),
+            "serving": sum(self._serving(slot) is not None for slot in wanted),
             "version": self.version,
             "updating": self.is_updating and self.version != self.stable,
             "update_failed": self.update_failed,
@@ -519,7 +534,7 @@ class FleetState:
             "waiting": [
                 {"slot": slot, "seconds": max(0.0, record.retry_at - now), "reason": record.reason}
                 for slot, record in sorted(self.slots.items())
-                if slot in self.wanted() and not self._in(slot)
+                if slot in wanted and not self._in(slot)
             ],
             "events": [{"seconds_ago": now - at, "what": what} for at, what in self.events],
         }

@@ -70,7 +70,8 @@ class Controller:
         self._saved: Wanted | None = None
         self._on_over: Callable[[], None] = lambda: None
         self._handles: dict[int, Any] = {}
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        """Each returns False if it has no news."""
         self._then: list[Callable[[], None]] = []
         """Called when the status has been published."""
         self._changed = threading.Condition()
@@ -136,7 +137,7 @@ class Controller:
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
-    def _do(self, event: Callable[[], None]) -> None:
+    def _do(self, event: Callable[[], object]) -> None:
         self._events.put(event)
 
     def _do_and_wait(self, event: Callable[[], T]) -> T:
@@ -178,18 +179,15 @@ class Controller:
         self._on_over()
 
     def _handle_events(self) -> None:
-        """Wait for an event or for the next look, and handle all that have come."""
-        event: Callable[[], None] | None
-        try:
-            event = self._events.get(timeout=TICK)
-        except queue.Empty:
-            return
-        while event is not None:
-            event()
+        """Handle events until one has news, or for a while if none has; and all that have come by then."""
+        until, has_news = clock.now() + TICK, False
+        while True:
+            left = 0.0 if has_news else max(0.0, until - clock.now())
             try:
-                event = self._events.get_nowait()
+                event = self._events.get(timeout=left) if left else self._events.get_nowait()
             except queue.Empty:
-                event = None
+                return
+            has_news |= event() is not False
 
     def _follow(self) -> None:
         """Tell the fleet who is in the group."""
@@ -319,7 +317,7 @@ class Controller:
 
     # -- what calls bring ---------------------------------------------------------------------------------------
 
-    def _call(self, number: int, method: str, then: Callable[[int, Any], None], *arguments: Any) -> None:
+    def _call(self, number: int, method: str, then: Callable[[int, Any], object], *arguments: Any) -> None:
         """Call a worker, and have `then` called with the result; what fails is told to the fleet."""
         if number not in self._handles or not ray.is_initialized():
             return
@@ -333,10 +331,10 @@ class Controller:
         call.future().add_done_callback(returned)
 
     def _returned(
-        self, number: int, future: Future[Any], then: Callable[[int, Any], None], again: Callable[[], None]
-    ) -> None:
+        self, number: int, future: Future[Any], then: Callable[[int, Any], object], again: Callable[[], None]
+    ) -> object:
         if number not in self._handles:
-            return
+            return False
         try:
             result = future.result()
         except ActorUnavailableError:  # it may be alive
@@ -350,7 +348,8 @@ class Controller:
             if then == self._closed:
                 self._closed(number, None)
         else:
-            then(number, result)
+            return then(number, result)
+        return True
 
     def _started(self, number: int, where: tuple[str, int]) -> None:
         self._fleet.started(clock.now(), number, *where)
@@ -362,12 +361,14 @@ class Controller:
     def _drained(self, number: int, _: None) -> None:
         self._fleet.drained(clock.now(), number)
 
-    def _reported(self, number: int, report: WorkerReport) -> None:
+    def _reported(self, number: int, report: WorkerReport) -> bool:
         now = clock.now()
-        self._fleet.reported(now, number, report.epoch, report.is_settled, report.load, out=report.out)
+        is_news = self._fleet.reported(now, number, report.epoch, report.is_settled, report.load, out=report.out)
         if report.is_superseded:
             self._fleet.failed_to(now, number, "another process has its member id")
+            is_news = True
         self._call(number, "report", self._reported, report, REPORT_INTERVAL)
+        return is_news
 
     def _later(self, event: Callable[[], None], seconds: float = RETRY_PAUSE) -> None:
         timer = threading.Timer(seconds, lambda: self._do(event))
