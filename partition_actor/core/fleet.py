@@ -428,6 +428,8 @@ class FleetState:
         return node is not None and node in self._nodes and self._nodes[node].draining
 
     def _start(self, now: float, slot: int) -> None:
+        if self.spread is not None and not self._nodes:
+            return  # it will soon be known where the first one may go
         worker = FleetWorker(self._next, slot, self.version, "starting", now, now, self._place(slot))
         self._next += 1
         self._add(worker)

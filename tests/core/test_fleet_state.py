@@ -364,6 +364,11 @@ def test_workers_are_spread_over_the_values_of_a_label():
     assert sorted(zones[worker.node] for worker in played.serving().values()) == ["a", "a", "b", "b"]
 
 
+def test_nobody_is_spread_before_the_nodes_are_known():
+    played = Played(2, spread="node")
+    assert played.run() == []
+
+
 def test_it_scales_by_the_load_and_never_below_the_least():
     played = Played(2, autoscale=Autoscale(min=2, max=5, target=10.0, load="depth", up_after=1.0, down_after=5.0))
     played.run()
