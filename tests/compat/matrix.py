@@ -41,6 +41,7 @@ MAIN = "3.11"
 SMALL = (
     ("tests/actor/test_words_of_ray.py", "tests/member/test_coordinator.py"),
     ("tests/actor/test_bare_callers.py", "-k", "not another_node"),
+    ("tests/fleet/test_fleet.py", "-k", "killed or busy"),
 )
 """Arguments of each run of pytest. Tests that add a node to the cluster have one of their own: after a node has left,
 Ray 2.31 sometimes does not send the first call of a new worker."""
@@ -49,6 +50,7 @@ TESTS = (
     ("tests/actor/test_bare_callers.py", "-k", "another_node"),
     ("tests/actor/test_partition_actor.py", "tests/member/test_exclusive.py", "tests/test_deployment.py"),
     ("tests/router/test_router_faults.py", "tests/router/test_nested_calls.py"),
+    ("tests/fleet/test_fleet.py", "-k", "not (killed or busy)"),
 )
 LIMIT = 1800  # s, for one step
 
