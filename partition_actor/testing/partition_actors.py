@@ -111,6 +111,8 @@ class SimulatedPartitionActor(Process):
         self._held: dict[SessionKey, tuple[int, Client]] = {}
         self._timer_at = float("inf")
         self._asking = self._former_settled = False
+        self._drains_end: dict[str, float | None] = {}
+        """What the GCS has told of that."""
         self._confirmed = 0.0
         self.writes_when_cut_off = world.rng.random() < 0.5
         """Whether the GCS still takes its records while it gives no proof."""
@@ -263,10 +265,11 @@ class SimulatedPartitionActor(Process):
     def keep_proving(self) -> None:
         """Ask the GCS every `node_proof_interval` whether it still counts this node alive, and which are draining."""
         self._ask_gcs()
-        draining, now = self.world.draining, self.clock.now()
-        if self.counted_alive and not self.cut_off and self.membership.draining_nodes(now).keys() != draining:
-            world, time = self.world, self.world.time.now()
-            ends = {node: world.drains_end.get(node, time + 30.0) for node in sorted(draining)}
+        world, now, time = self.world, self.clock.now(), self.world.time.now()
+        known = self.membership.draining_nodes(now).keys() == world.draining and self._drains_end == world.drains_end
+        if self.counted_alive and not self.cut_off and not known:
+            self._drains_end = dict(world.drains_end)
+            ends = {node: world.drains_end.get(node, time + 30.0) for node in sorted(world.draining)}
             left = {node: None if end is None else max(0.0, end - time) for node, end in ends.items()}
             self.driver.draining(now, left, world.ended)
         self.world.later(self.membership.settings.node_proof_interval, self, self.keep_proving)
