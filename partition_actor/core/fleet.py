@@ -235,18 +235,30 @@ class FleetState:
                 self._has_served, self.cannot_start = True, ""
 
     def reported(
-        self, now: float, number: int, epoch: Epoch | None, is_settled: bool, load: float | None, *, out: bool = False
+        self,
+        now: float,
+        number: int,
+        epoch: Epoch | None,
+        is_settled: bool,
+        load: float | None,
+        *,
+        out: bool = False,
+        superseded: bool = False,
     ) -> bool:
         """A worker says what it holds; returns whether that is news.
 
-        `out`: it is no member of its group any more, though nobody here asked.
+        `out`: it is no member of its group any more, though nobody here asked. `superseded`: another process has its
+        member id.
         """
         worker = self.workers.get(number)
         if worker is None:
             return False
-        is_news = (worker.epoch, worker.is_settled) != (epoch, is_settled) or out
+        is_news = (worker.epoch, worker.is_settled) != (epoch, is_settled) or out or superseded
         worker.heard, worker.epoch, worker.is_settled, worker.load = now, epoch, is_settled, load
-        if out and worker.phase == "serving" and not worker.is_out:
+        if superseded and worker.phase in _MEMBER:
+            self._failed(now, worker, "another process has its member id")
+            self._retire(worker, now)
+        elif out and worker.phase == "serving" and not worker.is_out:
             worker.is_out = True
             self._note(now, f"the worker in slot {worker.slot} is replaced: it was drained or has left its group")
         return is_news
@@ -267,12 +279,15 @@ class FleetState:
             self._failed(now, worker, reason)
 
     def failed_to(self, now: float, number: int, reason: str) -> None:
-        """The process runs, but it could not join or hand over: it is ended."""
+        """The process runs, but its constructor has failed, or it could not join or hand over: it is to go."""
         worker = self.workers.get(number)
-        if worker is not None and worker.phase != "ending":
-            if worker.phase not in _GOING:
-                self._failed(now, worker, reason)
+        if worker is None or worker.phase == "ending":
+            return
+        if worker.phase == "draining":
             self._end(worker, now)
+        else:
+            self._failed(now, worker, reason)
+            self._retire(worker, now)
 
     def seen(self, epoch: Epoch | None, slots: Set[int]) -> None:
         """The epoch of the group's latest view, and the slots whose member ids are in it; None: nobody knows."""

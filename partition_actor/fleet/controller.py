@@ -362,11 +362,15 @@ class Controller:
         self._fleet.drained(clock.now(), number)
 
     def _reported(self, number: int, report: WorkerReport) -> bool:
-        now = clock.now()
-        is_news = self._fleet.reported(now, number, report.epoch, report.is_settled, report.load, out=report.out)
-        if report.is_superseded:
-            self._fleet.failed_to(now, number, "another process has its member id")
-            is_news = True
+        is_news = self._fleet.reported(
+            clock.now(),
+            number,
+            report.epoch,
+            report.is_settled,
+            report.load,
+            out=report.out,
+            superseded=report.is_superseded,
+        )
         self._call(number, "report", self._reported, report, REPORT_INTERVAL)
         return is_news
 

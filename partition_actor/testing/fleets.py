@@ -299,9 +299,8 @@ class SimulatedController(Process):
             return
         if report["joined"]:
             state.joined(now, number)
-        state.reported(now, number, *report["held"], out=report["out"] and worker.phase == "serving")
-        if report["superseded"]:
-            state.failed_to(now, number, "another process has its member id")
+        is_out = report["out"] and worker.phase == "serving"
+        state.reported(now, number, *report["held"], out=is_out, superseded=report["superseded"])
         if report["left"]:
             state.drained(now, number)
 

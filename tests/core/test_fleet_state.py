@@ -219,6 +219,26 @@ def test_a_worker_that_an_operator_has_drained_is_replaced(three):
     assert sorted(three.serving()) == [0, 1, 2]
 
 
+def test_a_worker_whose_id_another_process_has_hands_over_before_it_is_ended_and_counts_as_failed(three):
+    gone = three.serving()[1].number
+    three.report(gone, superseded=True)
+    done = three.run()
+    assert [type(action) for action in done if action.number == gone] == [Drain, End]
+    assert three.fleet.slots[1].failures == 1
+    assert sorted(three.serving()) == [0, 1, 2]
+
+
+def test_a_worker_that_cannot_join_leaves_what_it_has_joined_by_itself_before_it_is_ended():
+    played = Played(1)
+    played.slow = {1}
+    played.run()
+    played.fleet.started(played.now, 1, "a", 7)
+    played.run()
+    played.slow.clear()
+    played.fleet.failed_to(played.now, 1, "the group is full")
+    assert [type(action) for action in played.run() if action.number == 1] == [Drain, End]
+
+
 def test_an_update_replaces_one_worker_at_a_time_and_drains_it_first(three):
     three.fleet.update(three.now, 2, max_unavailable=1)
     down = []
