@@ -127,6 +127,8 @@ class Crew:
             await asyncio.sleep(0.02)
         for name in agents.keys() - views.keys():
             self.lose(name, "does not answer", agents[name])
+        for name in self._pids.keys() - agents.keys():
+            self.lose(name, "is gone", None)
         for name in views:
             self._notice(name, views[name].pid)
         return {name: member for name, member in members.items() if name in views}, survey
@@ -177,7 +179,7 @@ class Crew:
         if name not in self._gone:
             self.lost.append(name)
             self._gone.add(name)
-            self._say(f"{name} {why}; another takes its place")
+            self._say(f"{name} {why}")
         if isinstance(agent, RemoteAgent):
             ray.kill(agent.handle)
 
