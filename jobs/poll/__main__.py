@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from rich.console import Console
+
 from jobs.driver.cluster import resolve
 from jobs.driver.command_line import InputError, Parser, exit_status, together
 from jobs.driver.extras import check_extra
@@ -54,6 +56,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except InputError:
         directory.rmdir()
         raise
+    if directory.exists():
+        with open(directory / "summary.txt", "w") as file:  # the terminal may be gone
+            Display(config.cycles, console=Console(file=file, width=120)).summarise(outcome, directory)
     display.summarise(outcome, directory)
     if plotted and outcome.recent:
         plot(outcome, directory / "plot.png")

@@ -67,6 +67,7 @@ class Agent:
             timeout: seconds that a poll may take.
             node: None: the address of the Ray node.
         """
+        self.member_id = coordinator.my_id
         self._coordinator = coordinator
         self._node = node or str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._groups = (group, f"{group}@{self._node}")
@@ -142,7 +143,7 @@ class Agent:
             except GoneError:
                 pass
             except (OSError, psutil.Error) as error:
-                log.warning("%s: %s was not polled: %s", self._coordinator.my_id, resource, error)
+                log.warning("%s: %s was not polled: %s", self.member_id, resource, error)
             else:
                 taken = [each for each in measured.readings if meters.match(each.meter)]
                 rows.extend(samples_of(resource, measured._replace(readings=taken), epoch=epoch, **common))
@@ -153,7 +154,7 @@ class Agent:
         common = {
             "source": source.name,
             "cycle": cycle,
-            "agent": agent_name(self._coordinator.my_id),
+            "agent": agent_name(self.member_id),
             "project_id": source.project_id,
             "user_id": source.user_id,
         }

@@ -96,7 +96,7 @@ class Crew:
     def agents(self) -> dict[str, Any]:
         """Return the agents that serve, by name."""
         if isinstance(self._fleet, Agent):
-            return {agent_name(self.prefix): self._fleet}
+            return {agent_name(self._fleet.member_id): self._fleet}
         return {agent_name(str(slot)): RemoteAgent(handle) for slot, handle in self._fleet.workers().items()}
 
     def owns(self, owner: str | None) -> bool:

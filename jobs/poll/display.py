@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -33,8 +34,9 @@ class Display:
         self._live = Live(get_renderable=self._render, console=self._console, transient=True)
 
     def say(self, line: str) -> None:
-        """Print a line, above the bars if there are any."""
-        self._console.print(line, markup=False)
+        """Print a line, above the bars if there are any. A terminal that is gone does not matter to the run."""
+        with suppress(OSError):
+            self._console.print(line, markup=False)
 
     def begin(self, source: str, cycle: int, resources: int, members: Collection[Member]) -> None:
         """Start the bar of a source's cycle, which these agents poll."""
@@ -59,7 +61,8 @@ class Display:
 
     def close(self) -> None:
         """Remove the bars."""
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     def _named(self, source: str, cycle: int) -> str:
         return f"{'' if source == 'all' else f'{source}, '}cycle {cycle}{self._cycles}"
@@ -85,7 +88,8 @@ class Display:
         for agent in sorted(outcome.polls, key=lambda name: (len(name), name)):
             fate = [killed.get(agent, "")] if killed else []
             table.add_row(agent, str(outcome.polls[agent]), _share(outcome.polls, agent), *fate)
-        self._console.print(table)
+        with suppress(OSError):
+            self._console.print(table)
         self.say(f"resources   {outcome.resources.total()}, at most in a cycle")
         self.say(f"cycles      {outcome.cycles.total()}\nsamples     {outcome.samples}")
         self.say(f"gaps        {_faults(outcome, 'gaps', outcome.gaps)}")

@@ -92,10 +92,10 @@ async def poll_until(
     try:
         await _until_done(sources, told)
     finally:
-        display.close()
         for task in (*sources, told):
             task.cancel()
         await asyncio.gather(*sources, told, return_exceptions=True)
+        display.close()
     outcome.lost = crew.lost
     outcome.missing = dataset.missing()
     return outcome

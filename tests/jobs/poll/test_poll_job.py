@@ -1,6 +1,7 @@
 """The polling job with real processes: each test is one run of ``jobs.poll``, on a Ray of its own or without Ray."""
 
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ from threading import Thread
 import psutil
 import pyarrow.dataset
 import pytest
-from job_runs import LIMIT, Run
+from job_runs import LIMIT, ROOT, Run
 
 
 class Poll(Run):
@@ -193,3 +194,19 @@ def test_a_ray_that_is_not_there_is_one_line_and_status_2(start):
         assert run.end() == 2
     (line,) = run.lines
     assert line.startswith(f"jobs.poll: --address {address}: cannot join Ray: ")
+
+
+def test_a_run_whose_terminal_is_closed_ends_with_its_summary_in_its_directory(tmp_path):
+    arguments = ["--cycles", "0", "--agents", "1", "--interval", "0.1", "--follow", "--out", str(tmp_path)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "jobs.poll", *arguments])
+    shown = b""
+    while b"cycle 3" not in shown:
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    (dataset,) = tmp_path.iterdir()
+    assert f"dataset     {dataset}" in (dataset / "summary.txt").read_text()
+    assert b"in this cycle" in shown

@@ -11,6 +11,7 @@ from jobs.driver.machine import GoneError
 from jobs.poll import agent as agent_room
 from jobs.poll import crew as crew_room
 from jobs.poll import pollers as pollers_room
+from jobs.poll import run as run_room
 from jobs.poll.config import PollConfig
 from jobs.poll.crew import AgentError, Crew
 from jobs.poll.display import Display
@@ -330,6 +331,24 @@ def test_a_cycle_that_is_cut_short_keeps_its_samples_and_is_not_judged(run, hook
     assert run.outcome.cycles == {}
     assert run.outcome.good
     assert len(run.agents()["all", 1]) == len(TARGETS) + 2
+
+
+def test_one_agent_needs_no_ray(run, monkeypatch):
+    monkeypatch.setattr(run_room, "joined", lambda address: pytest.fail("Ray was asked"))
+    seen = []
+
+    class Shown(Display):
+        def begin(self, source, cycle, resources, members):
+            seen.extend(member.name for member in members)
+
+        advance = end = say = lambda *_: None
+
+    run.directory.mkdir()
+    config = PollConfig(agents=1, cycles=2, interval=0.0, spread=0.0)
+    outcome = run_room.run(config, "local", False, run.directory, Shown(2))
+    assert outcome.good
+    assert seen == ["agent-0", "agent-0"]
+    assert outcome.polls == {"agent-0": 2 * len(LOCAL)}
 
 
 @pytest.mark.parametrize(
