@@ -58,12 +58,15 @@ class Agent:
     their own; the ids of such resources end in ``@`` and the node.
     """
 
-    def __init__(self, coordinator: PartitionCoordinator, group: str, timeout: float, node: str | None = None) -> None:
+    def __init__(
+        self, coordinator: PartitionCoordinator, group: str, sources: str, timeout: float, node: str | None = None
+    ) -> None:
         """Create the agent and join its node's group; whoever started the coordinator joins ``group`` with it.
 
         Args:
             coordinator: started.
             group: that of all agents.
+            sources: the run's fingerprint, for runs that join it.
             timeout: seconds that a poll may take.
             node: None: the address of the Ray node.
         """
@@ -74,7 +77,7 @@ class Agent:
         self._timeout = timeout
         self._shares: dict[str, list[tuple[str, str]]] = {}  # source -> resources, each with its share's epoch
         self._client = httpx.AsyncClient()
-        coordinator.join_group(self._groups[1])
+        coordinator.join_group(self._groups[1], metadata={"sources": sources})
 
     async def close(self) -> None:
         """Close the connections."""

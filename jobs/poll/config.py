@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,6 +102,12 @@ class PollConfig(_Model):
         """The sources; without any, one of the machine and the targets."""
         # Not checked again: its targets are resource ids by now.
         return self.sources or (Source.model_construct(name="all", resources=self.targets, discovery=("local",)),)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is polled: equal for runs whose agents can share it."""
+        said = repr([(each.meters, each.resources, each.discovered) for each in self.polled])
+        return hashlib.blake2b(said.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
     @property
     def kill_cycle(self) -> int | None:

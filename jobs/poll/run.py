@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from jobs.poll.targets import Lists
 from partition_actor import Fleet, PartitionCoordinator
 from partition_actor.errors import GroupNotFound, PartitionActorNotFound
 
-# Seconds between checks of the agents' progress, and in which the partition actor must answer.
+# Seconds between checks of the agents' progress, in which the partition actor must answer, and the agents be ready.
 _LOOK = 0.1
 _ANSWER_LIMIT = 10.0
+_START_LIMIT = 120.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -116,10 +117,11 @@ async def _crew(
 ) -> AsyncIterator[Crew]:
     """Start the agents for a block. What blocks runs in threads, so that signals are heard, and Ray takes none."""
     prefix = f"{run}/"
+    arguments = (config.group, config.fingerprint, config.timeout)
     if config.agents == 1 and address == "local" and not join:
         say("one agent polls, without Ray")
         with PartitionCoordinator(f"{prefix}0", actor=None) as coordinator:
-            agent = Agent(coordinator, config.group, config.timeout, node=socket.gethostname())
+            agent = Agent(coordinator, *arguments, node=socket.gethostname())
             yield Crew(prefix, agent, say)
             await agent.close()
         return
@@ -133,10 +135,11 @@ async def _crew(
             config.group,
             Agent,
             per_node=config.agents,
-            args=(config.group, config.timeout),
+            args=arguments,
             name=run,
             actor=config.name,
             namespace=config.namespace,
+            ready_timeout=_START_LIMIT,
         )
         stack.callback(fleet.stop)
         await asyncio.to_thread(fleet.start)
@@ -146,13 +149,19 @@ async def _crew(
 
 
 def _check_group(config: PollConfig, join: bool) -> None:
-    try:
+    members: list[str] = []
+    polled: set[str] = set()
+    with suppress(PartitionActorNotFound, GroupNotFound):
         actor = partition_actor.connect(name=config.name, namespace=config.namespace)
         members = ray.get(actor.get_members.remote(config.group), timeout=_ANSWER_LIMIT)
-    except (PartitionActorNotFound, GroupNotFound):
-        members = []
+        for group in ray.get(actor.get_groups.remote(), timeout=_ANSWER_LIMIT):
+            if group.startswith(f"{config.group}@"):
+                metadata = ray.get(actor.get_metadata.remote(group), timeout=_ANSWER_LIMIT)
+                polled |= {each["sources"] for each in metadata.values() if each}
     if join and not members:
         raise InputError(f"--join: group {config.group} has no agents yet; start a run without --join")
+    if join and polled - {config.fingerprint}:
+        raise InputError(f"--join: the agents in group {config.group} poll other sources; give both runs the same")
     if members and not join:
         raise InputError(f"--group {config.group}: it has {len(members)} members; --join adds agents to them")
 

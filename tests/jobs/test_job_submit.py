@@ -93,6 +93,14 @@ def test_agents_of_two_jobs_share_everything_and_a_third_job_must_say_that_it_jo
         2,
         ["jobs.poll: --group pollers: it has 2 members; --join adds agents to them"],
     )
+    same = config.read_text()
+    config.write_text(same.replace("[cores,", "["))
+    other = start("other", "--join")
+    assert (other.end(), other.lines) == (
+        2,
+        ["jobs.poll: --join: the agents in group pollers poll other sources; give both runs the same"],
+    )
+    config.write_text(same)
     second = start("second", "--join")
     second.read_until("cycle 3")
     second.process.terminate()
@@ -122,10 +130,11 @@ def test_deploy_serves_other_jobs_and_takes_it_down_again(head, tmp_path):
         assert deployed.returncode == 0, deployed.stderr
         assert "actor='partition-actor', namespace='partition_actor'" in deployed.stdout
     polled = head.run(
-        *("python", "-m", "jobs.poll", "--agents", 2, "--cycles", 1, "--out", tmp_path / "out"),
+        *("python", "-m", "jobs.poll", "--agents", 1, "--cycles", 1, "--out", tmp_path / "out"),
         RAY_ADDRESS=head.address,
     )
     assert polled.returncode == 0, polled.stdout + polled.stderr
+    assert polled.stdout.startswith("starting 1 agent on each node\n")
     status = deploy(head, "--status")
     assert status.returncode == 0, status.stderr
     assert "7.5" in json.dumps(json.loads(status.stdout))

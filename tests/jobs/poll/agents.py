@@ -35,7 +35,7 @@ class Coordinator:
     def __init__(self, my_id, groups):
         self.my_id, self.groups, self.late = my_id, groups, 0
 
-    def join_group(self, group):
+    def join_group(self, group, metadata=None):
         self.groups.change(group, self.my_id, joins=True)
 
     def epoch(self, group):
@@ -66,12 +66,14 @@ class Process:
         self.pid, self.node, self.member_id = next(self.pids), node, member_id
         self.groups = groups
         self.coordinator = Coordinator(member_id, groups)
-        self.agent = Agent(self.coordinator, GROUP, 5.0, node=node)
+        self.agent = Agent(self.coordinator, GROUP, "", 5.0, node=node)
         self.coordinator.join_group(GROUP)
         self.end = asyncio.Event()
         self.hangs = False
 
     def kill(self):
+        if self.end.is_set():
+            return
         self.end.set()
         for group in (GROUP, f"{GROUP}@{self.node}"):
             self.groups.change(group, self.member_id, joins=False)
