@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from jobs.poll.agent import Agent, Batch, View, agent_name
 from jobs.poll.config import Source
+from partition_actor.errors import PartitionError
 
 # Seconds. Generous, because a busy machine is slow to start processes.
 _ANSWER_LIMIT = 10.0
@@ -71,7 +72,8 @@ async def ask(agents: Mapping[str, Any], method: str, *arguments: Any, limit: fl
             try:
                 replies[name] = task.result()
             except RayTaskError as error:
-                raise AgentError(f"{name} failed: {error.cause!r}") from None
+                if not isinstance(error.cause, PartitionError):  # which it raises while it is being drained
+                    raise AgentError(f"{name} failed: {error.cause!r}") from None
     return replies
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 from agents import GROUP, Fleet, Groups, measured
+from ray.exceptions import RayTaskError
 
 from jobs.driver.machine import GoneError
 from jobs.poll import agent as agent_room
@@ -17,6 +18,7 @@ from jobs.poll.crew import AgentError, Crew
 from jobs.poll.display import Display
 from jobs.poll.run import next_tick, poll_until
 from jobs.poll.store import SAMPLES, Dataset, read
+from partition_actor.errors import NotStarted
 
 TARGETS = [f"tcp:host:{port}" for port in range(1, 41)]
 LOCAL = ["cpu:0", "cpu:1", "net:eth0"]
@@ -254,6 +256,27 @@ def test_one_that_hangs_between_cycles_is_ended_and_the_others_go_on(run, monkey
     assert run.said[0] == "agent-0 does not answer"
     assert run.outcome.recent[1].gaps == []
     assert run.outcome.lost == ["agent-0"]
+
+
+def test_one_that_is_being_drained_does_not_end_the_run_and_a_mistake_in_one_does(run):
+    async def body(error, run):
+        fleet = Fleet(Groups(), "r", ["n", "n"])
+        errors = [RayTaskError("share", "", error)]
+        share = fleet.processes[1].agent.share
+
+        async def failing(*arguments):
+            if errors:
+                raise errors.pop()
+            return await share(*arguments)
+
+        fleet.processes[1].agent.share = failing
+        await run.poll(fleet, cycles=1, sources=[SOURCE])
+
+    asyncio.run(body(NotStarted("it is over"), run))
+    assert run.outcome.good
+    again = Run(run.directory.parent / "again")
+    with pytest.raises(AgentError, match=r"agent-1 failed: ValueError\('a mistake'\)"):
+        asyncio.run(body(ValueError("a mistake"), again))
 
 
 def test_without_any_agent_that_answers_the_run_fails(run, monkeypatch):
