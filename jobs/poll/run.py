@@ -157,7 +157,7 @@ def _check_group(config: PollConfig, join: bool) -> None:
         for group in ray.get(actor.get_groups.remote(), timeout=_ANSWER_LIMIT):
             if group.startswith(f"{config.group}@"):
                 metadata = ray.get(actor.get_metadata.remote(group), timeout=_ANSWER_LIMIT)
-                polled |= {each["sources"] for each in metadata.values() if each}
+                polled |= {each.get("sources", "") for each in metadata.values() if isinstance(each, dict)}
     if join and not members:
         raise InputError(f"--join: group {config.group} has no agents yet; start a run without --join")
     if join and polled - {config.fingerprint}:
