@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +16,11 @@ import partition_actor
 from jobs.driver.command_line import InputError
 from partition_actor import Settings
 from partition_actor.errors import PartitionActorNotFound
-from partition_actor.ray_access import refusal_at
+from partition_actor.ray_access import gcs_problem, refused
+from partition_actor.ray_internals import bootstrap_address, enable_found_token
 
-# Seconds in which a cluster's head must accept a connection.
-_CONNECT_LIMIT = 10.0
+# How often a cluster's head is asked, as a busy one may be late.
+_ATTEMPTS = 3
 # Seconds in which the partition actor must say whether it has members.
 _STATUS_LIMIT = 10.0
 
@@ -53,10 +53,8 @@ def join(address: str) -> None:
     Raises:
         InputError: no cluster can be joined there.
     """
-    if address not in ("auto", "local"):
-        _check_that_something_listens(address)
-    if refusal := refusal_at(address):
-        raise InputError(f"--address {address}: cannot join Ray: {refusal}")
+    if address != "local":
+        _check_that_ray_answers(address)
     try:
         ray.init(
             address=address,
@@ -113,13 +111,22 @@ def on_this_node(agent: type) -> Any:
     return ray.remote(agent).options(num_cpus=0, scheduling_strategy=here)
 
 
-def _check_that_something_listens(address: str) -> None:
-    # Ray itself would retry for 15 minutes.
-    host, _, port = address.rpartition(":")
+def _check_that_ray_answers(address: str) -> None:
+    # Ray itself would retry for 15 minutes, or with auto print warnings for 20 seconds.
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_LIMIT).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--address {address}: cannot join Ray: {error}") from None
+        gcs = bootstrap_address(address)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--address {address}: cannot join Ray: {' '.join(str(error).split())}") from None
+    if address == "auto":
+        enable_found_token()  # as ray.init does
+    for _ in range(_ATTEMPTS):
+        problem = gcs_problem(gcs or "")
+        if problem is None:
+            return
+        why = refused(gcs, problem) if problem.refuses else f"{problem.why} at {gcs}"
+        if problem.refuses:
+            break
+    raise InputError(f"--address {address}: cannot join Ray: {why}")
 
 
 def _has_members(handle: Any) -> bool:

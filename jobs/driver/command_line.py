@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jobs.driver.extras import MissingExtra
 from partition_actor.errors import InvalidArgument, InvalidSettings
 
 
 class InputError(Exception):
-    """The input is unusable; the message is one line for the user."""
+    """The input is unusable; the message is for the user, a line for each mistake."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +24,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ``InputError``."""
         raise InputError(message)
+
+
+def together(*parts: Callable[[], Any]) -> list[Any]:
+    """Return what each part returns, or raise ``InputError`` with the messages of all that refuse the input."""
+    results, refusals = [], []
+    for part in parts:
+        try:
+            results.append(part())
+        except (InputError, InvalidSettings, MissingExtra) as error:
+            refusals.append(str(error))
+    if refusals:
+        raise InputError("\n".join(refusals))
+    return results
 
 
 def exit_status(program: str, body: Callable[[], int], *failures: type[Exception]) -> int:

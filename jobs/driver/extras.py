@@ -11,8 +11,8 @@ class MissingExtra(ImportError):
     """Packages that a program needs are not installed. The message says how to install them."""
 
 
-def check_extra(program: str) -> None:
-    """Raise ``MissingExtra`` when the packages that this program needs are not installed."""
-    missing = [package for package in _PACKAGES if find_spec(package) is None]
+def check_extra(program: str, *packages: str) -> None:
+    """Raise ``MissingExtra`` when packages that this program needs are not installed: these, or those of all."""
+    missing = [package for package in packages or _PACKAGES if find_spec(package) is None]
     if missing:
         raise MissingExtra(f"{program} needs {', '.join(missing)}: pip install 'partition-actor[jobs]'")

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from jobs.driver.meters import Wildcard
 from jobs.pipelines.samples import Kind
 from partition_actor.yaml_models import Problem
 
@@ -168,7 +169,7 @@ class Sink(_Part):
 
 class Source(_Part):
     name: Name
-    meters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
+    meters: tuple[Wildcard, ...] = Field(min_length=1, strict=False)
     sinks: tuple[str, ...] = Field(min_length=1, strict=False)
     shards: int = Field(1, ge=1, le=1024, description="1: a pipeline has one owner; more: its resources are split")
 
@@ -178,10 +179,6 @@ def check(sources: tuple[Source, ...], sinks: tuple[Sink, ...]) -> Iterator[Prob
     known = {sink.name: sink for sink in sinks}
     for kind, parts in (("sources", sources), ("sinks", sinks)):
         yield from _references(kind, parts, known)
-    for n, source in enumerate(sources):
-        for m, meter in enumerate(source.meters):
-            if meter == "!":
-                yield Problem(("sources", n, "meters", m), "expected a meter after the !")
     for n, sink in enumerate(sinks):
         if not sink.publishers and not sink.sinks:
             yield Problem(("sinks", n), f"the sink {sink.name!r} is empty: it has no publisher and feeds no sink")

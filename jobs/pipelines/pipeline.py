@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import translate
 from typing import Any, NamedTuple
 
 import xxhash
 
+from jobs.driver.meters import Meters
 from jobs.pipelines.definitions import Publisher, Sink, Source
 from jobs.pipelines.samples import Sample
 from jobs.pipelines.transformers import Aggregator, State, Step, make_step
@@ -51,7 +50,7 @@ class Pipeline:
     def __init__(self, source: Source, sink: Sink, sinks: Mapping[str, Sink]) -> None:
         self.name = f"{source.name}:{sink.name}"
         self.shards = source.shards
-        self._taken = _Meters(source.meters)
+        self._taken = Meters(source.meters)
         self._root = _Node(self.name, sink, sinks)
 
     def takes(self, meter: str) -> bool:
@@ -144,26 +143,6 @@ class _Node:
             state, through = step.take(states.get(key), sample)
             memory.put(key, state)
             yield from through
-
-
-class _Meters:
-    """Shell wildcards; those with a ``!`` exclude. With exclusions only, everything else matches."""
-
-    def __init__(self, meters: Iterable[str]) -> None:
-        given = list(meters)
-        included = [meter for meter in given if not meter.startswith("!")] or ["*"]
-        self._included = _any_of(included)
-        self._excluded = _any_of([meter[1:] for meter in given if meter.startswith("!")])
-        self._known: dict[str, bool] = {}
-
-    def match(self, meter: str) -> bool:
-        if meter not in self._known:
-            self._known[meter] = bool(self._included.match(meter)) and not self._excluded.match(meter)
-        return self._known[meter]
-
-
-def _any_of(wildcards: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, wildcards)) or r"(?!)")
 
 
 def make_pipelines(config: Any) -> dict[str, Pipeline]:

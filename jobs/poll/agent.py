@@ -1,132 +1,204 @@
-"""The Ray actor: polls its subset of the resources and writes the samples."""
+"""The agent: polls its share of the resources and hands over the samples."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import signal
 import time
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
+import pyarrow as pa
+import ray
 
-from jobs.poll.pollers import GoneError, poll
-from jobs.poll.store import SampleWriter
+from jobs.driver.machine import GoneError, discover, kind_of
+from jobs.driver.meters import Meters
+from jobs.poll.config import Source
+from jobs.poll.pollers import METERS, poll
+from jobs.poll.store import SAMPLES, samples_of
+from jobs.poll.targets import is_remote
 from partition_actor import PartitionCoordinator
 
 log = logging.getLogger(__name__)
 
-# Seconds between flushes; a SIGKILL loses the samples since the last one.
-_FLUSH_INTERVAL = 0.5
+# Seconds between two batches; a SIGKILL loses the samples since the last one.
+_BATCH = 0.2
 # Concurrent polls, so that ten thousand slow targets do not need ten thousand sockets.
 _AT_ONCE = 64
 
-
-class AgentSpec(NamedTuple):
-    """What an agent is created with."""
-
-    name: str  # in the samples, unique in the run
-    member_id: str  # in the group, unique among all that use the partition actor
-    group: str
-    actor: str  # the partition actor's name
-    namespace: str
-    directory: str  # the run's
-    spread: float  # seconds
-    timeout: float  # seconds
-
-
-class Progress(NamedTuple):
-    """How many of its resources an agent has polled in a cycle."""
-
-    cycle: int
-    done: int
-    total: int
+Epoch = tuple[int, int] | None
 
 
 class View(NamedTuple):
-    """An agent's view of the group: the epoch, ``(incarnation, counter)`` or None, and the member ids."""
+    """What an agent holds of its two groups: that of all agents, and that of the agents on its node."""
 
-    epoch: tuple[int, int] | None
-    members: tuple[str, ...]
+    node: str
+    pid: int
+    epochs: tuple[Epoch, Epoch]
+    members: tuple[frozenset[str], frozenset[str]]
+
+
+class Batch(NamedTuple):
+    """Samples, and how many of its resources the agent has polled in this cycle."""
+
+    done: int
+    total: int
+    samples: pa.Table  # of store.SAMPLES
+    silent: list[str]  # resources that have none of the source's meters, such as a process of somebody else
 
 
 class Agent:
-    """One polling agent; an asyncio actor, so that slow targets do not delay others."""
+    """One polling agent; its methods are for asyncio, so that slow targets do not delay others.
 
-    def __init__(self, spec: AgentSpec) -> None:
-        self._spec = spec
-        self._progress = Progress(0, 0, 0)
-        self._coordinator = PartitionCoordinator(spec.member_id, actor=spec.actor, namespace=spec.namespace)
+    Remote targets belong to its group. What a machine has belongs to the agents on its node, which have a group of
+    their own; the ids of such resources end in ``@`` and the node.
+    """
+
+    def __init__(
+        self, coordinator: PartitionCoordinator, group: str, sources: str, timeout: float, node: str | None = None
+    ) -> None:
+        """Create the agent and join its node's group; whoever started the coordinator joins ``group`` with it.
+
+        Args:
+            coordinator: started.
+            group: that of all agents.
+            sources: the run's fingerprint, for runs that join it.
+            timeout: seconds that a poll may take.
+            node: None: the address of the Ray node.
+        """
+        self.member_id = coordinator.my_id
+        self._coordinator = coordinator
+        self._node = node or str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._groups = (group, f"{group}@{self._node}")
+        self._timeout = timeout
+        self._shares: dict[str, list[tuple[str, str]]] = {}  # source -> resources, each with its share's epoch
         self._client = httpx.AsyncClient()
+        coordinator.join_group(self._groups[1], metadata={"sources": sources})
 
-    async def start(self) -> int:
-        """Join the group; return the process id."""
-        await self._coordinator.astart()
-        await self._coordinator.ajoin_group(self._spec.group)
-        return os.getpid()
-
-    async def stop(self) -> None:
-        """Leave the group."""
-        await self._coordinator.astop()
+    async def close(self) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
+    async def die(self) -> None:
+        """Get SIGKILL."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
     async def view(self) -> View:
-        """Return the view that the next subset will be computed from."""
-        group = self._spec.group
-        return View(self._coordinator.epoch(group), tuple(self._coordinator.members(group)))
+        """Return what this agent holds of its groups."""
+        ours, here = self._groups
+        epochs = self._coordinator.epoch(ours), self._coordinator.epoch(here)
+        members = frozenset(self._coordinator.members(ours)), frozenset(self._coordinator.members(here))
+        return View(self._node, os.getpid(), epochs, members)
 
-    async def subset(self, resources: list[str]) -> list[str]:
+    async def survey(self, source: Source, listed: list[str], remote: bool) -> dict[str, str | None]:
+        """Return what there is to poll on this node, or of remote targets, each with its owner's member id."""
+        everywhere, here = await asyncio.to_thread(self._resources, source, listed)
+        group, found = (self._groups[0], everywhere) if remote else (self._groups[1], here)
+        return {each: self._coordinator.owner(group, each) for each in found}
+
+    async def owned(self, resources: list[str]) -> list[str]:
         """Return those of the resources that this agent owns now."""
-        return list(await self._coordinator.aextract_my_subset(self._spec.group, resources))
+        here = [each for each in resources if each.endswith(f"@{self._node}") and not is_remote(each)]
+        pairs = zip(self._groups, (filter(is_remote, resources), here), strict=True)
+        return [each for group, some in pairs for each in self._coordinator.extract_my_subset(group, some)]
 
-    async def progress(self) -> Progress:
-        """Return the progress of the current cycle, or of the last one between cycles."""
-        return self._progress
+    async def share(self, source: Source, listed: list[str]) -> View:
+        """Take the agent's share of what there is to poll now; return the view that it is computed from.
 
-    async def poll(self, cycle: int, resources: list[str]) -> int:
-        """Poll those of the resources that this agent owns now; return their number.
-
-        A membership change during the cycle does not change what is polled.
+        Args:
+            source: what to poll.
+            listed: the targets that its lists have now.
         """
-        mine, epoch = await self._extract(resources)
-        self._progress = Progress(cycle, 0, len(mine))
-        writer = SampleWriter(self._spec.directory, self._spec.name, cycle, epoch)
-        writing = asyncio.create_task(_flush_regularly(writer))
-        gate = asyncio.Semaphore(_AT_ONCE)
-        began, step = time.monotonic(), self._spec.spread / max(len(mine), 1)
-        polls = []
+        resources = await asyncio.to_thread(self._resources, source, listed)
+        while True:  # the view may change between the calls
+            view = await self.view()
+            pairs = [*zip(self._groups, resources, view.epochs, strict=True)]
+            mine = [(await self._coordinator.aextract_my_subset(group, some), epoch) for group, some, epoch in pairs]
+            if await self.view() == view:
+                self._shares[source.name] = [
+                    (each, ".".join(map(str, epoch or ()))) for some, epoch in mine for each in some
+                ]
+                return view
+
+    async def poll(self, source: Source, cycle: int, spread: float) -> AsyncIterator[Batch]:
+        """Poll the share that was taken last; yield the samples in batches.
+
+        A membership change since then does not change what is polled.
+
+        Args:
+            source: what to poll, with which meters.
+            cycle: 1-based.
+            spread: seconds to spread the polls over.
+        """
+        mine = self._shares[source.name]
+        rows: list[dict[str, object]] = []
+        silent: list[str] = []
+        done = 0
+
+        async def one(resource: str, epoch: str) -> None:
+            nonlocal done
+            try:
+                measured = await poll(resource.removesuffix(f"@{self._node}"), self._client, self._timeout)
+            except GoneError:
+                pass
+            except (OSError, psutil.Error) as error:
+                log.warning("%s: %s was not polled: %s", self.member_id, resource, error)
+            else:
+                taken = [each for each in measured.readings if meters.match(each.meter)]
+                rows.extend(samples_of(resource, measured._replace(readings=taken), epoch=epoch, **common))
+                silent.extend([] if taken else [resource])
+            done += 1
+
+        meters = Meters(source.meters)
+        common = {
+            "source": source.name,
+            "cycle": cycle,
+            "agent": agent_name(self.member_id),
+            "project_id": source.project_id,
+            "user_id": source.user_id,
+        }
+        polling = asyncio.create_task(_spread(mine, one, spread))
         try:
-            for n, resource in enumerate(mine):
-                await asyncio.sleep(max(0.0, began + n * step - time.monotonic()))
-                await gate.acquire()
-                polls.append(asyncio.create_task(self._poll_one(resource, writer)))
-                polls[-1].add_done_callback(lambda _: gate.release())
-            await asyncio.gather(*polls)
+            while True:
+                ended, _ = await asyncio.wait([polling], timeout=_BATCH)
+                batch = Batch(done, len(mine), pa.Table.from_pylist(rows, schema=SAMPLES), silent)
+                rows, silent = [], []
+                yield batch
+                if ended:
+                    polling.result()
+                    return
         finally:
-            writing.cancel()
-        writer.flush()
-        return len(mine)
+            polling.cancel()
 
-    async def _extract(self, resources: list[str]) -> tuple[list[str], str]:
-        # The view may change between the two calls; the samples need the epoch of their subset.
-        while True:
-            epoch = (await self.view()).epoch
-            mine = await self.subset(resources)
-            if (await self.view()).epoch == epoch:
-                return mine, ".".join(map(str, epoch or ()))
-
-    async def _poll_one(self, resource: str, writer: SampleWriter) -> None:
-        try:
-            writer.add(resource, await poll(resource, self._client, self._spec.timeout))
-        except GoneError:
-            pass
-        except (OSError, psutil.Error) as error:
-            log.warning("%s: %s was not polled: %s", self._spec.name, resource, error)
-        self._progress = self._progress._replace(done=self._progress.done + 1)
+    def _resources(self, source: Source, listed: list[str]) -> tuple[list[str], ...]:
+        """Return what is remote, and what this node has, of which there are meters to take."""
+        given = [*source.resources, *listed]
+        paths = [each for each in given if not is_remote(each) and os.path.exists(each.partition(":")[2])]
+        here = {f"{each}@{self._node}" for each in (*discover(source.kinds), *paths)}
+        meters = Meters(source.meters)
+        taken = {kind for kind, known in METERS.items() if any(map(meters.match, known))}
+        both = (set(filter(is_remote, given)), here)
+        return tuple(sorted(each for each in some if kind_of(each) in taken) for some in both)
 
 
-async def _flush_regularly(writer: SampleWriter) -> None:
-    while True:
-        await asyncio.sleep(_FLUSH_INTERVAL)
-        writer.flush()
+def agent_name(member_id: str) -> str:
+    """Return an agent's name in the samples: unique in its run, and the same for one that replaces it."""
+    return f"agent-{member_id.rpartition('/')[2]}"
+
+
+async def _spread(
+    mine: list[tuple[str, str]], one: Callable[[str, str], Coroutine[Any, Any, None]], spread: float
+) -> None:
+    gate = asyncio.Semaphore(_AT_ONCE)
+    began, step = time.monotonic(), spread / max(len(mine), 1)
+    polls = []
+    for n, each in enumerate(mine):
+        await asyncio.sleep(max(0.0, began + n * step - time.monotonic()))
+        await gate.acquire()
+        polls.append(asyncio.create_task(one(*each)))
+        polls[-1].add_done_callback(lambda _: gate.release())
+    await asyncio.gather(*polls)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.driver import extras
 from jobs.poll import __main__ as program
 from jobs.poll.config import PollConfig, load_config
 
@@ -47,7 +48,10 @@ def refused(capsys, started):
         (["--config", "gone.yaml"], "gone.yaml: cannot be read: No such file or directory"),
         (["--agents", "0"], "--agents 0: "),
         (["--agents", "many"], "argument --agents: invalid int value: 'many'"),
-        (["--cycles", "0"], "--cycles 0: "),
+        (["--cycles", "-1"], "--cycles -1: "),
+        (["--cycles", "0", "--kill", "1"], "--cycles 0: expected at least 4 with kill"),
+        (["--interval", "1e300"], "--interval 1e+300: "),
+        (["--interval", "1e10"], "--interval 10000000000.0: "),
         (["--interval", "nan"], "--interval nan: "),
         (["--kill", "4"], "so that at least one survives"),
         (["--kill", "-1"], "--kill -1: "),
@@ -76,6 +80,20 @@ def test_an_out_that_is_a_file_is_refused(refused, tmp_path):
     assert "--out f: " in refused("--out", "f")
 
 
+def test_all_mistakes_are_told_at_once(capsys, started):
+    assert program.main(["--agents", "0", "--interval", "-1", "--address", "nowhere"]) == 2
+    assert [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines()] == [
+        "--agents 0",
+        "--interval -1.0",
+        "--address nowhere",
+    ]
+
+
+def test_a_plot_needs_a_package(refused, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda package: None if package == "matplotlib" else package)
+    assert "--plot needs matplotlib: pip install" in refused("--plot")
+
+
 def test_good_input_starts_the_run(started):
     assert program.main(["--agents", "7"]) == 130
     assert started == [PollConfig(agents=7)]
@@ -83,5 +101,5 @@ def test_good_input_starts_the_run(started):
 
 def test_the_shipped_yaml_is_the_defaults():
     shipped = load_config(str(ROOT / "jobs" / "poll.yaml"), {})
-    assert shipped.model_dump(exclude={"targets"}) == PollConfig().model_dump(exclude={"targets"})
+    assert shipped.model_dump(exclude={"targets", "sources"}) == PollConfig().model_dump(exclude={"targets", "sources"})
     assert len(shipped.targets) == 2

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs.driver.machine import DISCOVERED
 from jobs.poll.config import PollConfig, load_config
 from partition_actor.errors import InvalidSettings
 
@@ -64,9 +65,29 @@ def test_a_missing_file_is_named(tmp_path):
         ("agents: true", "agents: got True, expected a valid integer"),
         ("agents: 2.5", "agents: got 2.5, "),
         ("agents:", "agents: got None, "),
-        ("cycles: 0", "cycles: "),
+        ("cycles: -1", "cycles: "),
         ("interval: -1", "interval: "),
         ("interval: .nan", "interval: got nan, expected a finite number"),
+        ("interval: 1.0e+300", "interval: got 1e+300, expected a number less than or equal to 2592000"),
+        ("interval: 1.0e+10", "interval: got 10000000000.0, expected a number less than or equal to 2592000"),
+        ("limit: 0.5", "spread: got 1.0, expected less than limit"),
+        ("spread: 60", "spread: got 60, expected less than limit, so that an agent can end its cycle, and limit is 60"),
+        ("agents: 2\nagents: 2", "agents: got 2, expected it once: line 1 has it already"),
+        ("group: ''", "group: "),
+        ("sources: [{}]", "sources.0.name: field required"),
+        ("sources: [{name: a b}]", "sources.0.name: "),
+        ("sources: [{name: a, interval: -1}]", "sources.0.interval: got -1"),
+        ("sources: [{name: a, meters: []}]", "sources.0.meters: "),
+        ("sources: [{name: a, meters: ['!']}]", "sources.0.meters.0: expected a meter after the !"),
+        ("sources: [{name: a, meters: [cpu.idel]}]", "meter 'cpu.idel': it matches none of cpu.guest, "),
+        ("sources: [{name: a, resources: [gone]}]", "sources.0.resources.0: target 'gone': no such file"),
+        ("sources: [{name: a, discovery: [proceses]}]", "expected local, processes, disks, "),
+        ("sources: [{name: a, discovery: ['file:gone']}]", "discovery 'file:gone': there is no file"),
+        ("sources: [{name: a, discovery: ['command:gone x']}]", "there is no program 'gone'"),
+        ("sources: [{name: a, discovery: ['command:']}]", "there is no program ''"),
+        ('sources: [{name: a, discovery: ["command:x \'"]}]', "No closing quotation"),
+        ("sources: [{name: a}, {name: a}]", "sources.1.name: there is another of the name 'a'"),
+        ("targets: ['localhost:80']\nsources: [{name: a}]", "targets: expected in the resources of a source"),
         ("spread: .inf", "spread: got inf, expected a finite number"),
         ("timeout: 0", "timeout: "),
         ("limit: 0", "limit: "),
@@ -80,12 +101,12 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_a_bad_file_is_refused_in_one_line_naming_file_field_and_value(refused, path, text, said):
     (line,) = refused(text)
-    assert line.startswith(f"{path}:1: ")
+    assert line.startswith(f"{path}:{2 if 'once' in said else 1}: ")
     assert said in line
 
 
 def test_every_problem_is_a_line_in_the_order_of_the_file(refused, path):
-    text = "cycles: 0\ntargets:\n  - no-such-file\n  - localhost:99999\nagents: 2\nkill: 2\nagents: 3\n"
+    text = "cycles: -1\ntargets:\n  - no-such-file\n  - localhost:99999\nagents: 2\nkill: 2\nagents: 3\n"
     assert [line.split(": ")[:2] for line in refused(text, interval=-1.0)] == [
         ["--interval -1.0", "expected a number greater than or equal to 0"],
         [f"{path}:1", "cycles"],
@@ -122,6 +143,45 @@ def test_a_kill_needs_a_cycle_before_and_one_after_the_two_around_it(refused, pa
 def test_the_kill_comes_half_way_with_a_judged_cycle_on_both_sides(cycles, middle):
     assert PollConfig(cycles=cycles, kill=1).kill_cycle == middle
     assert 1 < middle < cycles - 1
+
+
+SOURCES = """\
+interval: 3
+sources:
+  - name: fast
+    interval: 0.5
+    meters: ["cpu.*", "!cpu.idle"]
+    project_id: p
+    user_id: u
+  - name: listed
+    discovery: ["file:targets.txt", "command:sh list.sh --all", cores]
+  - name: given
+    resources: ["localhost:80", .]
+"""
+
+
+def test_sources_are_polled_instead_of_targets(path):
+    (path.parent / "targets.txt").write_text("")
+    path.write_text(SOURCES)
+    config = load_config(str(path), {})
+    fast, listed, given = config.polled
+    assert [config.interval_of(source) for source in config.polled] == [0.5, 3, 3]
+    assert [config.spread_of(source) for source in config.polled] == [0.25, 1.0, 1.0]
+    assert (fast.project_id, fast.user_id, fast.meters) == ("p", "u", ("cpu.*", "!cpu.idle"))
+    assert set(fast.kinds) == set(DISCOVERED)
+    file, command, _ = listed.discovered
+    assert (file.file, str(command).endswith("sh list.sh --all")) == (path.parent / "targets.txt", True)
+    assert command.base == path.parent
+    assert listed.kinds == ("cores",)
+    assert (given.kinds, given.resources) == ((), ("tcp:localhost:80", f"directory:{path.parent}"))
+
+
+def test_without_sources_there_is_one_of_the_machine_and_the_targets(path):
+    path.write_text("targets: ['localhost:80']\ninterval: 0\n")
+    config = load_config(str(path), {})
+    (source,) = config.polled
+    assert (source.name, source.resources, set(source.kinds)) == ("all", ("tcp:localhost:80",), set(DISCOVERED))
+    assert (config.interval_of(source), config.spread_of(source)) == (0, 1.0)
 
 
 def test_without_kill_no_cycle_is_excused():

@@ -1,6 +1,8 @@
-"""The polling job with real processes: each test is one run of ``jobs.poll`` on a Ray cluster of its own."""
+"""The polling job with real processes: each test is one run of ``jobs.poll``, on a Ray of its own or without Ray."""
 
 import os
+import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +14,7 @@ from threading import Thread
 import psutil
 import pyarrow.dataset
 import pytest
-from deployments import wait_until
-from job_runs import LIMIT, Run
+from job_runs import LIMIT, ROOT, Run
 
 
 class Poll(Run):
@@ -35,24 +36,6 @@ class Poll(Run):
 @pytest.fixture
 def start(runs, tmp_path):
     return lambda *arguments: runs.enter_context(Poll(tmp_path / "out", *arguments))
-
-
-@pytest.fixture
-def signal_in_cycle_2(start, tmp_path):
-    """Start a run, and give one of its agents a signal while cycle 2 is under way."""
-
-    def signal_in_cycle_2(number, settings):
-        config = tmp_path / "poll.yaml"
-        config.write_text(settings)
-        run = start("--config", config, "--cycles", 3, "--agents", 2)
-        run.read_until("cycle 1 of 3")
-        # A part of cycle 2 is there, and most of its polls are not.
-        wait_until(lambda: list(run.dataset.glob("samples/000002-agent-1-*")), LIMIT)
-        victim, *_ = run.agents()
-        os.kill(victim.pid, number)
-        return run
-
-    return signal_in_cycle_2
 
 
 @pytest.fixture
@@ -82,54 +65,90 @@ def agents_of(samples):
     return agents
 
 
-def test_agents_share_everything_and_a_killed_one_is_replaced(start, tmp_path, web):
+def polled_by(samples, kind):
+    return {s["agent"] for s in samples if s["resource_id"].startswith(f"{kind}:")}
+
+
+def test_agents_share_everything_and_two_that_are_killed_are_replaced(start, tmp_path, web):
     (tmp_path / "a.log").write_text("12345")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        targets = [
-            f"file:{tmp_path / 'a.log'}",
-            f"directory:{tmp_path}",
-            f"tcp:127.0.0.1:{server.getsockname()[1]}",
-            web,
-        ]
+        port = server.getsockname()[1]
         config = tmp_path / "poll.yaml"
-        config.write_text(f"targets: ['a.log', '.', '{targets[2][4:]}', '{web}']\nspread: 0.5\ninterval: 0.5\n")
-        run = start("--config", config, "--kill", 1, "--cycles", 6, "--agents", 3)
+        config.write_text(f"targets: ['a.log', '.', '127.0.0.1:{port}', '{web}']\nspread: 0.5\ninterval: 0.5\n")
+        run = start("--config", config, "--kill", 2, "--cycles", 6, "--agents", 4, "--plot")
         assert run.end() == 0, run.text
     samples = run.samples()
+    (node,) = {s["resource_id"].rpartition("@")[2] for s in samples if s["resource_id"].startswith("cpu:")}
+    remote = {f"tcp:127.0.0.1:{port}", web}
+    targets = {*remote, f"file:{tmp_path / 'a.log'}@{node}", f"directory:{tmp_path}@{node}"}
     assert {sample["cycle"] for sample in samples} == set(range(1, 7))
     agents = agents_of(samples)
     # Kill in cycle 3: it and the next may have faults.
     for cycle in (1, 2, 5, 6):
-        for target in targets:
-            assert len(agents[cycle, target]) == 1
         assert all(len(of) == 1 for (at, _), of in agents.items() if at == cycle)
-        for core in range(psutil.cpu_count()):
-            assert (cycle, f"cpu:{core}") in agents
-        assert any(at == cycle and r.startswith(f"process:{os.getpid()}:") for at, r in agents)
-    by_cycle = {cycle: {s["agent"] for s in samples if s["cycle"] == cycle} for cycle in range(1, 7)}
-    assert by_cycle[1] == by_cycle[2] == {"agent-1", "agent-2", "agent-3"}
-    assert by_cycle[4] == by_cycle[5] == by_cycle[6] == {"agent-2", "agent-3", "agent-4"}
-    for cycle in (1, 2, 5, 6):
-        assert len({s["epoch"] for s in samples if s["cycle"] == cycle}) == 1
+        there = {resource for at, resource in agents if at == cycle}
+        assert there >= {*targets, "machine@" + node, *(f"cpu:{core}@{node}" for core in range(psutil.cpu_count()))}
+        assert any(resource.startswith(f"process:{os.getpid()}:") for resource in there)
+        own = {s["epoch"] for s in samples if s["cycle"] == cycle and s["resource_id"] not in remote}
+        assert len(own) == 1
+    everybody = {f"agent-{n}" for n in range(4)}
+    assert {s["agent"] for s in samples if s["cycle"] == 1} == {s["agent"] for s in samples} == everybody
+    assert sum("is replaced: pid" in line for line in run.lines) <= 2  # as soon as they are, which may be after cycle 6
     assert {s["volume"] for s in samples if s["meter"] == "file.size"} == {5.0}
     assert {s["volume"] for s in samples if s["meter"] in ("tcp.up", "http.up")} == {1.0}
     assert run.line("samples") == f"samples     {len(samples)}"
-    assert "agent-1 in cycle 3: survivors covered everything again after" in run.line("kill")
+    assert "agent-0 in cycle 3: survivors covered everything again after" in run.line("kill")
+    assert sum(line.startswith("kill ") for line in run.lines) == 2
     assert "killed in cycle 3" in run.text
     assert str(run.dataset) in run.line("dataset")
+    assert (run.dataset / "plot.png").stat().st_size > 10_000
     assert "\x1b" not in run.text
     assert "A worker died" not in run.text
 
 
-def test_two_killed_at_once_are_both_replaced(start):
-    run = start("--kill", 2, "--cycles", 4, "--interval", 0)
-    assert run.end() == 0, run.text
-    assert sum(line.startswith("kill ") for line in run.lines) == 2
-    assert {s["agent"] for s in run.samples() if s["cycle"] == 4} == {f"agent-{n}" for n in (3, 4, 5, 6)}
+def test_a_service_replaces_agents_that_die_or_hang_and_a_signal_ends_it_with_its_summary(start, tmp_path):
+    config = tmp_path / "poll.yaml"
+    config.write_text(
+        """
+        agents: 3
+        cycles: 0
+        spread: 1.0
+        limit: 4.0
+        sources:
+          - {name: fast, interval: 0.2, meters: ["cpu.*"]}
+          - {name: slow, interval: 2.0, meters: ["process.*", "!process.io.*"], project_id: p, user_id: u}
+        """
+    )
+    run = start("--config", config)
+    run.read_until("slow, cycle 1: ")
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    killed, stopped, _ = run.agents()
+    killed.kill()
+    run.read_until(f"is replaced: pid {killed.pid} is dead")
+    stopped.suspend()
+    run.read_until("has not ended its cycle within 4 s")
+    run.read_until(f"is replaced: pid {stopped.pid} is dead")
+    children += psutil.Process(run.process.pid).children(recursive=True)
+    run.process.terminate()
+    assert run.end() in (0, 1), run.text  # the agents may have died in the middle of a cycle
+    assert sum(line.startswith("lost ") for line in run.lines) == 2
+    assert str(run.dataset) in run.line("dataset")
+    _, alive = psutil.wait_procs(children, LIMIT)
+    assert alive == []
+    samples = run.samples()
+    cycles = {source: {s["cycle"] for s in samples if s["source"] == source} for source in ("fast", "slow")}
+    assert len(cycles["fast"]) > len(cycles["slow"]) > 1
+    assert polled_by(samples, "process") == {"agent-0", "agent-1", "agent-2"}
+    assert {(s["source"], s["project_id"], s["user_id"]) for s in samples} == {
+        ("fast", None, None),
+        ("slow", "p", "u"),
+    }
+    assert "Traceback" not in run.text
 
 
-def test_what_appears_and_vanishes_between_cycles_is_no_gap(start):
-    run = start("--cycles", 8, "--agents", 2, "--interval", 0)
+def test_what_appears_and_vanishes_between_cycles_is_no_gap(start, tmp_path):
+    (tmp_path / "poll.yaml").write_text("spread: 0.3\ninterval: 0\n")
+    run = start("--config", tmp_path / "poll.yaml", "--cycles", 8, "--agents", 1)
     run.read_until("cycle 1 of 8")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         run.read_until("cycle 4 of 8")
@@ -142,21 +161,29 @@ def test_what_appears_and_vanishes_between_cycles_is_no_gap(start):
     assert run.line("gaps").split()[1] == run.line("duplicates").split()[1] == "none"
 
 
-def test_an_unexpected_death_is_a_gap_and_status_1(signal_in_cycle_2):
-    run = signal_in_cycle_2(signal.SIGKILL, "spread: 3.0\ninterval: 0.0\n")
-    assert run.end() == 1, run.text
-    assert " died; another takes its place" in run.text
-    assert "in cycle 2: " in run.line("gaps")
-    assert "cycle 3" not in run.line("gaps")
-    assert run.line("duplicates").split()[1] == "none"
-    assert "which nobody killed" in run.line("lost")
+@pytest.mark.parametrize(("number", "cycles", "status"), [("SIGTERM", 0, 0), ("SIGINT", 0, 0), ("SIGHUP", 99, 1)])
+def test_a_signal_ends_a_run_with_its_summary(start, number, cycles, status):
+    run = start("--cycles", cycles, "--agents", 1, "--interval", 0.1)
+    run.read_until("cycle 2")
+    run.process.send_signal(getattr(signal, number))
+    assert run.end() == status, run.text
+    assert run.line("gaps").split()[1] == "none"
+    assert str(run.dataset) in run.line("dataset")
+    assert (f"by {number}, before all cycles were over" in run.text) == bool(cycles)
+    assert run.line("samples") == f"samples     {len([s for s in run.samples() if s['cycle'] <= int(cycles_of(run))])}"
 
 
-def test_a_hanging_agent_is_replaced(signal_in_cycle_2):
-    run = signal_in_cycle_2(signal.SIGSTOP, "spread: 2.0\ninterval: 0.0\nlimit: 4.0\n")
-    assert run.end() == 1, run.text
-    assert " has not ended its cycle within 4 s; another takes its place" in run.text
-    assert "cycle 3" not in run.line("gaps")
+def cycles_of(run):
+    return run.line("cycles").split()[1]
+
+
+def test_a_dataset_that_is_removed_half_way_is_status_1(start):
+    run = start("--cycles", 0, "--agents", 1, "--interval", 0.1)
+    run.read_until("cycle 2")
+    shutil.rmtree(run.dataset)
+    assert run.end() == 1
+    assert run.lines[-1].startswith(f"jobs.poll: {run.out}/")
+    assert run.lines[-1].endswith(".parquet: No such file or directory")
 
 
 def test_a_ray_that_is_not_there_is_one_line_and_status_2(start):
@@ -169,12 +196,17 @@ def test_a_ray_that_is_not_there_is_one_line_and_status_2(start):
     assert line.startswith(f"jobs.poll: --address {address}: cannot join Ray: ")
 
 
-def test_a_terminated_run_takes_its_ray_down(start):
-    run = start("--cycles", 1000)
-    run.read_until("cycle 1 of 1000")
-    children = psutil.Process(run.process.pid).children(recursive=True)
-    assert children
-    run.process.terminate()
-    assert run.end() != 0
-    _, alive = psutil.wait_procs(children, LIMIT)
-    assert alive == []
+def test_a_run_whose_terminal_is_closed_ends_with_its_summary_in_its_directory(tmp_path):
+    arguments = ["--cycles", "0", "--agents", "1", "--interval", "0.1", "--follow", "--out", str(tmp_path)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "jobs.poll", *arguments])
+    shown = b""
+    while b"cycle 3" not in shown:
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    (dataset,) = tmp_path.iterdir()
+    assert f"dataset     {dataset}" in (dataset / "summary.txt").read_text()
+    assert b"in this cycle" in shown
