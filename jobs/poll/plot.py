@@ -40,6 +40,7 @@ def plot(outcome: Outcome, path: Path) -> None:
         faults.legend()
         moved.set(xlabel="cycle", ylabel="moved keys")
         for axes in (faults, moved):
+            axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         moved.xaxis.set_major_locator(MaxNLocator(integer=True))
     for kill in outcome.kills:  # in a cycle of the first source
