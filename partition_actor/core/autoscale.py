@@ -82,11 +82,11 @@ class Scaler:
         if not known:
             return size
         silent = max(0, size - len(known))
-        need = math.ceil(sum(known) / rule.target)
+        wanted = sum(min(load / rule.target, MAX_SIZE) for load in known)
+        need = math.ceil(wanted)
         if need < size:
-            need = min(size, math.ceil(sum(known) / rule.target + silent))
-        mean = sum(known) / max(1, size)
-        if abs(mean / rule.target - 1) <= rule.tolerance:
+            need = min(size, math.ceil(wanted + silent))
+        if abs(wanted / max(1, size) - 1) <= rule.tolerance:
             need = size
         self.last_need = need = self._within(need)
         self._began = now if self._began is None else self._began

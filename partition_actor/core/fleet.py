@@ -110,7 +110,7 @@ class FleetWorker:
     load: float | None = None
     is_drained: bool = False
     is_out: bool = False
-    """It is no member any more, though nobody here asked."""
+    """It is no member any more, though nobody here asked, or cannot be one."""
 
 
 @dataclass(slots=True)
@@ -210,6 +210,7 @@ class FleetState:
         self, now: float, number: int, slot: int, version: int, phase: Phase, node: str | None, pid: int | None
     ) -> None:
         """A former controller of this fleet has started this worker."""
+        self._has_served |= phase == "serving"
         self._add(FleetWorker(number, slot, version, phase, now, now, node, pid))
         self._next = max(self._next, number + 1)
 
@@ -222,6 +223,8 @@ class FleetState:
         worker = self.workers.get(number)
         if worker is not None:
             worker.node, worker.pid, worker.heard = node, pid, now
+            if self.per_node:  # one of a former controller's keeps its slot
+                self._places.setdefault(worker.slot, node)
             if worker.phase == "starting":
                 self._enter(worker, "ready", now)
 
@@ -257,6 +260,7 @@ class FleetState:
         worker.heard, worker.epoch, worker.is_settled, worker.load = now, epoch, is_settled, load
         if superseded and worker.phase in _MEMBER:
             self._failed(now, worker, "another process has its member id")
+            worker.is_out = True
             self._retire(worker, now)
         elif out and worker.phase == "serving" and not worker.is_out:
             worker.is_out = True
@@ -281,12 +285,15 @@ class FleetState:
     def failed_to(self, now: float, number: int, reason: str) -> None:
         """The process runs, but its constructor has failed, or it could not join or hand over: it is to go."""
         worker = self.workers.get(number)
-        if worker is None or worker.phase == "ending":
+        if worker is None:
             return
-        if worker.phase == "draining":
+        if worker.phase == "ending":
+            self._kill(worker)
+        elif worker.phase == "draining":
             self._end(worker, now)
         else:
             self._failed(now, worker, reason)
+            worker.is_out = True
             self._retire(worker, now)
 
     def seen(self, epoch: Epoch | None, slots: Set[int]) -> None:
@@ -353,7 +360,7 @@ class FleetState:
         """The slots that are to have a worker."""
         if self.stopping:
             return []
-        return sorted(self._places) if self.per_node else list(range(self.size))
+        return sorted(self._places.keys() | self._unplaced()) if self.per_node else list(range(self.size))
 
     def _in(self, slot: int) -> list[FleetWorker]:
         return list(self._in_slot.get(slot, ()))
@@ -369,7 +376,7 @@ class FleetState:
 
     def _place_slots(self) -> None:
         """With `per_node`: give the slots of nodes that are gone up, and each other node its slots."""
-        if not self.per_node:
+        if not self.per_node or not self._nodes or self._unplaced():
             return
         staying = [name for name, node in sorted(self._nodes.items()) if not node.draining]
         kept: dict[str, list[int]] = {name: [] for name in staying}
@@ -381,6 +388,10 @@ class FleetState:
         for node, slots in kept.items():
             for _ in range(self.size - len(slots)):
                 self._places[next(free)] = node
+
+    def _unplaced(self) -> set[int]:
+        """The slots of a former controller's workers that have not told their nodes yet."""
+        return {each.slot for each in self.workers.values() if each.node is None and each.phase not in _GOING}
 
     def _free_slots(self) -> Iterator[int]:
         """Those that no node and no worker has, the lowest first."""
@@ -395,10 +406,11 @@ class FleetState:
                 self._failed(now, worker, f"it is still {worker.phase} after {self.start_timeout:g} s")
                 self._end(worker, now)
             silent = now - worker.heard > self.pace.lost_after
-            if silent and worker.phase in ("serving", "draining") and self._is_out(worker):
-                if worker.phase == "serving":
-                    self._failed(now, worker, "its lease has ended and it does not answer")
+            if silent and worker.phase == "serving" and self._is_out(worker):
+                self._failed(now, worker, "its lease has ended and it does not answer")
                 self._end(worker, now)
+            elif worker.phase == "ending" and worker.is_drained and now - worker.since >= self.drain_timeout:
+                self._kill(worker)  # its close() does not return
 
     def _is_out(self, worker: FleetWorker) -> bool:
         """Whether the worker's group has gone on without it since it last reported."""
@@ -421,7 +433,7 @@ class FleetState:
             self._retire(current, now)
             return
         if self.per_node:
-            misplaced = [worker for worker in workers if worker.node not in (None, self._places[slot])]
+            misplaced = [worker for worker in workers if worker.node not in (None, self._places.get(slot))]
             for worker in misplaced:
                 self._retire(worker, now)
             waiting = [worker for worker in waiting if worker not in misplaced]
@@ -486,6 +498,11 @@ class FleetState:
             self._enter(worker, "ending", now)
             self._actions.append(End(worker.number, worker.is_drained))
 
+    def _kill(self, worker: FleetWorker) -> None:
+        if worker.is_drained:
+            worker.is_drained = False
+            self._actions.append(End(worker.number, drained=False))
+
     def _roll(self, now: float, wanted: Set[int]) -> None:
         """Replace workers of another version, as long as enough slots have one that serves."""
         if not self.is_updating:
@@ -527,7 +544,7 @@ class FleetState:
         """Whether every slot has a worker that may use it, all hold one epoch, and none waits for a hand-off."""
         serving = [self._serving(slot) for slot in self.wanted()]
         epochs = {worker.epoch for worker in serving if worker is not None and worker.is_settled}
-        if self.stopping or (self.per_node and not self._nodes):
+        if self.stopping or (self.per_node and not (self._nodes and self._places)):
             return False
         all_serve = all(worker is not None and worker.is_settled for worker in serving)
         return all_serve and len(epochs) <= 1 and None not in epochs

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,11 +24,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from partition_actor import clock, ray_internals
 from partition_actor.core.fleet import Action, Drain, End, FleetState, Join, Node, Phase, Start
 from partition_actor.deployment import connect
-from partition_actor.errors import PartitionError
+from partition_actor.errors import FleetNotReady, NotStarted, PartitionError
 from partition_actor.fleet.spec import FleetSpec, Version
 from partition_actor.fleet.store import NUMBERS_A_LIFE, Store, Wanted
 from partition_actor.fleet.teller import StatusTeller
 from partition_actor.fleet.worker import CALLS_AT_ONCE, CONCURRENCY_GROUP, Post, WorkerReport, worker_class
+from partition_actor.processes import ray_stays
 from partition_actor.router.router import Router
 
 log = logging.getLogger(__name__)
@@ -66,8 +68,8 @@ class Controller:
             numbers_from=wanted.lives * NUMBERS_A_LIFE + 1,
         )
         self._fleet.version, self._fleet.stable = wanted.version, wanted.stable
-        self._fleet.max_unavailable = wanted.max_unavailable
-        self._saved: Wanted | None = None
+        self._fleet.max_unavailable, self._fleet.stopping = wanted.max_unavailable, wanted.stopping
+        self._saved: tuple[object, ...] = ()
         self._on_over: Callable[[], None] = lambda: None
         self._handles: dict[int, Any] = {}
         self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -77,7 +79,7 @@ class Controller:
         self._changed = threading.Condition()
         self._was_ready, self._times_ready = False, 0
         self._status = self._status_now(over=False)
-        self._logged = 0.0
+        self._logged = self._next_look = 0.0
         self._teller = StatusTeller(spec)
         self._over = threading.Event()
         self._router = Router(spec.group, actor=spec.actor, namespace=spec.namespace, settings=spec.settings)
@@ -149,26 +151,54 @@ class Controller:
             self._then.append(lambda: done.set_result(result))
 
         self._do(run)
-        return done.result(ANSWER_WITHIN)
+        until = clock.now() + ANSWER_WITHIN
+        while True:
+            with contextlib.suppress(TimeoutError, FutureTimeout):
+                return done.result(TICK)
+            if self._over.is_set() or not all(thread.is_alive() for thread in self._threads[:1]):
+                raise NotStarted(f"fleet {self.spec.name!r} has ended, or its process has left Ray")
+            if clock.now() > until:
+                raise FleetNotReady(f"fleet {self.spec.name!r}: its controller waits for Ray; the change comes late")
 
     def _run(self) -> None:
         adopted = self._store is None
-        while not self._fleet.is_over and ray.is_initialized():
-            try:
-                if not adopted:
-                    self._adopt()
-                    adopted = True
-                self._handle_events()
-                self._follow()
-                for action in self._fleet.step(clock.now()):
-                    self._carry_out(action)
-                self._save()
-            except Exception:  # as when the GCS is away: what is wanted stays, so the next round does it
-                log.exception("the controller of fleet %r goes on after an error", self.spec.name)
-                self._over.wait(RETRY_PAUSE)
-            self._publish()
-            while self._then:
-                self._then.pop()()
+        while not self._fleet.is_over:
+            events = self._wait_for_events()
+            with ray_stays() as connected:
+                if not connected:
+                    break
+                try:
+                    if not adopted:
+                        self._adopt()
+                        adopted = True
+                    has_news = [self._handle(event) for event in events]
+                    if any(has_news) or clock.now() >= self._next_look:
+                        self._look()
+                except Exception:  # as when the GCS is away: what is wanted stays, so the next round does it
+                    log.exception("the controller of fleet %r goes on after an error", self.spec.name)
+                    self._next_look = clock.now() + RETRY_PAUSE
+        self._end_run()
+
+    def _handle(self, event: Callable[[], object]) -> bool:
+        """Handle an event; returns whether it has news."""
+        try:
+            return event() is not False
+        except Exception:
+            log.exception("the controller of fleet %r goes on after an error", self.spec.name)
+            return True
+
+    def _look(self) -> None:
+        """Do what is to be done, and tell of it."""
+        self._next_look = clock.now() + TICK
+        self._follow()
+        for action in self._fleet.step(clock.now()):
+            self._carry_out(action)
+        self._save()
+        self._publish()
+        while self._then:
+            self._then.pop()()
+
+    def _end_run(self) -> None:
         with contextlib.suppress(Exception):
             self._router.stop()
         if self._fleet.is_over and self._store is not None:
@@ -178,16 +208,14 @@ class Controller:
         self._over.set()
         self._on_over()
 
-    def _handle_events(self) -> None:
-        """Handle events until one has news, or for a while if none has; and all that have come by then."""
-        until, has_news = clock.now() + TICK, False
-        while True:
-            left = 0.0 if has_news else max(0.0, until - clock.now())
-            try:
-                event = self._events.get(timeout=left) if left else self._events.get_nowait()
-            except queue.Empty:
-                return
-            has_news |= event() is not False
+    def _wait_for_events(self) -> list[Callable[[], object]]:
+        """The events that have come, or that come before the next look."""
+        events: list[Callable[[], object]] = []
+        with contextlib.suppress(queue.Empty):
+            events.append(self._events.get(timeout=max(0.001, self._next_look - clock.now())))
+            while True:
+                events.append(self._events.get_nowait())
+        return events
 
     def _follow(self) -> None:
         """Tell the fleet who is in the group."""
@@ -199,13 +227,16 @@ class Controller:
     def _watch_nodes(self) -> None:
         """Keep the fleet informed about nodes; in a thread of its own, since the GCS may be away."""
         ask = ray_internals.draining_nodes_asker()
-        while not self._over.is_set() and ray.is_initialized():
+        while not self._over.is_set():
             try:
+                with ray_stays() as connected:
+                    if not connected:
+                        return
+                    handle = self._partition_actor or connect_to(self.spec)
                 if self._partition_actor is None:
-                    handle = connect_to(self.spec)
-                    self._router.start()
+                    self._router.start()  # its heartbeats need that lock
                     self._partition_actor = handle
-                draining = set() if ask is None else set(ask(GRACE))
+                draining = set() if ask is None else set(ask(GRACE))  # neither starts Ray anew
                 nodes = {
                     each["NodeID"]: Node(each["NodeID"] in draining, dict(each.get("Labels") or {}))
                     for each in ray.nodes()  # type: ignore[no-untyped-call]
@@ -228,12 +259,13 @@ class Controller:
             version=fleet.version,
             stable=fleet.stable,
             max_unavailable=fleet.max_unavailable,
+            stopping=fleet.stopping,
             versions={number: version for number, version in before.versions.items() if number in used},
         )
-        if wanted != self._saved and self._store is not None:
-            self._store.save(wanted)
-        self._wanted = wanted
-        self._saved = replace(wanted)
+        signature = (fleet.size, fleet.version, fleet.stable, fleet.max_unavailable, fleet.stopping, {*wanted.versions})
+        if signature != self._saved and self._store is not None:
+            self._store.save(self.spec, wanted)
+        self._wanted, self._saved = wanted, signature
 
     def _publish(self, *, over: bool = False) -> None:
         for at, what in self._fleet.events:
@@ -247,6 +279,7 @@ class Controller:
 
     def _status_now(self, over: bool) -> dict[str, Any]:
         status = self._fleet.status(clock.now())
+        status["ready"] = status["ready"] and not over
         self._times_ready += status["ready"] and not self._was_ready
         self._was_ready = status["ready"]
         status.update(name=self.spec.name, group=self.spec.group, over=over, times_ready=self._times_ready)
@@ -294,12 +327,11 @@ class Controller:
             self._fleet.ended(clock.now(), start.number, _reason(error))
             return
         self._handles[start.number] = handle
-        self._call(start.number, "whereabouts", self._started)
+        self._call(start.number, "begin", self._started)
 
     def _end(self, end: End) -> None:
         if end.drained:
             self._call(end.number, "close", self._closed)
-            self._later(partial(self._kill, end.number), self.spec.drain_timeout)
         else:
             self._kill(end.number)
 
@@ -308,7 +340,7 @@ class Controller:
         self._later(partial(self._kill, number), GRACE)
 
     def _kill(self, number: int, _: Any = None) -> None:
-        if number in self._handles and ray.is_initialized():
+        if number in self._handles:
             ray.kill(self._handles[number])
             self._call(number, "phase", self._not_dead_yet)
 
@@ -319,7 +351,7 @@ class Controller:
 
     def _call(self, number: int, method: str, then: Callable[[int, Any], object], *arguments: Any) -> None:
         """Call a worker, and have `then` called with the result; what fails is told to the fleet."""
-        if number not in self._handles or not ray.is_initialized():
+        if number not in self._handles:
             return
 
         def returned(future: Future[Any]) -> None:
@@ -339,14 +371,12 @@ class Controller:
             result = future.result()
         except ActorUnavailableError:  # it may be alive
             self._later(again)
-        except RayActorError as error:
-            del self._handles[number]
-            self._fleet.ended(clock.now(), number, _reason(error))
-        except Exception as error:
+        except RayTaskError as error:
             log.warning("fleet %r: a worker has failed: %s", self.spec.name, _reason(error))
             self._fleet.failed_to(clock.now(), number, _reason(error))
-            if then == self._closed:
-                self._closed(number, None)
+        except RayError as error:  # it is dead, or could not be started
+            del self._handles[number]
+            self._fleet.ended(clock.now(), number, _reason(error))
         else:
             return then(number, result)
         return True
@@ -385,7 +415,8 @@ class Controller:
         """Take over the workers that a former controller has started."""
         if self._store is None:
             return
-        self._store.save(replace(self._wanted, lives=self._wanted.lives + 1))
+        self._wanted = replace(self._wanted, lives=self._wanted.lives + 1)
+        self._store.save(self.spec, self._wanted)
         prefix = self.spec.worker_prefix
         calls: dict[int, tuple[int, int, Any, Any]] = {}
         for each in ray.util.list_named_actors(all_namespaces=True):
@@ -396,17 +427,20 @@ class Controller:
             with contextlib.suppress(ValueError):  # it has just ended
                 handle = ray.get_actor(each["name"], self.spec.namespace)
                 calls[int(number)] = (int(slot), int(version), handle, handle._partition_actor_phase.remote())
+        asked = [call for *_, call in calls.values()]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=GRACE)
         for number, (slot, version, handle, call) in sorted(calls.items()):
             self._handles[number] = handle
             try:
-                phase: Phase = ray.get(call, timeout=GRACE)
+                phase: Phase = ray.get(call, timeout=0.1)
             except RayActorError:
                 del self._handles[number]
                 continue
             except RayError:
                 phase = "joining"  # it may have joined: so it hands over before it is ended
             self._fleet.adopt(clock.now(), number, slot, version, phase, None, None)
-            self._call(number, "whereabouts", self._started)
+            self._call(number, "begin" if phase == "starting" else "whereabouts", self._started)
             if phase in ("joining", "draining"):
                 self._carry_out(Join(number) if phase == "joining" else Drain(number))
 
@@ -430,4 +464,4 @@ def _reason(error: BaseException) -> str:
 
 def is_decided(status: Mapping[str, Any]) -> bool:
     """Whether all workers serve and hold one epoch, or none will."""
-    return bool(status["ready"] or status["cannot_start"])
+    return bool(status["ready"] or status["cannot_start"] or status["over"])

@@ -6,21 +6,22 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from partition_actor import arguments
 from partition_actor.core.autoscale import MAX_SIZE, Autoscale
 from partition_actor.deployment import NAME, NAMESPACE
-from partition_actor.errors import FleetNotFound, FleetNotReady, NotStarted
+from partition_actor.errors import FleetNotFound, FleetNotReady, InvalidArgument, NotStarted, PartitionError
 from partition_actor.fleet.controller import RETRY_PAUSE, Controller, connect_to, is_decided
 from partition_actor.fleet.spec import FleetSpec, Version, controller_name
-from partition_actor.fleet.store import Store, Wanted, pack
+from partition_actor.fleet.store import Store, Wanted, pack, unpack
 from partition_actor.router.router import Router
 from partition_actor.settings import Settings
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN = 30.0
 """Seconds in which a detached controller must answer."""
+GCS_BACK_WITHIN = 60.0
+"""Seconds in which a controller that Ray restarts must hear from the GCS."""
 STOP_MARGIN = 30.0
 """Seconds beyond the time to hand over and to close in which a fleet must have ended."""
 
@@ -119,10 +122,11 @@ class Fleet:
             number = arguments.check_number("per_node", per_node, least=1, most=MAX_SIZE)
         else:
             number = arguments.check_number("size", size, least=0, most=MAX_SIZE)
-        self._wanted = Wanted(number, 1, 1, 1, {1: Version.of(worker, args, kwargs, options)})
+        self._wanted: Wanted | None = Wanted(number, 1, 1, 1, {1: Version.of(worker, args, kwargs, options)})
         self._ready_timeout = arguments.check_seconds("ready_timeout", ready_timeout)
         self._on_ready = on_ready
         self._controller: Controller | _Remote | None = None
+        self._starts = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r} of group {self.group!r}: {'started' if self._controller else 'not started'}>"
@@ -145,10 +149,11 @@ class Fleet:
         Does nothing if it is started. Raises ``FleetNotReady``, after which the fleet is stopped, and what ``connect``
         of the partition actor raises.
         """
-        if self._controller is not None:
-            return
-        connect_to(self._spec)
-        self._begin(Controller(self._spec, replace(self._wanted)))
+        with self._starts:
+            if self._controller is None:
+                connect_to(self._spec)
+                self._spec = replace(self._spec, detached=False)
+                self._begin(Controller(self._spec, self._to_start()), is_ours=True)
 
     def deploy(self, name: str | None = None) -> Fleet:
         """Start the workers as detached actors, and a detached controller; waits until they are ready.
@@ -160,28 +165,25 @@ class Fleet:
         """
         if self._on_ready is not None:
             arguments.refuse("on_ready", self._on_ready, "None for a fleet that is deployed")
-        if self._controller is not None:
-            return self
-        connect_to(self._spec)
-        spec = replace(self._spec, name=self.name if name is None else _check_name(name), detached=True)
-        packed = pack((spec, self._wanted))
-        until = time.monotonic() + ANSWER_WITHIN
-        while True:
-            remote = _Remote(_controller_actor(spec).remote(packed), spec.name)
-            with contextlib.suppress(FleetNotFound):
-                if not remote.status()["over"]:
-                    break
-            if time.monotonic() > until:
-                raise FleetNotReady(f"fleet {spec.name!r}: a former one of this name has ended and still has the name")
-            time.sleep(RETRY_PAUSE)  # somebody has just stopped it
-        self._spec = remote.spec()
-        self._begin(remote)
+        with self._starts:
+            if self._controller is None:
+                connect_to(self._spec)
+                named = self.name if name is None else _check_name(name)
+                remote, is_ours = _deployed(replace(self._spec, name=named, detached=True), self._to_start())
+                self._spec = remote.spec()
+                self._begin(remote, is_ours=is_ours)
         return self
+
+    def _to_start(self) -> Wanted:
+        if self._wanted is None:
+            raise NotStarted(f"fleet {self.name!r} was found by connect() and has been stopped: make a new Fleet")
+        return replace(self._wanted, versions=dict(self._wanted.versions))
 
     @classmethod
     def connect(cls, name: str, namespace: str = NAMESPACE) -> Fleet:
         """The fleet that was deployed under this name. Raises ``FleetNotFound`` and ``InvalidArgument``."""
         arguments.check_text("namespace", namespace)
+        _check_name(name)
         try:
             remote = _Remote(ray.get_actor(controller_name(name), namespace), name)
         except ValueError as error:
@@ -190,17 +192,18 @@ class Fleet:
             raise FleetNotFound(f"fleet {name!r} of namespace {namespace!r} has been stopped")
         spec = remote.spec()
         fleet = cls.__new__(cls)
-        fleet._spec, fleet._controller = spec, remote
-        fleet._ready_timeout, fleet._on_ready = 60.0, None
+        fleet._spec, fleet._controller, fleet._wanted = spec, remote, None
+        fleet._ready_timeout, fleet._on_ready, fleet._starts = 60.0, None, threading.RLock()
         return fleet
 
-    def _begin(self, controller: Controller | _Remote) -> None:
+    def _begin(self, controller: Controller | _Remote, *, is_ours: bool) -> None:
         self._controller = controller
         controller.start()
         try:
             self.wait_until_ready(self._ready_timeout)
         except BaseException:
-            self.stop()
+            if is_ours:
+                self.stop()
             raise
         if self._on_ready is not None:
             threading.Thread(target=self._tell_ready, name=f"on_ready of fleet {self.name}", daemon=True).start()
@@ -260,8 +263,8 @@ class Fleet:
     ) -> int:
         """Replace all workers by those of a new version; returns its number.
 
-        Slot by slot a worker hands over, is ended, and one of the new version starts. At most `max_unavailable` slots
-        are without a serving worker meanwhile, not counting those that have failed. When three workers of the new
+        Slot by slot a worker hands over, is ended, and one of the new version starts, while fewer than
+        `max_unavailable` slots are without a serving worker, for whatever reason. When three workers of the new
         version have failed, those that run are replaced by the version before, and `status` says why. Does not wait.
         Raises ``InvalidArgument`` and ``NotStarted``.
         """
@@ -281,7 +284,7 @@ class Fleet:
         controller = self._running
         began = time.monotonic()
         while (left := began + timeout - time.monotonic()) > 0 and not (status := controller.status())["ready"]:
-            if status["cannot_start"]:
+            if status["cannot_start"] or status["over"]:
                 break
             controller.wait(is_decided, left)
         if not (status := controller.status())["ready"]:
@@ -330,36 +333,80 @@ def _not_ready(status: Mapping[str, Any], seconds: float) -> str:
     return f"fleet {status['name']!r}: {serve}; {shown}"
 
 
-def _controller_actor(spec: FleetSpec) -> Any:
-    return ray.remote(FleetActor).options(
-        name=controller_name(spec.name),
-        namespace=spec.namespace,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=0,
-        max_concurrency=100,
-        scheduling_strategy="DEFAULT",
-        enable_task_events=False,
-    )
+def _deployed(spec: FleetSpec, wanted: Wanted) -> tuple[_Remote, bool]:
+    """The controller of the fleet of this name, and whether this has made it."""
+    until = time.monotonic() + ANSWER_WITHIN
+    while time.monotonic() < until:
+        with contextlib.suppress(ValueError):
+            found = _Remote(ray.get_actor(controller_name(spec.name), spec.namespace), spec.name)
+            with contextlib.suppress(FleetNotFound):
+                if not found.status()["over"]:
+                    return found, False
+            time.sleep(RETRY_PAUSE)  # somebody has just stopped it
+            continue
+        with contextlib.suppress(ValueError):  # another process makes one
+            return _made(spec, wanted), True
+    raise FleetNotReady(f"fleet {spec.name!r}: a former one of this name has ended and still has the name")
+
+
+def _made(spec: FleetSpec, wanted: Wanted) -> _Remote:
+    deployment = uuid.uuid4().hex
+    store = Store(deployment)
+    store.save(spec, wanted)  # as an argument it would end with this process
+    try:
+        options = ray.remote(FleetActor).options(
+            name=controller_name(spec.name),
+            namespace=spec.namespace,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=100,
+            scheduling_strategy="DEFAULT",
+            enable_task_events=False,
+        )
+        actor: Any = options.remote(deployment)
+    except ValueError:
+        store.remove()
+        raise
+    made = _Remote(actor, spec.name)
+    try:
+        made.spec()
+    except FleetNotReady:
+        ray.kill(actor)
+        store.remove()
+        raise
+    return made
 
 
 class FleetActor:
     """The detached actor that runs a fleet's controller."""
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, deployment: str) -> None:
         self._failure = ""
         self._controller: Controller | None = None
         try:
-            spec, wanted = cloudpickle.loads(packed)
-            store = Store(spec.name, spec.namespace)
-            self._controller = Controller(spec, store.load() or wanted, store)
+            store = Store(deployment)
+            self._controller = Controller(*unpack(self._load(store)), store)
             actor = ray.get_runtime_context().current_actor
             self._controller.start(lambda: self._end(actor))
         except Exception as error:  # a constructor that raises would be started again without end
             log.exception("the controller of a fleet cannot start")
-            self._failure = repr(error)
+            self._failure = f"{type(error).__name__}: {error}"
+
+    @staticmethod
+    def _load(store: Store) -> bytes:
+        """Load the record, also if the GCS has yet to come back."""
+        until = time.monotonic() + GCS_BACK_WITHIN
+        while True:
+            try:
+                return store.load()
+            except PartitionError:
+                raise
+            except Exception:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(RETRY_PAUSE)
 
     @staticmethod
     def _end(actor: Any) -> None:
@@ -372,6 +419,14 @@ class FleetActor:
             raise FleetNotReady(f"the controller cannot start: {self._failure}")
         return self._controller.spec if method == "spec" else getattr(self._controller, method)(*arguments)
 
+    def update(self, packed: bytes, max_unavailable: int) -> int:
+        """See ``Controller``."""
+        try:
+            version = cloudpickle.loads(packed)
+        except Exception as error:
+            raise InvalidArgument(f"worker: the controller cannot load it: {type(error).__name__}: {error}") from None
+        return int(self.ask("update", version, max_unavailable))
+
 
 class _Remote:
     """The controller of a deployed fleet, as ``Controller``."""
@@ -380,17 +435,19 @@ class _Remote:
         self._actor, self._name = actor, name
 
     def _ask(self, method: str, *arguments: Any, timeout: float = ANSWER_WITHIN) -> Any:
-        """What a method of the controller returns; asked again while Ray restarts its actor, unless it changes code."""
+        """What a method of the controller returns; asked again while Ray restarts its actor."""
         until = time.monotonic() + timeout
         while True:
             left = max(0.1, until - time.monotonic())
             try:
                 return ray.get(self._actor.ask.remote(method, *arguments), timeout=left)
             except ActorUnavailableError as error:
-                if method == "update" or time.monotonic() > until:
+                if time.monotonic() > until:
                     raise self._lost(error) from error
                 time.sleep(RETRY_PAUSE)
-            except (RayActorError, GetTimeoutError) as error:
+            except PartitionError:
+                raise
+            except RayError as error:
                 raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> FleetNotFound:
@@ -410,7 +467,12 @@ class _Remote:
 
     def update(self, version: Version, max_unavailable: int) -> int:
         """See ``Controller``."""
-        return int(self._ask("update", version, max_unavailable))
+        try:
+            return int(ray.get(self._actor.update.remote(pack(version), max_unavailable), timeout=ANSWER_WITHIN))
+        except PartitionError:
+            raise
+        except RayError as error:
+            raise self._lost(error) from error
 
     def stop(self, timeout: float) -> bool:
         """See ``Controller``; then the controller's actor ends. Somebody else may have stopped the fleet before."""

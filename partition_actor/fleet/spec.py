@@ -12,7 +12,7 @@ from partition_actor.arguments import check_items, check_text, refuse
 from partition_actor.core.autoscale import Autoscale
 from partition_actor.settings import Settings
 
-_OURS = ("name", "namespace", "lifetime", "get_if_exists", "max_restarts", "max_task_retries")
+_OURS = ("name", "namespace", "lifetime", "get_if_exists", "max_restarts", "max_task_retries", "max_pending_calls")
 """Options of an actor that the fleet sets."""
 
 
@@ -63,6 +63,11 @@ class FleetSpec:
     drain_timeout: float
     start_timeout: float
     detached: bool = False
+
+    @property
+    def slots(self) -> str:
+        """The space of the workers' slots, which no member without a fleet asks for."""
+        return f"fleet:{self.name}"
 
     def member_id(self, slot: int) -> str:
         """The id of whoever works in a slot."""

@@ -9,7 +9,8 @@ from typing import Any
 from ray import cloudpickle
 
 from partition_actor import ray_internals
-from partition_actor.fleet.spec import Version
+from partition_actor.errors import FleetNotFound, InvalidArgument
+from partition_actor.fleet.spec import FleetSpec, Version
 
 KV_NAMESPACE = b"partition_actor_fleets"
 GCS_TIMEOUT = 10.0
@@ -28,25 +29,29 @@ class Wanted:
     max_unavailable: int
     versions: dict[int, Version] = field(default_factory=dict)
     """Those that are still needed."""
+    stopping: bool = False
     lives: int = 0
     """Processes of its controller so far."""
 
 
 class Store:
-    """The record of one fleet of a namespace. Methods raise what Ray raises when the GCS does not answer."""
+    """The record of one deployment of a fleet. Methods raise what Ray raises when the GCS does not answer."""
 
-    def __init__(self, name: str, namespace: str) -> None:
-        self._key = json.dumps([namespace, name]).encode()
+    def __init__(self, deployment: str) -> None:
+        """`deployment`: what no other has, not even one of the same name."""
+        self._key = json.dumps(deployment).encode()
 
-    def load(self) -> Wanted | None:
-        """What was saved last; None if nothing was."""
-        value = ray_internals.gcs_client().internal_kv_get(self._key, KV_NAMESPACE, timeout=GCS_TIMEOUT)
-        loaded: Any = None if value is None else cloudpickle.loads(value)
-        return loaded  # type: ignore[no-any-return]
+    def load(self) -> bytes:
+        """What was saved last, for `unpack`."""
+        value: Any = ray_internals.gcs_client().internal_kv_get(self._key, KV_NAMESPACE, timeout=GCS_TIMEOUT)
+        if value is None:
+            raise FleetNotFound("the fleet has been stopped, or its cluster has lost what it knew of it")
+        return bytes(value)
 
-    def save(self, wanted: Wanted) -> None:
-        """Keep this in place of what was saved before."""
-        ray_internals.gcs_client().internal_kv_put(self._key, pack(wanted), True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
+    def save(self, spec: FleetSpec, wanted: Wanted) -> None:
+        """Keep this in place of what was saved before. Raises ``InvalidArgument`` for what cannot be pickled."""
+        value = pack((spec, wanted))
+        ray_internals.gcs_client().internal_kv_put(self._key, value, True, KV_NAMESPACE, timeout=GCS_TIMEOUT)
 
     def remove(self) -> None:
         """The fleet has ended."""
@@ -54,6 +59,15 @@ class Store:
 
 
 def pack(value: Any) -> bytes:
-    """`value` as bytes, with the classes of a user's script in it."""
-    packed: bytes = cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    """`value` as bytes, with the classes of a user's script in it. Raises ``InvalidArgument``."""
+    try:
+        packed: bytes = cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise InvalidArgument(f"worker, args, kwargs or options: cannot be pickled: {error}") from error
     return packed
+
+
+def unpack(packed: bytes) -> tuple[FleetSpec, Wanted]:
+    """What `Store.save` has kept. Raises whatever the import of its classes raises."""
+    unpacked: tuple[FleetSpec, Wanted] = cloudpickle.loads(packed)
+    return unpacked

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import ray
@@ -72,17 +72,32 @@ class Duty:
         self.coordinator._session.stays = not spec.per_node  # another takes over before its node ends
         self.coordinator.start()
         self._asked = self._has_joined = self._has_left = False
-        self.failure: Exception | None = None
+        self.construct: Callable[[], None] | None = None
+        """What runs the user's constructor; None once it has returned."""
+        self.closing = threading.Event()
+        self.closed = threading.Event()
         self._load: float | None = None
 
     def whereabouts(self) -> tuple[str, int]:
-        """The node and the process id; returns when the constructor has. Raises what the constructor raised."""
-        if self.failure is not None:
-            raise self.failure
+        """The node and the process id."""
         return ray.get_runtime_context().get_node_id(), os.getpid()
+
+    def begin(self, worker: Any) -> tuple[str, int]:
+        """Run the user's constructor, if it has not run; returns `whereabouts`. Raises what the constructor raises."""
+        if self.construct is not None:
+            try:
+                self.construct()
+            except BaseException:
+                self.coordinator.stop()
+                raise
+            self.construct = None
+            self.keep_asking(worker)
+        return self.whereabouts()
 
     def phase(self) -> Phase:
         """For a controller that has been restarted."""
+        if self.construct is not None:
+            return "starting"
         if self._has_left:
             return "draining"
         return "serving" if self._has_joined else "joining" if self._asked else "ready"
@@ -133,6 +148,13 @@ class Duty:
                 self._load, failed = None, True
             time.sleep(LOAD_INTERVAL)
 
+    def may_close(self) -> bool:
+        """Whether nobody has begun to close the worker; whoever has waits for `closed`."""
+        with self.coordinator._session.lock:
+            was_closing = self.closing.is_set()
+            self.closing.set()
+        return not was_closing
+
     def drain(self) -> None:
         """Hand all keys over and leave; returns when the callbacks have."""
         timeout = self.post.spec.drain_timeout
@@ -146,47 +168,64 @@ async def _result(value: Any) -> Any:
 
 
 def worker_class(cls: type) -> type:
-    """The class of a fleet's actors: `cls`, whose constructor gets a started ``PartitionCoordinator`` first."""
+    """The class of a fleet's actors: `cls`, whose constructor gets a started ``PartitionCoordinator`` first.
+
+    The constructor runs as a method does: Ray runs the methods of an actor with concurrency groups in other threads
+    than its ``__init__``. If it raised there, Ray 2.60 would abort the process, which has threads by then.
+    """
     is_async = bool(inspect.getmembers(cls, inspect.iscoroutinefunction))
 
-    def construct(self: Any, post: Post, *args: Any, **kwargs: Any) -> None:
+    def prepare(self: Any, post: Post, *args: Any, **kwargs: Any) -> None:
         duty = Duty(post)
-        object.__setattr__(self, "_partition_actor_duty", duty)  # also where the class refuses or counts attributes
-        try:
-            cls.__init__(self, duty.coordinator, *args, **kwargs)  # type: ignore[misc]
-        except Exception as error:  # Ray 2.60 aborts a process whose constructor raises while it has threads
-            duty.failure = error
-            duty.coordinator.stop()
-        else:
-            duty.keep_asking(self)
+        duty.construct = partial(cls.__init__, self, duty.coordinator, *args, **kwargs)  # type: ignore[misc]
+        object.__setattr__(self, _DUTY, duty)  # also where the class refuses or counts attributes
+
+    def begin(self: Any) -> tuple[str, int]:
+        return _duty(self).begin(self)
+
+    async def abegin(self: Any) -> tuple[str, int]:
+        return _duty(self).begin(self)
 
     def whereabouts(self: Any) -> tuple[str, int]:
-        return self._partition_actor_duty.whereabouts()  # type: ignore[no-any-return]
+        return _duty(self).whereabouts()
 
     def phase(self: Any) -> str:
-        return self._partition_actor_duty.phase()  # type: ignore[no-any-return]
+        return _duty(self).phase()
 
     def join(self: Any) -> None:
-        self._partition_actor_duty.join()
+        _duty(self).join()
 
     def report(self: Any, known: WorkerReport | None, seconds: float) -> WorkerReport:
-        return self._partition_actor_duty.report(known, seconds)  # type: ignore[no-any-return]
+        return _duty(self).report(known, seconds)
 
     def drain(self: Any) -> None:
-        self._partition_actor_duty.drain()
+        _duty(self).drain()
 
     def close(self: Any) -> None:
-        if callable(getattr(self, "close", None)):
-            self.close()
+        duty = _duty(self)
+        if not duty.may_close():
+            duty.closed.wait()
+        else:
+            try:
+                if callable(getattr(self, "close", None)):
+                    self.close()
+            finally:
+                duty.closed.set()
 
     async def aclose(self: Any) -> None:
-        if callable(getattr(self, "close", None)):
-            result = self.close()
-            if inspect.isawaitable(result):
-                await result
+        duty = _duty(self)
+        if not duty.may_close():
+            await run_in_thread(duty.closed.wait)
+        else:
+            try:
+                result = self.close() if callable(getattr(self, "close", None)) else None
+                if inspect.isawaitable(result):
+                    await result
+            finally:
+                duty.closed.set()
 
-    methods: dict[str, Any] = {"__init__": construct}
     in_group = ray.method(concurrency_group=CONCURRENCY_GROUP)
+    methods: dict[str, Any] = {"__init__": prepare, "_partition_actor_begin": abegin if is_async else begin}
     for function in (whereabouts, phase, join, report, drain, *(() if is_async else (close,))):
         methods[f"_partition_actor_{function.__name__}"] = in_group(_in_thread(function) if is_async else function)
     if is_async:
@@ -194,6 +233,14 @@ def worker_class(cls: type) -> type:
     made = type(cls.__name__, (cls,), methods)
     made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
     return made
+
+
+_DUTY = "_partition_actor_duty"
+
+
+def _duty(worker: Any) -> Duty:
+    duty: Duty = object.__getattribute__(worker, _DUTY)
+    return duty
 
 
 def _in_thread(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -91,3 +91,8 @@ def test_an_impossible_rule_is_refused_and_its_field_named(field, value):
     good = {"min": 2, "max": 4, "target": 1.0, "load": "depth"}
     with pytest.raises(InvalidArgument, match=f"^{field}: got"):
         Autoscale(**{**good, field: value})
+
+
+def test_loads_near_the_largest_float_call_for_the_most_workers():
+    scaler = Scaler(Autoscale(min=1, max=4, target=0.5, load="depth"))
+    assert scaler.decide(0.0, 1, [1.7e308]) in range(1, 5)

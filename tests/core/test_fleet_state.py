@@ -424,3 +424,57 @@ def test_a_worker_that_takes_too_long_to_start_counts_as_failed():
     done = played.run(6.0)
     assert [type(action) for action in done][:2] == [End, Start]
     assert "still starting" in played.fleet.slots[0].reason
+
+
+def test_with_per_node_a_new_controller_keeps_the_workers_of_the_former_one():
+    fleet = FleetState(1, per_node=True)
+    for number in (1, 2, 3):
+        fleet.adopt(0.0, number, number - 1, 1, "serving", None, None)
+    assert fleet.step(0.0) == []  # it has not seen the nodes yet
+    for number, node in enumerate("abc", 1):
+        fleet.started(0.1, number, node, 1000 + number)
+    fleet.take_nodes({node: Node() for node in "abc"})
+    assert fleet.step(0.2) == []
+
+
+def test_a_new_controller_whose_workers_serve_does_not_say_that_it_cannot_start():
+    fleet = FleetState(2)
+    fleet.adopt(0.0, 1, 0, 1, "serving", "a", 1)
+    for now in range(1, 20):
+        fleet.reported(now, 1, (1, 1), True, None)
+        for action in fleet.step(now):
+            assert isinstance(action, Start)
+            fleet.ended(now, action.number, "it crashed")
+    assert fleet.status(20.0)["serving"] == 1
+    assert not fleet.cannot_start
+
+
+def test_a_worker_whose_close_raises_is_killed():
+    fleet = FleetState(1)
+    fleet.adopt(0.0, 1, 0, 1, "serving", "a", 1)
+    fleet.scale(0.0, 0)
+    assert fleet.step(0.0) == [Drain(1)]
+    fleet.drained(0.1, 1)
+    assert fleet.step(0.1) == [End(1, drained=True)]
+    fleet.failed_to(0.2, 1, "RuntimeError: close has raised")
+    assert [action for now in range(1, 1000) for action in fleet.step(now)] != []
+
+
+def test_a_worker_whose_close_never_returns_is_killed():
+    fleet = FleetState(1)
+    fleet.adopt(0.0, 1, 0, 1, "serving", "a", 1)
+    fleet.scale(0.0, 0)
+    assert fleet.step(0.0) == [Drain(1)]
+    fleet.drained(0.1, 1)
+    assert fleet.step(0.1) == [End(1, drained=True)]
+    assert [action for now in range(1, 1000) for action in fleet.step(now)] != []
+
+
+def test_a_draining_worker_that_is_slow_to_report_is_not_killed_in_its_callbacks():
+    fleet = FleetState(1)
+    fleet.adopt(0.0, 1, 0, 1, "serving", "a", 1)
+    fleet.reported(0.0, 1, (1, 1), True, None)
+    fleet.scale(0.0, 0)
+    assert fleet.step(0.0) == [Drain(1)]
+    fleet.seen((1, 2), frozenset())  # it has left, and its callbacks run; its load takes 6 s to tell
+    assert [action for now in range(1, 7) for action in fleet.step(now)] == []

@@ -1,7 +1,11 @@
 """Fleets of real workers on a real cluster."""
 
+import contextlib
 import os
 import signal
+import sys
+import threading
+import types
 
 import crews
 import pytest
@@ -10,7 +14,14 @@ from crews import AsyncClerk, Clerk, Dawdler, Sulker
 from deployments import LIMIT, wait_until
 
 from partition_actor import Autoscale, Fleet
-from partition_actor.errors import FleetNotFound, FleetNotReady, InvalidArgument, NotStarted, PartitionActorNotFound
+from partition_actor.errors import (
+    FleetNotFound,
+    FleetNotReady,
+    InvalidArgument,
+    NotStarted,
+    PartitionActorNotFound,
+    PartitionError,
+)
 
 
 @pytest.fixture
@@ -200,3 +211,67 @@ def test_a_close_that_raises_does_not_keep_the_worker(make):
     with make(Sulker, size=1) as fleet:
         fleet.scale(0)
         wait_until(lambda: fleet.status()["workers"] == [])
+
+
+def test_a_second_deploy_that_waits_in_vain_does_not_stop_the_fleet(make, steady, group):
+    fleet = make().deploy()
+    fleet.update(Clerk, args=(group,), options={"num_cpus": 1000})
+    wait_until(lambda: not fleet.status()["ready"])
+    again = Fleet(group, Clerk, size=2, actor=steady.name, namespace=steady.namespace, ready_timeout=0.1)
+    with pytest.raises(FleetNotReady):
+        again.deploy()
+    assert fleet.status()["serving"] == 1
+
+
+def test_a_connected_fleet_that_was_stopped_cannot_be_started(make, steady, group):
+    make().deploy()
+    fleet = Fleet.connect(group, steady.namespace)
+    fleet.stop()
+    with pytest.raises(PartitionError):
+        fleet.start()
+
+
+def test_a_class_that_the_controller_cannot_import_leaves_nothing(make, steady, group):
+    module = types.ModuleType("nowhere")
+    exec("class Nobody:\n    def __init__(self, coordinator): pass", module.__dict__)
+    sys.modules["nowhere"] = module
+    try:
+        with pytest.raises(PartitionError):
+            make(module.Nobody).deploy()
+        wait_until(lambda: _has_ended(f"partition_actor_fleet:{group}", steady.namespace), 5.0)
+    finally:
+        del sys.modules["nowhere"]
+        if not _has_ended(f"partition_actor_fleet:{group}", steady.namespace):
+            ray.kill(ray.get_actor(f"partition_actor_fleet:{group}", steady.namespace))
+
+
+def _has_ended(name, namespace):
+    return {"name": name, "namespace": namespace} not in ray.util.list_named_actors(all_namespaces=True)
+
+
+def test_two_threads_that_start_a_fleet_make_one_controller(monkeypatch, group):
+    made, both = [], threading.Barrier(2)
+
+    class Fake:
+        def __init__(self, *_):
+            made.append(self)
+
+        def start(self):
+            pass
+
+        def status(self):
+            return {"ready": True}
+
+    def connect(_):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1.0)
+
+    monkeypatch.setattr("partition_actor.fleet.fleet.Controller", Fake)
+    monkeypatch.setattr("partition_actor.fleet.fleet.connect_to", connect)
+    fleet = Fleet(group, Clerk, size=1)
+    threads = [threading.Thread(target=fleet.start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
