@@ -72,6 +72,8 @@ class Controller:
         self._saved: tuple[object, ...] = ()
         self._on_over: Callable[[], None] = lambda: None
         self._handles: dict[int, Any] = {}
+        self._classes: dict[int, Any] = {}
+        """The actor classes by version."""
         self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         """Each returns False if it has no news."""
         self._then: list[Callable[[], None]] = []
@@ -318,8 +320,10 @@ class Controller:
         options.setdefault("num_cpus", 0)
         options.update(max_restarts=0, max_task_retries=0)
         try:
-            make: Any = ray.remote
-            actor = make(concurrency_groups=groups)(worker_class(version.worker)).options(**options)
+            if start.version not in self._classes:  # Ray keeps each class that it is given
+                make: Any = ray.remote
+                self._classes[start.version] = make(concurrency_groups=groups)(worker_class(version.worker))
+            actor = self._classes[start.version].options(**options)
             post = Post(spec, start.slot, start.number, start.version)
             handle = actor.remote(post, *version.args, **version.kwargs)
         except Exception as error:

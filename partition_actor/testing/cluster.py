@@ -26,6 +26,8 @@ STAYS = 0.5
 """Fraction of the seeds in which nodes drain, in which some members are replaced then."""
 SLOTS = 0.5
 """Fraction of the seeds in which members ask for slots."""
+ROLLS = 4
+"""How many times a fleet may need the time to settle: it replaces one worker after another."""
 FLEETS = 0.2
 """Fraction of the seeds with a fleet."""
 MAX_CLIENTS = 6
@@ -157,6 +159,9 @@ class SimulatedCluster:
             self.world.drains_end.clear()
         self.run_for(self.settling_time)
         if self.fleet is not None:
+            for _ in range(ROLLS):
+                if not self.fleet.controller.state.is_ready:
+                    self.run_for(self.settling_time)
             self._checker.check_fleet(self.fleet)
         self._checker.check_converged(self.partition_actors[-1].membership.locks, self.dismissed)
 

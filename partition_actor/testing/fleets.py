@@ -72,6 +72,10 @@ class SimulatedFleetWorker(Worker):
         with self.losses():
             self.coordinator.stop()
 
+    def may_take_up(self, group: str) -> int:
+        """What it may begin to work on in a group."""
+        return self._may_take_up(group) if group in self.exclusive else 0
+
     @property
     def has_left(self) -> bool:
         """Whether all that it was to do before it ends is done."""
@@ -310,7 +314,9 @@ class SimulatedController(Process):
             self.state.ended(self.clock.now(), end.number, "it is dead")
             return
         in_time = self.world.time.now() - worker.leaves_since < DRAIN_TIMEOUT * 0.9
-        if worker.working_on() and in_time and not worker.paused:
+        group = self.world.conditions.groups[0][0]
+        works = worker.working_on() if worker.leaves else worker.may_take_up(group)  # what is lost is out of that one
+        if works and in_time and not worker.paused:
             self.wrong = f"ends {worker}, which works on keys"
         self.world.log(worker, "is ended by its fleet")
         self.fleet.kill(worker)

@@ -478,3 +478,34 @@ def test_a_draining_worker_that_is_slow_to_report_is_not_killed_in_its_callbacks
     assert fleet.step(0.0) == [Drain(1)]
     fleet.seen((1, 2), frozenset())  # it has left, and its callbacks run; its load takes 6 s to tell
     assert [action for now in range(1, 7) for action in fleet.step(now)] == []
+
+
+def test_an_update_begins_to_count_its_failures_anew(three):
+    three.fails = {2, 3}
+    for version in (2, 3):
+        three.fleet.update(three.now, version, max_unavailable=1)
+        three.run(0.0)
+    assert three.fleet.version == 3  # one worker of each has failed twice
+
+
+def test_an_old_worker_that_is_about_to_join_does_not_join_an_update():
+    played = Played(1)
+    played.slow = {1}
+    played.run()
+    played.fleet.started(played.now, 1, "a", 7)
+    played.fleet.update(played.now, 2, max_unavailable=1)
+    played.slow.clear()
+    played.run()
+    assert [worker.version for worker in played.serving().values()] == [2]
+
+
+def test_the_worker_on_a_draining_node_goes_on_while_its_replacement_joins():
+    played = Played(1, spread="node")
+    played.fleet.take_nodes({"a": Node(), "b": Node()})
+    played.run()
+    played.slow = {2}
+    played.fleet.take_nodes({"a": Node(draining=True), "b": Node()})
+    played.run()
+    played.fleet.started(played.now, 2, "b", 7)
+    assert played.run() == [Join(2)]
+    assert played.run(5.0) == []
