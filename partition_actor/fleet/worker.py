@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 CONCURRENCY_GROUP = "partition_actor_fleet"
 CALLS_AT_ONCE = 4
 """Of the controller: a report that is waited for, and a join or a drain; and those of its successor."""
+NEWS_INTERVAL = 0.05
+"""Seconds between two reports, at least."""
 LOAD_INTERVAL = 1.0
 """Seconds between two questions for a worker's load."""
 JOIN_TIMEOUT = 60.0
@@ -77,6 +79,7 @@ class Duty:
         self.closing = threading.Event()
         self.closed = threading.Event()
         self._load: float | None = None
+        self._reported = 0.0
 
     def whereabouts(self) -> tuple[str, int]:
         """The node and the process id."""
@@ -116,9 +119,11 @@ class Duty:
     def report(self, known: WorkerReport | None, seconds: float) -> WorkerReport:
         """What it holds now: at once when that differs from what is `known`, else after so many seconds."""
         session = self.coordinator._session
+        time.sleep(max(0.0, self._reported + NEWS_INTERVAL - time.monotonic()))  # one report of a burst of epochs
         session.wakeups.wait(lambda: known is None or self._holds() != known._replace(load=None), seconds)
         with session.lock:
             holds = self._holds()
+        self._reported = time.monotonic()
         return holds._replace(load=self._load)
 
     def _holds(self) -> WorkerReport:
