@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -177,6 +178,19 @@ def _stack_of_main_thread() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+_kept: list[ray.ObjectRef[Any]] = []
+
+
+def future_of(reference: ray.ObjectRef[Any]) -> Future[Any]:
+    """The result of a call, which is waited for without Ray.
+
+    To free a reference while ``ray.shutdown()`` runs in another thread would end this process (Ray 2.60).
+    """
+    future: Future[Any] = reference.future()
+    future.add_done_callback(lambda _: None if ray.is_initialized() else _kept.append(reference))
+    return future
 
 
 def pending_call(handle: Any, pending: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:

@@ -29,7 +29,7 @@ from partition_actor.fleet.spec import FleetSpec, Version
 from partition_actor.fleet.store import NUMBERS_A_LIFE, Store, Wanted
 from partition_actor.fleet.teller import StatusTeller
 from partition_actor.fleet.worker import CALLS_AT_ONCE, CONCURRENCY_GROUP, Post, WorkerReport, worker_class
-from partition_actor.processes import ray_stays
+from partition_actor.processes import future_of, ray_stays
 from partition_actor.router.router import Router
 
 log = logging.getLogger(__name__)
@@ -173,8 +173,10 @@ class Controller:
                     if not adopted:
                         self._adopt()
                         adopted = True
-                    has_news = [self._handle(event) for event in events]
-                    if any(has_news) or clock.now() >= self._next_look:
+                    has_news = False
+                    while events:  # each holds a reference, which must not be freed while Ray shuts down
+                        has_news |= self._handle(events.pop(0))
+                    if has_news or clock.now() >= self._next_look:
                         self._look()
                 except Exception:  # as when the GCS is away: what is wanted stays, so the next round does it
                     log.exception("the controller of fleet %r goes on after an error", self.spec.name)
@@ -359,15 +361,20 @@ class Controller:
             return
 
         def returned(future: Future[Any]) -> None:
-            self._do(partial(self._returned, number, future, then, again))
+            self._do(partial(self._returned, number, future, then, again, call))
 
         again = partial(self._call, number, method, then, *arguments)
         handle = self._handles[number]
         call = getattr(handle, f"_partition_actor_{method}").remote(*arguments)
-        call.future().add_done_callback(returned)
+        future_of(call).add_done_callback(returned)
 
     def _returned(
-        self, number: int, future: Future[Any], then: Callable[[int, Any], object], again: Callable[[], None]
+        self,
+        number: int,
+        future: Future[Any],
+        then: Callable[[int, Any], object],
+        again: Callable[[], None],
+        _reference: Any,
     ) -> object:
         if number not in self._handles:
             return False

@@ -329,6 +329,8 @@ def _not_ready(status: Mapping[str, Any], seconds: float) -> str:
     failed = [f"slot {each['slot']}: {each['reason']}" for each in status["waiting"]]
     reasons = [f"slot {each['slot']}: {each['reason']}" for each in status["workers"] if each["reason"]]
     shown = "; ".join([*failed, *reasons, *phases][:5]) or "the workers hold different epochs"
+    if status["over"]:
+        shown = "it has ended, or its process has left Ray"
     serve = f"{status['serving']} of {status['size']} workers serve after {seconds:.1f} s"
     return f"fleet {status['name']!r}: {serve}; {shown}"
 

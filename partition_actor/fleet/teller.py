@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import wait
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from ray.exceptions import RayTaskError
 
 from partition_actor import clock
 from partition_actor.fleet.spec import FleetSpec
+from partition_actor.processes import future_of, ray_stays
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class StatusTeller:
         self._latest: dict[str, Any] | None = None
         """What is not told yet."""
         self._handle: Any = None
+        self._reference: Any = None
+        """Of the latest call: it is freed within `ray_stays`."""
         self._problem = ""
         self._thread: threading.Thread | None = None
 
@@ -72,16 +76,20 @@ class StatusTeller:
 
     def _send(self, status: dict[str, Any]) -> None:
         """Tell it, and wait for the answer. Raises what Ray raises."""
-        if self._handle is None:
-            actor, namespace = self._spec.actor, self._spec.namespace
-            self._handle = ray.get_actor(actor, namespace) if isinstance(actor, str) else actor
-        if not hasattr(self._handle, "note_fleet"):  # of a version before
-            return
-        call = self._handle.note_fleet.remote(status)
-        while ray.is_initialized():
-            if ray.wait([call], timeout=LOOK_EVERY)[0]:
-                ray.get(call)
+        with ray_stays() as connected:
+            if not connected:
                 return
+            if self._handle is None:
+                actor, namespace = self._spec.actor, self._spec.namespace
+                self._handle = ray.get_actor(actor, namespace) if isinstance(actor, str) else actor
+            if not hasattr(self._handle, "note_fleet"):  # of a version before
+                return
+            self._reference = self._handle.note_fleet.remote(status)
+            call = future_of(self._reference)
+        while ray.is_initialized() and not wait([call], LOOK_EVERY).done:
+            pass
+        if call.done():
+            call.result()
 
     def _note(self, problem: str, level: int) -> None:
         if problem != self._problem:

@@ -31,7 +31,7 @@ from partition_actor.errors import (
 from partition_actor.member.background import background_loop, run_in_background, run_in_thread
 from partition_actor.member.session import Session, Transport
 from partition_actor.member.wakeups import Wakeups
-from partition_actor.processes import own_identity, pending_call, ray_life, ray_stays
+from partition_actor.processes import future_of, own_identity, pending_call, ray_life, ray_stays
 from partition_actor.settings import Settings, told
 
 log = logging.getLogger(__name__)
@@ -374,17 +374,9 @@ async def _answer(reference: ray.ObjectRef[Any]) -> Any:
     return await asyncio.wait_for(_future(reference), LOOKUP_TIMEOUT)
 
 
-_kept: list[ray.ObjectRef[Any]] = []
-
-
 def _future(reference: ray.ObjectRef[Any]) -> asyncio.Future[Any]:
-    """The result of a call. Call it on the background loop.
-
-    To free a reference while ``ray.shutdown()`` runs in another thread would end this process (Ray 2.60).
-    """
-    future = asyncio.wrap_future(reference.future())
-    future.add_done_callback(lambda _: None if ray.is_initialized() else _kept.append(reference))
-    return future
+    """The result of a call. Call it on the background loop."""
+    return asyncio.wrap_future(future_of(reference))
 
 
 def _withdraw(exchange: _Exchange) -> None:

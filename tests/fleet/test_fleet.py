@@ -275,3 +275,32 @@ def test_two_threads_that_start_a_fleet_make_one_controller(monkeypatch, group):
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+SHUT_DOWN = """
+from partition_actor import Fleet
+from partition_actor.errors import NotStarted
+
+class Clerk:
+    def __init__(self, coordinator):
+        pass
+
+connect()
+fleet = Fleet(group, Clerk, size=2, actor=name, namespace=namespace)
+fleet.start()
+ray.shutdown()
+wait_until(lambda: fleet.status()["over"])
+try:
+    fleet.scale(3)
+except NotStarted as error:
+    say(ready=fleet.status()["ready"], raised=str(error), ray=ray.is_initialized())
+"""
+
+
+def test_a_fleet_whose_process_leaves_ray_ends_and_does_not_start_it_anew(program, steady):
+    with program(steady, SHUT_DOWN) as running:
+        said = running.says()
+        code, errors = running.end()
+    assert (said["ready"], said["ray"]) == (False, False)
+    assert "has left Ray" in said["raised"]
+    assert (code, "Traceback" in errors) == (0, False), errors

@@ -2,6 +2,8 @@
 
 import threading
 from collections import deque
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 from deployments import LIMIT, wait_until
@@ -40,18 +42,32 @@ class Ray:
         self.told.append(status)
         return self
 
-    def wait(self, calls, timeout):
-        return (calls, []) if self.may_answer.wait(0.01) else ([], calls)
+    def future(self):
+        """The answer to the call."""
+        future, answer = Future(), self.answers.popleft() if self.answers else None
 
-    def get(self, call):
-        if self.answers and (answer := self.answers.popleft()) is not None:
-            raise answer
+        def settle():
+            self.may_answer.wait(LIMIT)
+            if answer is None:
+                future.set_result(None)
+            else:
+                future.set_exception(answer)
+
+        threading.Thread(target=settle, daemon=True).start()
+        return future
+
+    @contextmanager
+    def stays(self):
+        yield self.is_there
 
 
 @pytest.fixture
 def ray(monkeypatch):
     played = Ray()
     monkeypatch.setattr(module, "ray", played)
+    monkeypatch.setattr(module, "ray_stays", played.stays)
+    monkeypatch.setattr(module, "future_of", lambda reference: reference.future())
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(module, "NEWS_INTERVAL", 0.0)
     yield played
     played.is_there = False
