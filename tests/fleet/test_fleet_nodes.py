@@ -47,8 +47,9 @@ def test_one_worker_a_node_follows_the_nodes_that_come_and_drain(make, drain_nod
 
 def test_the_replacement_of_a_worker_on_a_draining_node_is_ready_before_that_hands_over(make, drain_node, another_node):
     there = node_with(another_node)
+    wait_until(lambda: sum(each["Alive"] for each in ray.nodes()) == 2)  # that of the test before is gone
     fleet = make(size=2, spread="node")
-    (old,) = [each for each in fleet.status()["workers"] if each["node"] == there]
+    old = next(each for each in fleet.status()["workers"] if (each["node"], each["phase"]) == (there, "serving"))
     keys = ray.get(fleet.workers()[old["slot"]].mine.remote())
     drain_node(there)
     phases = []
