@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import partition_actor
 from jobs.driver.command_line import InputError
@@ -103,12 +102,6 @@ def deployed(name: str, namespace: str, settings: Settings | None = None) -> Ite
         # Members of another job may have joined the one that was deployed here.
         if not found and not _has_members(handle):
             partition_actor.shutdown(name=name, namespace=namespace)
-
-
-def on_this_node(agent: type) -> Any:
-    """Return the class as a Ray actor class whose actors run on this node, so that the driver can signal them."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(agent).options(num_cpus=0, scheduling_strategy=here)
 
 
 def _check_that_ray_answers(address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +38,7 @@ class Store:
 
     def __init__(self, deployment: str) -> None:
         """`deployment`: what no other has, not even one of the same name."""
-        self._key = json.dumps(deployment).encode()
+        self._key = deployment.encode()
 
     def load(self) -> bytes:
         """What was saved last, for `unpack`."""

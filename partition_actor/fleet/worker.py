@@ -76,6 +76,7 @@ class Duty:
         self._asked = self._has_joined = self._has_left = False
         self.construct: Callable[[], None] | None = None
         """What runs the user's constructor; None once it has returned."""
+        self._constructing = threading.Lock()
         self.closing = threading.Event()
         self.closed = threading.Event()
         self._load: float | None = None
@@ -87,14 +88,15 @@ class Duty:
 
     def begin(self, worker: Any) -> tuple[str, int]:
         """Run the user's constructor, if it has not run; returns `whereabouts`. Raises what the constructor raises."""
-        if self.construct is not None:
-            try:
-                self.construct()
-            except BaseException:
-                self.coordinator.stop()
-                raise
-            self.construct = None
-            self.keep_asking(worker)
+        with self._constructing:  # the next controller asks again
+            if self.construct is not None:
+                try:
+                    self.construct()
+                except BaseException:
+                    self.coordinator.stop()
+                    raise
+                self.construct = None
+                self.keep_asking(worker)
         return self.whereabouts()
 
     def phase(self) -> Phase:
@@ -111,7 +113,7 @@ class Duty:
         self._asked = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPlaceYet)
-            self.coordinator._join_group(spec.group, exclusive=spec.exclusive, slot=self.post.slot, slots_of=spec.name)
+            self.coordinator._join_group(spec.group, exclusive=spec.exclusive, slot=self.post.slot, slots_of=spec.slots)
         if not session.wakeups.wait(lambda: session.state(spec.group) != "joining", JOIN_TIMEOUT):
             raise PartitionError(f"it got no place in group {spec.group!r} within {JOIN_TIMEOUT:g} s")
         self._has_joined = True

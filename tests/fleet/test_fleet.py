@@ -304,3 +304,11 @@ def test_a_fleet_whose_process_leaves_ray_ends_and_does_not_start_it_anew(progra
     assert (said["ready"], said["ray"]) == (False, False)
     assert "has left Ray" in said["raised"]
     assert (code, "Traceback" in errors) == (0, False), errors
+
+
+def test_a_member_without_a_fleet_that_asks_for_a_slot_takes_none_of_the_fleets(make, steady, group):
+    outsider = steady.member("outsider")
+    outsider.join_group(group, exclusive=True, slot=True)
+    with make() as fleet:
+        assert sorted(fleet.slots()) == [0, 1]
+        assert outsider.slot(group) == 0
